@@ -1,0 +1,85 @@
+package protocol
+
+// RoomStateChanged are the parameters of "roomStateChanged". Epoch and Seq come
+// with (connected, success): the position from here on.
+type RoomStateChanged struct {
+	RoomID       string    `json:"roomID"`
+	State        RoomState `json:"state"`
+	Event        RoomEvent `json:"event"`
+	ExtendedData string    `json:"extendedData"`
+	Epoch        int64     `json:"epoch,omitempty"`
+	Seq          int64     `json:"seq,omitempty"`
+}
+
+// MembersChanged are the parameters of "roomMemberJoined" and
+// "roomMemberLeft". Seq is that of the last change contained. It is absent from
+// the difference that a client hears on coming back if missed messages follow:
+// they, and not it, move the client's position.
+type MembersChanged struct {
+	RoomID      string     `json:"roomID"`
+	MemberList  []UserInfo `json:"memberList"`
+	MemberCount int64      `json:"memberCount"`
+	Seq         int64      `json:"seq,omitempty"`
+}
+
+// MessageReceived are the parameters of "roomMessageReceived". Text and custom
+// messages have Seq; commands and barrages have After, the room's seq when
+// they were sent.
+type MessageReceived struct {
+	FromConversationID string      `json:"fromConversationID"`
+	MessageList        []Message   `json:"messageList"`
+	Info               MessageInfo `json:"info"`
+	Seq                int64       `json:"seq,omitempty"`
+	After              *int64      `json:"after,omitempty"`
+}
+
+// MessageInfo is there for ZIM's sake; IsOfflineMessage is always false.
+type MessageInfo struct {
+	IsOfflineMessage bool `json:"isOfflineMessage"`
+}
+
+// AttributesUpdated are the parameters of "roomAttributesUpdated".
+type AttributesUpdated struct {
+	RoomID       string            `json:"roomID"`
+	Infos        []AttributesInfo  `json:"infos"`
+	OperatedInfo AttributeOperator `json:"operatedInfo"`
+	Seq          int64             `json:"seq"`
+}
+
+// AttributesInfo is one change of room attributes. Action is "set" or "delete";
+// deleted keys have the value "".
+type AttributesInfo struct {
+	Action         string            `json:"action"`
+	RoomAttributes map[string]string `json:"roomAttributes"`
+}
+
+// AttributeOperator is who changed attributes.
+type AttributeOperator struct {
+	UserID string `json:"userID"`
+}
+
+// HistoryLost are the parameters of "roomHistoryLost": events in
+// (FromSeq, ToSeq] were missed and cannot be had any more.
+type HistoryLost struct {
+	RoomID  string `json:"roomID"`
+	FromSeq int64  `json:"fromSeq"`
+	ToSeq   int64  `json:"toSeq"`
+}
+
+// ConnectionStateChanged are the parameters of "connectionStateChanged".
+type ConnectionStateChanged struct {
+	State        ConnectionState `json:"state"`
+	Event        ConnectionEvent `json:"event"`
+	ExtendedData string          `json:"extendedData"`
+}
+
+// TokenWillExpire are the parameters of "tokenWillExpire", in seconds from now.
+type TokenWillExpire struct {
+	Second int64 `json:"second"`
+}
+
+// ServerDraining are the parameters of "serverDraining": come back on another
+// gateway after that many milliseconds.
+type ServerDraining struct {
+	ReconnectAfterMS int64 `json:"reconnectAfterMs"`
+}
