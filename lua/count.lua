@@ -1,0 +1,23 @@
+-- count.lua counts a room's members.
+--
+-- Uses     value clock room query
+--
+-- KEYS[1]  partition  prefix  of the keys in the room's partition
+--
+-- ARGV[1]  room
+-- ARGV[2]  user     who asks
+-- ARGV[3]  session
+--
+-- Returns  {"ok", epoch, seq, count}
+--          {"noroom"}
+--          {"notin"}  the session is not in the room
+
+local part = KEYS[1]
+local id, user, session = ARGV[1], ARGV[2], ARGV[3]
+
+local now_ms = now()
+local room, refused = may_ask(part, id, user, session, now_ms)
+if not room then
+  return refused
+end
+return { "ok", room.epoch, number(room.seq), number(call("ZCARD", key(part, "members", id))) }

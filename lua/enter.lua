@@ -1,0 +1,196 @@
+-- enter.lua makes a user a member of a room for one session: createRoom,
+-- joinRoom and enterRoom (semantics, rows 1–13 and 31).
+--
+-- Uses     value clock room log request depart session limits
+--
+-- KEYS[1]  partition  prefix  of the keys in the room's partition
+-- KEYS[2]  user       hash    the user's sessions and rooms
+-- KEYS[3]  control    prefix  of clock and dead
+--
+-- ARGV[1]   mode          "create", "join" or "enter"
+-- ARGV[2]   room
+-- ARGV[3]   user
+-- ARGV[4]   session
+-- ARGV[5]   generation    of the session, as the caller knows it
+-- ARGV[6]   node
+-- ARGV[7]   request_key   "" for none
+-- ARGV[8]   number_of_partition  of the room
+-- ARGV[9]   user_slot     where the user's hash lives
+-- ARGV[10]  data          what others see of the user; opaque
+-- ARGV[11]  name          used if the room is created
+-- ARGV[12]  delay         seconds; likewise
+-- ARGV[13]  keep          "0": an emptied room loses name and attributes; likewise
+-- ARGV[14]  max_members
+-- ARGV[15]  max_user_rooms
+-- ARGV[16]  max_rooms     0 for any number
+-- ARGV[17]  partitions
+-- ARGV[18]  did_ttl       ms
+-- ARGV[19]  log_size      events
+-- ARGV[20]  log_bytes
+-- ARGV[21]  log_ttl       ms
+-- ARGV[22]  attributes    how many; key and value of each follow; used if the room is created
+-- ARGV[23]  key, value, …
+--
+-- Returns  {"ok", epoch, seq, count, created, entered, delay, name, attributes, key, value, …}
+--                         entered is the seq of the membership's entry event
+--          {"again", …}   the same, of an earlier call under this request_key;
+--                         with attributes "0", or "-1" if the session is not
+--                         in the room any more
+--          {"already", …} the same; the session was in the room and nothing changed
+--          {"exists"}     mode "create", and there is such a room
+--          {"noroom"}     mode "join", and there is none
+--          {"roomlimit"}  it would have been created, but max_rooms exist
+--          {"blocked"}    the user is blocked from the room
+--          {"userlimit"}  the user is in max_user_rooms
+--          {"full"}       max_members are in the room
+--          {"fenced"}     the node has been given up, or the session has moved,
+--                         is parked, or has ended
+--
+-- Publishes  "created" on the life channel; "j", or "v" if the place was
+-- another session's of the same user.
+
+local part, user_key, control = KEYS[1], KEYS[2], KEYS[3]
+local mode, id, user, session, generation, node = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local request_key, partition, user_slot, data = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+local name, delay, keep = ARGV[11], ARGV[12], ARGV[13]
+local max_members, max_user_rooms, max_rooms = tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16])
+local partitions, did_ttl = tonumber(ARGV[17]), ARGV[18]
+local limits = { size = tonumber(ARGV[19]), bytes = tonumber(ARGV[20]), ttl = tonumber(ARGV[21]) }
+local attributes = tonumber(ARGV[22])
+
+local info, members, attrs = key(part, "info", id), key(part, "members", id), key(part, "attrs", id)
+
+local function result(status, epoch, seq, count, created, entered, room_delay, room_name)
+  local reply = { status, epoch, seq, count, created, entered, room_delay, room_name, "0" }
+  local pairs_of = call("HGETALL", attrs)
+  reply[9] = tostring(#pairs_of / 2)
+  for i = 1, #pairs_of do
+    reply[9 + i] = pairs_of[i]
+  end
+  return reply
+end
+
+-- Decide.
+if dead(control, node) then
+  return { "fenced" }
+end
+local before = outcome(part, session, request_key)
+local m = membership(call("HGET", info, user))
+if before then
+  local reply = { "again", before:match("^(%d+)%z(%d+)%z(%d+)%z(%d)%z(%d+)%z(%d+)%z(.*)$") }
+  reply[9] = m and m.session == session and "0" or "-1"
+  return reply
+end
+local s = session_record(call("HGET", user_key, "s:" .. session))
+if not s or s.generation ~= generation or s.deadline ~= "" then
+  return { "fenced" }
+end
+local gone = call("HGET", key(part, "gone", session), id)
+if gone then
+  local g, k = gone:match("^[^%z]*%z([^%z]*)%z([^%z]*)%z")
+  if tonumber(g) > tonumber(generation)
+    or g == generation and request_key ~= "" and k ~= "" and tonumber(k) > tonumber(request_key) then
+    return { "fenced" }
+  end
+end
+local now_ms, now_us = now()
+local room = load(part, id, now_ms)
+if room and mode == "create" then
+  return { "exists" }
+end
+if not room then
+  m = nil
+  if mode == "join" then
+    return { "noroom" }
+  end
+  if max_rooms > 0 and rooms_exist(part, partitions, now_ms) >= max_rooms then
+    return { "roomlimit" }
+  end
+elseif m and m.session == session then
+  if m.generation ~= generation then
+    return { "fenced" }
+  end
+  return result("already", room.epoch, number(room.seq), number(call("ZCARD", members)), "0",
+    number(tonumber(call("ZSCORE", members, user))), room.delay, room.name)
+end
+local blocked = call("HGET", key(part, "blocked", id), user)
+if room and blocked and (tonumber(blocked) == 0 or tonumber(blocked) > now_ms) then
+  return { "blocked" }
+end
+if not m then
+  if rooms_of_user(part, user_key, user, max_user_rooms) >= max_user_rooms then
+    return { "userlimit" }
+  end
+  if room and call("ZCARD", members) >= max_members then
+    return { "full" }
+  end
+end
+
+-- Apply. The first write needs memory, so that a full Redis refuses all of it.
+local created = "0"
+local room_key = key(part, "room", id)
+if not room then
+  created = "1"
+  local epoch = number(math.max(now_us, tonumber(call("HGET", control .. "clock", "epoch") or 0) + 1))
+  call("HSET", control .. "clock", "epoch", epoch)
+  call("UNLINK", unpack(room_keys(part, id)))
+  call("HSET", room_key, "epoch", epoch, "seq", 0, "messageSeq", 0, "name", name, "delay", delay,
+    "created", number(now_ms), "creator", user)
+  if keep == "0" then
+    call("HSET", room_key, "keep", "0")
+  end
+  for i = 1, attributes do
+    call("HSET", attrs, ARGV[21 + 2 * i], ARGV[22 + 2 * i])
+  end
+  call("ZADD", part .. "rooms", 0, id)
+  room = { epoch = epoch, seq = 0, delay = delay, name = name }
+end
+local seq = call("HINCRBY", room_key, "seq", 1)
+local entered = seq
+if m then
+  entered = tonumber(call("ZSCORE", members, user))
+  if m.node == "" then
+    call("ZREM", part .. "parked", m.session .. NUL .. user .. NUL .. id)
+  else
+    call("SREM", key(part, "node", m.node), user .. NUL .. id)
+  end
+else
+  call("ZADD", members, seq, user)
+end
+call("HSET", info, user, membership_value({
+  session = session, generation = generation, node = node, user_slot = user_slot, data = data,
+}))
+call("SADD", key(part, "node", node), user .. NUL .. id)
+call("HSET", user_key, "r:" .. id, room.epoch .. NUL .. partition .. NUL .. session)
+if room.deadline then
+  call("HDEL", room_key, "deadline")
+  call("ZREM", part .. "due", id .. NUL .. room.epoch)
+  keep_for(part, id, 0)
+  if room.name == "" and mode == "enter" and call("HGET", room_key, "keep") == "0" then
+    call("HSET", room_key, "name", name)
+    room.name = name
+  end
+end
+if gone then
+  call("HDEL", key(part, "gone", session), id)
+end
+local count = number(call("ZCARD", members))
+remember(part, session, request_key,
+  table.concat({ room.epoch, number(seq), count, created, number(entered), room.delay, room.name }, NUL), did_ttl)
+
+-- Announce.
+if created == "1" then
+  call("PUBLISH", part .. "life", "created" .. NUL .. room.epoch .. NUL .. NUL .. id)
+end
+if m then
+  local moved = event(room.epoch, seq, "v", now_ms, session, user, count, m.session, data)
+  local bytes = tonumber(call("HGET", room_key, "logbytes") or 0)
+  call("HSET", room_key, "logbytes", append(part, id, moved, seq, now_ms, bytes, limits))
+  local old_gone = key(part, "gone", m.session)
+  call("HSET", old_gone, id, table.concat({ room.epoch, m.generation, "", "device", "" }, NUL))
+  call("PEXPIRE", old_gone, did_ttl)
+  publish(part, id, moved)
+else
+  publish(part, id, event(room.epoch, seq, "j", now_ms, session, user, count, "", data))
+end
+return result("ok", room.epoch, number(seq), count, created, number(entered), room.delay, room.name)

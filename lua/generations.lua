@@ -1,0 +1,25 @@
+-- generations.lua compares a node's sessions with what is stored, for a node
+-- that may have missed an order.
+--
+-- Uses     value
+--
+-- KEYS[1]  uslot  prefix  of the users' slot
+--
+-- ARGV[1]  node
+-- ARGV[2]  count  of the sessions; three arguments each follow
+-- ARGV[3]  user, session, generation, …
+--
+-- Returns  {"ok", session, …}  those that are not this node's any more under
+--                              the generation given
+
+local uslot, node, count = KEYS[1], ARGV[1], tonumber(ARGV[2])
+
+local reply = { "ok" }
+for i = 0, count - 1 do
+  local user, session, generation = ARGV[3 + 3 * i], ARGV[4 + 3 * i], ARGV[5 + 3 * i]
+  local s = session_record(call("HGET", key(uslot, "user", user), "s:" .. session))
+  if not s or s.generation ~= generation or s.node ~= node then
+    reply[#reply + 1] = session
+  end
+end
+return reply

@@ -1,0 +1,51 @@
+-- leave.lua takes a session out of one room: leaveRoom (rows 21–23).
+--
+-- Uses     value clock room request depart
+--
+-- KEYS[1]  partition  prefix  of the keys in the room's partition
+-- KEYS[2]  user       hash    the user's sessions and rooms
+--
+-- ARGV[1]  room
+-- ARGV[2]  user
+-- ARGV[3]  session
+-- ARGV[4]  generation
+-- ARGV[5]  request_key  "" for none
+-- ARGV[6]  did_ttl      ms
+-- ARGV[7]  log_ttl      ms
+-- ARGV[8]  gone_ttl     ms
+--
+-- Returns  {"ok", epoch, seq}     of the departure
+--          {"again", epoch, seq}  the same, of an earlier call under this request_key
+--          {"noroom"}
+--          {"notin"}              the session is not in the room
+--          {"fenced"}             the session has moved to another connection, or is parked
+--
+-- Publishes  "l"; "d" and "destroyed" if that was the last member and the
+-- room has no delay.
+
+local part, user_key = KEYS[1], KEYS[2]
+local id, user, session, generation, request_key = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local did_ttl, ttls = ARGV[6], { log = ARGV[7], gone = ARGV[8] }
+
+-- Decide.
+local before = outcome(part, session, request_key)
+if before then
+  return { "again", before:match("^(%d+)%z(%d+)") }
+end
+local now_ms = now()
+local room = load(part, id, now_ms)
+if not room then
+  return { "noroom" }
+end
+local m = membership(call("HGET", key(part, "info", id), user))
+if not m or m.session ~= session then
+  return { "notin" }
+end
+if m.generation ~= generation or m.node == "" then
+  return { "fenced" }
+end
+
+-- Apply and announce.
+local seq = number(depart(part, id, room, user_key, user, m, "left", "", request_key, ttls, now_ms))
+remember(part, session, request_key, room.epoch .. NUL .. seq, did_ttl)
+return { "ok", room.epoch, seq }

@@ -1,0 +1,65 @@
+-- leaveall.lua takes a session out of all its rooms, and ends it if asked to:
+-- leaveAllRoom and logout (rows 24 and 25).
+--
+-- Uses     value clock room request depart session
+--
+-- KEYS[1]  user   hash    the user's sessions and rooms
+-- KEYS[2]  uslot  prefix  of the keys in the user's slot
+--
+-- ARGV[1]  user
+-- ARGV[2]  session
+-- ARGV[3]  generation
+-- ARGV[4]  request_key  "" for none
+-- ARGV[5]  end_session  "1" to end the session, too
+-- ARGV[6]  did_ttl      ms
+-- ARGV[7]  log_ttl      ms
+-- ARGV[8]  gone_ttl     ms
+--
+-- Returns  {"ok", room, epoch, seq, …}     each room left, with its departure
+--          {"again", room, epoch, seq, …}  the same, of an earlier call under
+--                                          this request_key
+--          {"fenced"}  the session has moved to another connection, or has ended
+--
+-- Publishes  "l" in each room, and what the emptiness rule adds
+
+local user_key, uslot = KEYS[1], KEYS[2]
+local user, session, generation, request_key, end_session = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local did_ttl, ttls = ARGV[6], { log = ARGV[7], gone = ARGV[8] }
+
+-- Decide.
+local before = outcome(uslot, session, request_key)
+if before then
+  local reply = { "again" }
+  for field in before:gmatch("([^%z]*)%z") do
+    reply[#reply + 1] = field
+  end
+  return reply
+end
+local s = session_record(call("HGET", user_key, "s:" .. session))
+if not s or s.generation ~= generation then
+  return { "fenced" }
+end
+
+-- Apply and announce.
+local now_ms = now()
+local reply = { "ok" }
+for _, r in ipairs(rooms_of(call("HGETALL", user_key), session)) do
+  local part = slot(uslot, r.partition)
+  local room = load(part, r.id, now_ms)
+  local m = room and membership(call("HGET", key(part, "info", r.id), user))
+  if m and m.session == session then
+    local seq = depart(part, r.id, room, user_key, user, m, "left", "", request_key, ttls, now_ms)
+    local n = #reply
+    reply[n + 1], reply[n + 2], reply[n + 3] = r.id, room.epoch, number(seq)
+  else
+    call("HDEL", user_key, "r:" .. r.id)
+  end
+end
+if end_session == "1" then
+  call("HDEL", user_key, "s:" .. session)
+  call("ZREM", uslot .. "parked", session .. NUL .. user)
+  call("SREM", key(uslot, "nodesessions", s.node), session .. NUL .. user)
+else
+  remember(uslot, session, request_key, table.concat(reply, NUL, 2) .. NUL, did_ttl)
+end
+return reply

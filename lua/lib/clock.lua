@@ -1,0 +1,25 @@
+-- clock.lua: Redis's clock, and awake time: Redis's clock without the time in
+-- which nobody could have served. Leases and parked sessions run on the latter,
+-- so that an outage or a step of the clock costs nobody their place.
+
+-- A silence of the sweep longer than this, or a step back, is not counted.
+local GAP_MS = 5000
+
+-- now gives Redis's time in ms, and in µs.
+local function now()
+  local t = call("TIME")
+  local us = tonumber(t[1]) * 1000000 + tonumber(t[2])
+  return math.floor(us / 1000), us
+end
+
+-- awake gives the awake time in ms. A gap that the sweep has not yet added to
+-- paused is left out here already.
+local function awake(control, now_ms)
+  local c = call("HMGET", control .. "clock", "last", "paused")
+  local last, paused = tonumber(c[1] or now_ms), tonumber(c[2] or 0)
+  local gap = now_ms - last
+  if gap > GAP_MS or gap < 0 then
+    return last - paused
+  end
+  return now_ms - paused
+end

@@ -1,0 +1,71 @@
+-- depart.lua: how a membership ends, whatever ends it, and what an empty room
+-- does then.
+
+local LEFT_KEPT = 1024
+-- How long the keys of an empty room outlive its deadline where no gateway
+-- ever comes back to finish it.
+local ORPHAN_MS = 3600 * 1000
+
+-- keep_for lets an empty room's keys expire by themselves; 0 takes that back.
+local function keep_for(part, id, ms)
+  for _, k in ipairs(room_keys(part, id)) do
+    if ms > 0 then
+      call("PEXPIRE", k, ms)
+    else
+      call("PERSIST", k)
+    end
+  end
+end
+
+-- emptied applies the emptiness rule: destroyed at once, or after its delay.
+local function emptied(part, id, room, now_ms)
+  local delay_ms = tonumber(room.delay) * 1000
+  if delay_ms == 0 then
+    finish(part, id, room, "emptied", now_ms)
+    return
+  end
+  local deadline = now_ms + delay_ms
+  local k = key(part, "room", id)
+  call("HSET", k, "deadline", number(deadline))
+  call("ZADD", part .. "due", deadline, id .. NUL .. room.epoch)
+  if call("HGET", k, "keep") == "0" then
+    call("HSET", k, "name", "")
+    call("UNLINK", key(part, "attrs", id), key(part, "attrmeta", id), key(part, "memberattrs", id))
+  end
+  keep_for(part, id, delay_ms + ORPHAN_MS)
+end
+
+-- depart takes user, whose membership is m, out of a room and says so. What
+-- ended it is kept for the session to find when it comes back. The first write
+-- frees memory, so that a full Redis lets people go.
+-- Returns the event's seq.
+local function depart(part, id, room, user_key, user, m, reason, extended, request_key, ttls, now_ms)
+  local members = key(part, "members", id)
+  local entered = call("ZSCORE", members, user)
+  call("ZREM", members, user)
+  call("HDEL", key(part, "info", id), user)
+  if m.node == "" then
+    call("ZREM", part .. "parked", m.session .. NUL .. user .. NUL .. id)
+  else
+    call("SREM", key(part, "node", m.node), user .. NUL .. id)
+  end
+  call("HDEL", user_key, "r:" .. id)
+
+  room.seq = call("HINCRBY", key(part, "room", id), "seq", 1)
+  local left = key(part, "left", id)
+  call("ZADD", left, room.seq, table.concat(
+    { user, number(tonumber(entered)), m.session, reason, m.data, extended }, NUL))
+  call("ZREMRANGEBYRANK", left, 0, -LEFT_KEPT - 1)
+  call("PEXPIRE", left, ttls.log)
+  local gone = key(part, "gone", m.session)
+  call("HSET", gone, id, table.concat({ room.epoch, m.generation, request_key, reason, extended }, NUL))
+  call("PEXPIRE", gone, ttls.gone)
+
+  local seq, count = room.seq, call("ZCARD", members)
+  publish(part, id,
+    event(room.epoch, seq, "l", now_ms, m.session, user, number(count), reason, m.data .. NUL .. extended))
+  if count == 0 then
+    emptied(part, id, room, now_ms)
+  end
+  return seq
+end

@@ -1,0 +1,36 @@
+-- request.lua: a state-changing call is safe to repeat. The newest outcomes of
+-- a session are kept under their requestKeys; refusals are decided anew.
+
+local OUTCOMES_KEPT = 64
+
+-- outcome gives what an earlier call under this key came to, or nil.
+local function outcome(part, session, request_key)
+  if request_key == "" then
+    return nil
+  end
+  return call("HGET", key(part, "did", session), request_key) or nil
+end
+
+-- remember keeps an applied outcome. Old ones are dropped now and then rather
+-- than each time, so that the cost of a call does not grow with them.
+local function remember(part, session, request_key, value, ttl_ms)
+  if request_key == "" then
+    return
+  end
+  local did = key(part, "did", session)
+  call("HSET", did, request_key, value)
+  if call("HLEN", did) > OUTCOMES_KEPT + 32 then
+    local keys = call("HKEYS", did)
+    table.sort(keys, function(a, b)
+      local x, y = tonumber(a), tonumber(b)
+      if x ~= y then
+        return x > y
+      end
+      return a > b
+    end)
+    for i = OUTCOMES_KEPT + 1, #keys do
+      call("HDEL", did, keys[i])
+    end
+  end
+  call("PEXPIRE", did, ttl_ms)
+end

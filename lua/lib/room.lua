@@ -1,0 +1,46 @@
+-- room.lua: a room's life, and what is announced of it.
+
+-- Everything a room has. due and rooms index it.
+local KINDS = { "room", "members", "info", "left", "log", "attrs", "attrmeta", "memberattrs", "blocked" }
+
+local function room_keys(part, id)
+  local keys = {}
+  for i = 1, #KINDS do
+    keys[i] = key(part, KINDS[i], id)
+  end
+  return keys
+end
+
+-- event joins the fields of the envelope (bus contract, roomstore/event.go).
+local function event(epoch, seq, kind, at_ms, origin, user, a, b, payload)
+  return table.concat({ epoch, number(seq), kind, number(at_ms), origin, user, a, b, payload }, NUL)
+end
+
+local function publish(part, id, message)
+  call("PUBLISH", key(part, "ch", id), message)
+end
+
+-- finish ends a room's life: one event to its members, one entry on the life
+-- channel, nothing left. Index entries elsewhere are void from now on.
+local function finish(part, id, room, reason, now_ms)
+  call("UNLINK", unpack(room_keys(part, id)))
+  call("ZREM", part .. "rooms", id)
+  call("ZREM", part .. "due", id .. NUL .. room.epoch)
+  publish(part, id, event(room.epoch, room.seq + 1, "d", now_ms, "", "", "", reason, ""))
+  call("PUBLISH", part .. "life", "destroyed" .. NUL .. room.epoch .. NUL .. reason .. NUL .. id)
+end
+
+-- load reads a room, or nil if there is none. One that is past its deadline is
+-- finished first: it does not exist for any operation.
+local function load(part, id, now_ms)
+  local f = call("HMGET", key(part, "room", id), "epoch", "seq", "deadline", "delay", "name")
+  if not f[1] then
+    return nil
+  end
+  local room = { epoch = f[1], seq = tonumber(f[2]), deadline = f[3], delay = f[4], name = f[5] }
+  if room.deadline and tonumber(room.deadline) <= now_ms then
+    finish(part, id, room, "emptied", now_ms)
+    return nil
+  end
+  return room
+end

@@ -1,0 +1,51 @@
+-- session.lua: sessions of a user, on the user's hash.
+
+-- dead says whether the node has been given up by the others: what it still
+-- sends changes nothing.
+local function dead(control, node)
+  return call("ZSCORE", control .. "dead", node)
+end
+
+-- order tells a node to close a session's socket, unless the socket belongs to
+-- a generation of at least the one named.
+local function order(control, node, code, session, generation)
+  call("PUBLISH", root(control) .. "node:" .. node, code .. NUL .. session .. NUL .. generation)
+end
+
+-- rooms_of lists the rooms a session is in, as the user's hash has it:
+-- {id, epoch, partition, session}.
+local function rooms_of(fields, session)
+  local rooms = {}
+  for i = 1, #fields, 2 do
+    local id = fields[i]:match("^r:(.*)$")
+    if id then
+      local r = user_room(fields[i + 1])
+      if r.session == session then
+        r.id = id
+        rooms[#rooms + 1] = r
+      end
+    end
+  end
+  return rooms
+end
+
+-- park_membership starts the clock of one membership.
+local function park_membership(part, id, user, m, deadline)
+  if m.node ~= "" then
+    call("SREM", key(part, "node", m.node), user .. NUL .. id)
+  end
+  m.node = ""
+  call("HSET", key(part, "info", id), user, membership_value(m))
+  call("ZADD", part .. "parked", deadline, m.session .. NUL .. user .. NUL .. id)
+end
+
+-- park_rooms parks every membership of a session.
+local function park_rooms(any_part, fields, user, session, deadline)
+  for _, r in ipairs(rooms_of(fields, session)) do
+    local part = slot(any_part, r.partition)
+    local m = membership(call("HGET", key(part, "info", r.id), user))
+    if m and m.session == session then
+      park_membership(part, r.id, user, m, deadline)
+    end
+  end
+end

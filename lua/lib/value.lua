@@ -1,0 +1,61 @@
+-- value.lua: strings that hold several values, joined by NUL, which no ID
+-- contains. What may contain anything comes last.
+
+local call = redis.call
+local NUL = "\0"
+
+-- key names a key of a partition or of a user's slot.
+local function key(part, kind, id)
+  return part .. kind .. ":" .. id
+end
+
+-- root is what all keys of a deployment begin with, given any partition.
+local function root(part)
+  return part:match("^(.-){")
+end
+
+-- slot names another partition ("3") or user's slot ("u3"), given any one.
+local function slot(part, name)
+  return root(part) .. "{" .. name .. "}:"
+end
+
+-- membership reads a field of info: for whom the user is a member. node is ""
+-- while the session is parked; user_slot is where the user's hash lives.
+local function membership(value)
+  if not value then
+    return nil
+  end
+  local session, generation, node, user_slot, data =
+    value:match("^([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z(.*)$")
+  return { session = session, generation = generation, node = node, user_slot = user_slot, data = data }
+end
+
+local function membership_value(m)
+  return m.session .. NUL .. m.generation .. NUL .. m.node .. NUL .. m.user_slot .. NUL .. m.data
+end
+
+-- session_record reads a field "s:<session>" of a user's hash. deadline is ""
+-- while a socket is attached.
+local function session_record(value)
+  if not value then
+    return nil
+  end
+  local generation, node, deadline, login, device =
+    value:match("^([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z(.*)$")
+  return { generation = generation, node = node, deadline = deadline, login = login, device = device }
+end
+
+local function session_value(s)
+  return s.generation .. NUL .. s.node .. NUL .. s.deadline .. NUL .. s.login .. NUL .. s.device
+end
+
+-- user_room reads a field "r:<room>" of a user's hash.
+local function user_room(value)
+  local epoch, partition, session = value:match("^([^%z]*)%z([^%z]*)%z(.*)$")
+  return { epoch = epoch, partition = partition, session = session }
+end
+
+-- number prints a number that may have more than the 14 digits Lua prints.
+local function number(n)
+  return string.format("%.0f", n)
+end

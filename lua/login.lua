@@ -1,0 +1,99 @@
+-- login.lua begins a session of a user. A session of the same device is
+-- replaced; what is over the device limit is sent away and its rooms are left.
+--
+-- Uses     value clock room depart session
+--
+-- KEYS[1]  user     hash    the user's sessions and rooms
+-- KEYS[2]  uslot    prefix  of the keys in the user's slot
+-- KEYS[3]  control  prefix  of clock and dead
+--
+-- ARGV[1]  user
+-- ARGV[2]  session      the new one
+-- ARGV[3]  node
+-- ARGV[4]  device       "" for a device of its own
+-- ARGV[5]  session_ttl  ms
+-- ARGV[6]  max_devices
+-- ARGV[7]  log_ttl      ms
+-- ARGV[8]  gone_ttl     ms
+--
+-- Returns  {"ok", generation}
+--          {"fenced"}  the node has been given up
+--
+-- Publishes  an order to close on the channel of each node whose session had
+-- to go, and "l" in each room that such a session left.
+
+local user_key, uslot, control = KEYS[1], KEYS[2], KEYS[3]
+local user, session, node, device = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local session_ttl, max_devices = tonumber(ARGV[5]), tonumber(ARGV[6])
+local ttls = { log = ARGV[7], gone = ARGV[8] }
+
+-- Decide.
+if dead(control, node) then
+  return { "fenced" }
+end
+local now_ms = now()
+local awake_ms = awake(control, now_ms)
+local fields = call("HGETALL", user_key)
+local replaced, others = {}, {}
+for i = 1, #fields, 2 do
+  local id = fields[i]:match("^s:(.*)$")
+  if id then
+    local s = session_record(fields[i + 1])
+    s.id = id
+    if device ~= "" and s.device == device then
+      replaced[#replaced + 1] = s
+    elseif s.deadline == "" or tonumber(s.deadline) > awake_ms then
+      others[#others + 1] = s
+    end
+  end
+end
+-- Parked ones go first, the oldest of them first, then the earliest login.
+table.sort(others, function(a, b)
+  if (a.deadline == "") ~= (b.deadline == "") then
+    return a.deadline ~= ""
+  end
+  local x, y = tonumber(a.login), tonumber(b.login)
+  if a.deadline ~= "" and a.deadline ~= b.deadline then
+    x, y = tonumber(a.deadline), tonumber(b.deadline)
+  end
+  if x ~= y then
+    return x < y
+  end
+  return a.id < b.id
+end)
+
+-- Apply and announce.
+local function drop(s, code)
+  call("HDEL", user_key, "s:" .. s.id)
+  call("ZREM", uslot .. "parked", s.id .. NUL .. user)
+  if s.node ~= "" then
+    call("SREM", key(uslot, "nodesessions", s.node), s.id .. NUL .. user)
+    order(control, s.node, code, s.id, number(tonumber(s.generation) + 1))
+  end
+end
+
+for _, s in ipairs(replaced) do
+  park_rooms(uslot, fields, user, s.id, awake_ms + session_ttl)
+  drop(s, "4510")
+end
+for i = 1, #others + 1 - max_devices do
+  local s = others[i]
+  for _, r in ipairs(rooms_of(fields, s.id)) do
+    local part = slot(uslot, r.partition)
+    local room = load(part, r.id, now_ms)
+    local m = room and membership(call("HGET", key(part, "info", r.id), user))
+    if m and m.session == s.id then
+      depart(part, r.id, room, user_key, user, m, "kicked", "", "", ttls, now_ms)
+    else
+      call("HDEL", user_key, "r:" .. r.id)
+    end
+  end
+  drop(s, "4509")
+end
+
+local generation = number(now_ms)
+call("HSET", user_key, "s:" .. session, session_value({
+  generation = generation, node = node, deadline = "", login = generation, device = device,
+}))
+call("SADD", key(uslot, "nodesessions", node), session .. NUL .. user)
+return { "ok", generation }

@@ -1,0 +1,48 @@
+-- relay.lua passes a command or barrage on to who is in the room now. Nothing
+-- is stored: it carries the room's seq at this moment, and is delivered to
+-- those who had entered by then.
+--
+-- Uses     value clock room
+--
+-- KEYS[1]  partition  prefix  of the keys in the room's partition
+--
+-- ARGV[1]  room
+-- ARGV[2]  user
+-- ARGV[3]  session
+-- ARGV[4]  generation
+-- ARGV[5]  message_id
+-- ARGV[6]  priority  1–3
+-- ARGV[7]  payload   opaque
+--
+-- Returns  {"ok", epoch, after, message_seq, order_key, timestamp, message_id}
+--          {"noroom"}
+--          {"notin"}   the session is not in the room
+--          {"fenced"}  the session has moved to another connection, or is parked
+--
+-- Publishes  "c", whose seq is the position it comes after
+
+local part = KEYS[1]
+local id, user, session, generation = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local message_id, priority, payload = ARGV[5], ARGV[6], ARGV[7]
+
+-- Decide.
+local now_ms, now_us = now()
+local room = load(part, id, now_ms)
+if not room then
+  return { "noroom" }
+end
+local m = membership(call("HGET", key(part, "info", id), user))
+if not m or m.session ~= session then
+  return { "notin" }
+end
+if m.generation ~= generation or m.node == "" then
+  return { "fenced" }
+end
+
+-- Announce.
+local f = call("HMGET", key(part, "room", id), "messageSeq", "order")
+local message_seq = f[1]
+local order_key = number(math.max(now_us, tonumber(f[2] or 0)))
+publish(part, id, event(room.epoch, room.seq, "c", now_ms, session, user,
+  message_seq .. ":" .. order_key, priority .. ":" .. message_id, payload))
+return { "ok", room.epoch, number(room.seq), message_seq, order_key, number(now_ms), message_id }

@@ -1,0 +1,125 @@
+-- resume.lua moves a session to a new connection, on this node or another, with
+-- all the rooms it is in, and says of every room the client named what became
+-- of it. An earlier connection of the session is fenced off and told to close.
+--
+-- Uses     value clock room session
+--
+-- KEYS[1]  user     hash    the user's sessions and rooms
+-- KEYS[2]  uslot    prefix  of the keys in the user's slot
+-- KEYS[3]  control  prefix  of clock and dead
+--
+-- ARGV[1]  user
+-- ARGV[2]  session
+-- ARGV[3]  node
+-- ARGV[4]  count  of the rooms the client named; two arguments each follow
+-- ARGV[5]  room, partition, …
+--
+-- Returns  {"ok", generation, …}  the session goes on; six values a room follow
+--          {"unknown", "", …}     it does not, or no more; likewise
+--          {"fenced"}             the node has been given up
+--          A room's six: id, what, epoch, seq, text, named ("1" or "0").
+--          what is "in" (epoch and seq are the room's position now, text is
+--          "delay NUL entry seq NUL name"), or why the session is not in it:
+--          "noroom", "recreated", "device", or a reason kept by depart, with
+--          its extended data as text.
+--
+-- Publishes  an order to close on the channel of the node that had the session
+
+local user_key, uslot, control = KEYS[1], KEYS[2], KEYS[3]
+local user, session, node, count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+
+-- Decide.
+if dead(control, node) then
+  return { "fenced" }
+end
+local now_ms = now()
+local s = session_record(call("HGET", user_key, "s:" .. session))
+local goes_on = s and (s.deadline == "" or tonumber(s.deadline) > awake(control, now_ms))
+local reply = { "unknown", "" }
+
+-- why says what ended the session's membership of a room.
+local function why(part, id, room, epoch)
+  local g = call("HGET", key(part, "gone", session), id)
+  if g then
+    local gone_epoch, reason, extended = g:match("^([^%z]*)%z[^%z]*%z[^%z]*%z([^%z]*)%z(.*)$")
+    if not epoch or gone_epoch == epoch then
+      return reason, extended
+    end
+  end
+  if not room then
+    return "noroom", ""
+  end
+  if epoch and room.epoch ~= epoch then
+    return "recreated", ""
+  end
+  local m = membership(call("HGET", key(part, "info", id), user))
+  if m and m.session ~= session then
+    return "device", ""
+  end
+  return "timeout", ""
+end
+
+local function say(id, what, epoch, seq, text, named)
+  local n = #reply
+  reply[n + 1], reply[n + 2], reply[n + 3] = id, what, epoch
+  reply[n + 4], reply[n + 5], reply[n + 6] = seq, text, named and "1" or "0"
+end
+
+local named = {}
+for i = 1, count do
+  named[ARGV[3 + 2 * i]] = ARGV[4 + 2 * i]
+end
+
+-- Apply.
+local seen = {}
+if goes_on then
+  local generation = number(math.max(tonumber(s.generation) + 1, now_ms))
+  reply = { "ok", generation }
+  if s.node ~= "" then
+    call("SREM", key(uslot, "nodesessions", s.node), session .. NUL .. user)
+  end
+  if s.deadline ~= "" then
+    call("ZREM", uslot .. "parked", session .. NUL .. user)
+  end
+  for _, r in ipairs(rooms_of(call("HGETALL", user_key), session)) do
+    local part = slot(uslot, r.partition)
+    local room = load(part, r.id, now_ms)
+    local info = key(part, "info", r.id)
+    local m = room and room.epoch == r.epoch and membership(call("HGET", info, user))
+    seen[r.id] = true
+    if m and m.session == session then
+      if m.node == "" then
+        call("ZREM", part .. "parked", session .. NUL .. user .. NUL .. r.id)
+      elseif m.node ~= node then
+        call("SREM", key(part, "node", m.node), user .. NUL .. r.id)
+      end
+      m.node, m.generation = node, generation
+      call("HSET", info, user, membership_value(m))
+      call("SADD", key(part, "node", node), user .. NUL .. r.id)
+      local entered = number(tonumber(call("ZSCORE", key(part, "members", r.id), user)))
+      say(r.id, "in", room.epoch, number(room.seq),
+        room.delay .. NUL .. entered .. NUL .. room.name, named[r.id])
+    else
+      call("HDEL", user_key, "r:" .. r.id)
+      local what, text = why(part, r.id, room, r.epoch)
+      say(r.id, what, r.epoch, "0", text, named[r.id])
+    end
+  end
+  -- Announce, before the record forgets which node to tell.
+  if s.node ~= "" then
+    order(control, s.node, "4510", session, generation)
+  end
+  s.generation, s.node, s.deadline = generation, node, ""
+  call("HSET", user_key, "s:" .. session, session_value(s))
+  call("SADD", key(uslot, "nodesessions", node), session .. NUL .. user)
+end
+
+for i = 1, count do
+  local id, partition = ARGV[3 + 2 * i], ARGV[4 + 2 * i]
+  if not seen[id] then
+    local part = slot(uslot, partition)
+    local what, text = why(part, id, load(part, id, now_ms), nil)
+    say(id, what, "0", "0", text, true)
+  end
+end
+return reply

@@ -1,0 +1,66 @@
+-- send.lua stores a text or custom message: a room event that is numbered,
+-- kept for those who come back, and announced.
+--
+-- Uses     value clock room log request
+--
+-- KEYS[1]  partition  prefix  of the keys in the room's partition
+--
+-- ARGV[1]   room
+-- ARGV[2]   user
+-- ARGV[3]   session
+-- ARGV[4]   generation
+-- ARGV[5]   request_key  "" for none
+-- ARGV[6]   message_id
+-- ARGV[7]   payload      opaque
+-- ARGV[8]   did_ttl      ms
+-- ARGV[9]   log_size     events
+-- ARGV[10]  log_bytes
+-- ARGV[11]  log_ttl      ms
+--
+-- Returns  {"ok", epoch, seq, message_seq, order_key, timestamp, message_id}
+--          {"again", …}  the same, of an earlier call under this request_key
+--          {"noroom"}
+--          {"notin"}     the session is not in the room
+--          {"fenced"}    the session has moved to another connection, or is parked
+--
+-- Publishes  "m"
+
+local part = KEYS[1]
+local id, user, session, generation, request_key = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local message_id, payload, did_ttl = ARGV[6], ARGV[7], ARGV[8]
+local limits = { size = tonumber(ARGV[9]), bytes = tonumber(ARGV[10]), ttl = tonumber(ARGV[11]) }
+
+-- Decide.
+local before = outcome(part, session, request_key)
+if before then
+  return { "again", before:match("^(%d+)%z(%d+)%z(%d+)%z(%d+)%z(%d+)%z(.*)$") }
+end
+local now_ms, now_us = now()
+local room = load(part, id, now_ms)
+if not room then
+  return { "noroom" }
+end
+local m = membership(call("HGET", key(part, "info", id), user))
+if not m or m.session ~= session then
+  return { "notin" }
+end
+if m.generation ~= generation or m.node == "" then
+  return { "fenced" }
+end
+
+-- Apply. The first write needs memory, so that a full Redis refuses all of it.
+local room_key = key(part, "room", id)
+local f = call("HMGET", room_key, "messageSeq", "order", "logbytes")
+local seq, message_seq = room.seq + 1, tonumber(f[1]) + 1
+local order_key = number(math.max(now_us, tonumber(f[2] or 0) + 1))
+local at = number(now_ms)
+call("HSET", room_key, "seq", seq, "messageSeq", message_seq, "order", order_key)
+local message = event(room.epoch, seq, "m", now_ms, session, user,
+  number(message_seq) .. ":" .. order_key, message_id, payload)
+call("HSET", room_key, "logbytes", append(part, id, message, seq, now_ms, tonumber(f[3] or 0), limits))
+local reply = { "ok", room.epoch, number(seq), number(message_seq), order_key, at, message_id }
+remember(part, session, request_key, table.concat(reply, NUL, 2), did_ttl)
+
+-- Announce.
+publish(part, id, message)
+return reply
