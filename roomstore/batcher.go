@@ -1,0 +1,476 @@
+package roomstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+)
+
+var (
+	// ErrBusy means that so many calls wait for Redis already that this one was
+	// not accepted. Nothing was sent.
+	ErrBusy = errors.New("too many calls waiting for redis")
+
+	// ErrNotSent means that a call ended before it was sent to Redis: nothing
+	// was changed, and nothing will be. It wraps the reason.
+	ErrNotSent = errors.New("not sent to redis")
+
+	// errStopped is why a call is not sent once Run has returned.
+	errStopped = errors.New("batcher has stopped")
+)
+
+// BatcherConfig is what a Batcher can be told. Zero values take the defaults.
+type BatcherConfig struct {
+	// Lanes is the number of pipelines under way at a time: 2.
+	Lanes int
+
+	// MaxBatch is how many calls a pipeline has at most: 256.
+	MaxBatch int
+
+	// MaxWaiting is how many calls of a lane may wait to be sent; one more
+	// fails with ErrBusy: 8192.
+	MaxWaiting int
+
+	// Timeout is how long a pipeline may take: 2 s. The client has to have
+	// ContextTimeoutEnabled, or its own timeouts hold instead.
+	Timeout time.Duration
+
+	// Observe, if not nil, is called after each pipeline with the number of
+	// calls in it and what it took. It must not block.
+	Observe func(calls int, took time.Duration)
+}
+
+// A Batcher gathers the script calls of many goroutines into pipelines, since
+// a call that goes alone costs Redis three times as much. A lane sends what has
+// come while its last pipeline was under way. So a call never waits for a
+// timer, and the busier it is the cheaper a call gets.
+//
+// Calls of one lane take effect in the order in which they came, and those with
+// the same lane key are in the same lane. An error that Redis answers to one
+// call does not touch the others. If the connection fails, so do all calls of
+// the pipeline, with unknown outcome; nothing is repeated here, nor may it be
+// by the client, which has to have MaxRetries -1.
+//
+// Scripts are called by hash. A lane that hears that Redis does not know one
+// sends the source, in order and before its later calls. That order holds if
+// Redis forgets all scripts at once, which it does, and if nobody but this
+// Batcher loads them again in the middle of that same pipeline. On a new
+// Redis the scripts that are registered are loaded ahead of the first call.
+//
+// It is safe for concurrent use. Calls wait until [Batcher.Run] runs.
+type Batcher struct {
+	rdb   redis.UniversalClient
+	cfg   BatcherConfig
+	seed  maphash.Seed
+	lanes []*lane
+
+	// version grows whenever Redis may lack a script: when one is registered,
+	// and when a connection failed and the next may be to another Redis.
+	version atomic.Uint64
+
+	mu      sync.RWMutex
+	sources map[string]string // guarded by mu; of scripts, by hash
+
+	// inFlight is held shared while a pipeline is under way, and alone while
+	// sources are. Otherwise what one lane loads would let the
+	// rest of another's pipeline succeed behind calls of it that did not.
+	inFlight sync.RWMutex
+}
+
+// lane is a queue of calls and the pipelines made of it.
+type lane struct {
+	b    *Batcher
+	wake chan struct{} // holds one; that there are calls
+
+	mu      sync.Mutex
+	waiting []*call // guarded by mu
+	stopped bool    // guarded by mu
+
+	// Owned by the lane's goroutine.
+	loaded uint64 // the version of the scripts that Redis has
+	batch  []*call
+	cmds   []redis.Cmder
+}
+
+// call is a command on its way. Its caller owns it until it is queued, then the
+// lane, and after done the caller again. A caller that leaves before that never
+// looks at it again.
+type call struct {
+	cmd  redis.Cmder
+	done chan struct{} // gets one value when cmd has its result; never closed
+
+	// Guarded by lane.mu.
+	taken bool // by the lane's goroutine, to be sent
+	left  bool // the caller has, before it was taken
+	err   error
+}
+
+var calls = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
+
+// NewBatcher returns a Batcher of script calls to rdb, which it does not close.
+func NewBatcher(rdb redis.UniversalClient, cfg BatcherConfig) *Batcher {
+	if cfg.Lanes <= 0 {
+		cfg.Lanes = 2
+	}
+	if cfg.MaxBatch <= 0 {
+		cfg.MaxBatch = 256
+	}
+	if cfg.MaxWaiting <= 0 {
+		cfg.MaxWaiting = 8192
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = 2 * time.Second
+	}
+	if cfg.Observe == nil {
+		cfg.Observe = func(int, time.Duration) {}
+	}
+	b := &Batcher{rdb: rdb, cfg: cfg, seed: maphash.MakeSeed(), sources: make(map[string]string)}
+	for range cfg.Lanes {
+		b.lanes = append(b.lanes, &lane{b: b, wake: make(chan struct{}, 1)})
+	}
+	return b
+}
+
+// Register tells the sources of scripts, so that Redis can be given them before
+// they are called. [Batcher.Do] registers what is not; scripts that are called
+// by [Batcher.Lane] only have to be registered.
+func (b *Batcher) Register(scripts ...*redis.Script) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range scripts {
+		var c capture
+		s.Eval(context.Background(), &c, nil)
+		b.sources[s.Hash()] = c.source
+	}
+	b.version.Add(1)
+}
+
+// Run sends calls until ctx is done, and returns nil when what was under way
+// has its results. Calls that wait then fail with [ErrNotSent], and so do all
+// that come later. It must be called once.
+func (b *Batcher) Run(ctx context.Context) error {
+	var g errgroup.Group
+	for _, l := range b.lanes {
+		g.Go(func() error { l.run(ctx); return nil })
+	}
+	return g.Wait()
+}
+
+// Do calls a script and returns the strings that it returned. Calls with the
+// same lane key, such as a room's ID, take effect in the order in which they
+// were made.
+//
+// If ctx ends before the answer Do returns at once with the cause: wrapped in
+// [ErrNotSent] if the call had not been sent and never will be, and otherwise
+// with unknown outcome, as every error that did not come from Redis. It fails
+// with [ErrBusy] if too many calls wait, and with [ErrBadReply] if the script
+// returned something else than strings. Byte slices in args must not be changed
+// later, not even when Do has returned.
+func (b *Batcher) Do(ctx context.Context, key string, script *redis.Script, keys []string, args []any) ([]string, error) {
+	hash := script.Hash()
+	if _, ok := b.source(hash); !ok {
+		b.Register(script)
+	}
+	// A StringSliceCmd would cost less, but fails the whole connection, and with
+	// it its neighbours, if a script breaks its contract.
+	cmd := redis.NewCmd(ctx, evalArgs("evalsha", hash, keys, args)...)
+	if err := b.lane(key).do(ctx, cmd); err != nil {
+		return nil, err
+	}
+	reply, err := cmd.StringSlice()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadReply, err)
+	}
+	return reply, nil
+}
+
+// Lane returns a Scripter whose calls go through the lane of a key. See
+// [Batcher.Do] for what they promise.
+func (b *Batcher) Lane(key string) redis.Scripter { return scripter{b.lane(key)} }
+
+// Waiting returns how many calls wait to be sent, those included whose callers
+// have left.
+func (b *Batcher) Waiting() int {
+	n := 0
+	for _, l := range b.lanes {
+		l.mu.Lock()
+		n += len(l.waiting)
+		l.mu.Unlock()
+	}
+	return n
+}
+
+func (b *Batcher) lane(key string) *lane {
+	return b.lanes[maphash.String(b.seed, key)%uint64(len(b.lanes))]
+}
+
+func (b *Batcher) source(hash string) (string, bool) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	src, ok := b.sources[hash]
+	return src, ok
+}
+
+// loads returns the commands that load every script.
+func (b *Batcher) loads(ctx context.Context) []redis.Cmder {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	cmds := make([]redis.Cmder, 0, len(b.sources))
+	for _, src := range b.sources {
+		cmds = append(cmds, redis.NewStringCmd(ctx, "script", "load", src))
+	}
+	return cmds
+}
+
+// do queues a command and waits for its result.
+func (l *lane) do(ctx context.Context, cmd redis.Cmder) error {
+	if err := context.Cause(ctx); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotSent, err)
+	}
+	c := calls.Get().(*call)
+	c.cmd, c.taken, c.left, c.err = cmd, false, false, nil
+	if err := l.push(c); err != nil {
+		calls.Put(c)
+		return err
+	}
+	select {
+	case <-c.done:
+		err := c.err
+		c.cmd = nil
+		calls.Put(c)
+		if err == nil {
+			err = cmd.Err()
+		}
+		return err
+	case <-ctx.Done():
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if !c.taken {
+			c.left = true
+			return fmt.Errorf("%w: %w", ErrNotSent, context.Cause(ctx))
+		}
+		return context.Cause(ctx)
+	}
+}
+
+func (l *lane) push(c *call) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.stopped:
+		return fmt.Errorf("%w: %w", ErrNotSent, errStopped)
+	case len(l.waiting) >= l.b.cfg.MaxWaiting:
+		return ErrBusy
+	}
+	l.waiting = append(l.waiting, c)
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// run sends what waits until ctx is done.
+func (l *lane) run(ctx context.Context) {
+	defer l.stop()
+	// A pipeline under way is not given up: its callers want to know.
+	sending := context.WithoutCancel(ctx)
+	for {
+		select {
+		case <-l.wake:
+		case <-ctx.Done():
+			return
+		}
+		for ctx.Err() == nil && l.take() {
+			l.send(sending)
+		}
+	}
+}
+
+// take moves what waits to the batch, and reports whether that is anything.
+func (l *lane) take() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.batch = l.batch[:0]
+	n := 0
+	for _, c := range l.waiting {
+		if len(l.batch) == l.b.cfg.MaxBatch {
+			break
+		}
+		n++
+		if !c.left {
+			c.taken = true
+			l.batch = append(l.batch, c)
+		}
+	}
+	rest := copy(l.waiting, l.waiting[n:])
+	clear(l.waiting[rest:])
+	l.waiting = l.waiting[:rest]
+	return len(l.batch) > 0
+}
+
+// stop fails what waits and what comes.
+func (l *lane) stop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stopped = true
+	for _, c := range l.waiting {
+		c.err = fmt.Errorf("%w: %w", ErrNotSent, errStopped)
+		c.done <- struct{}{}
+	}
+	l.waiting = nil
+}
+
+// send sends the batch as one pipeline and hands out the results.
+func (l *lane) send(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, l.b.cfg.Timeout)
+	defer cancel()
+	start := time.Now()
+
+	if version := l.b.version.Load(); version != l.loaded && l.load(ctx) == nil {
+		l.loaded = version
+	}
+	l.cmds = l.cmds[:0]
+	for _, c := range l.batch {
+		l.cmds = append(l.cmds, c.cmd)
+	}
+	l.b.inFlight.RLock()
+	l.exec(ctx, l.b.rdb.Pipeline())
+	l.b.inFlight.RUnlock()
+	if l.unknown() {
+		l.resend(ctx)
+	}
+
+	for i, c := range l.batch {
+		c.done <- struct{}{}
+		l.batch[i] = nil
+	}
+	l.b.cfg.Observe(len(l.batch), time.Since(start))
+	clear(l.cmds)
+}
+
+// exec sends cmds and returns the first error. What became of each is in the
+// command.
+func (l *lane) exec(ctx context.Context, pipe redis.Pipeliner) error {
+	pipe.BatchProcess(ctx, l.cmds...)
+	_, err := pipe.Exec(ctx)
+	if err != nil && !answered(err) {
+		l.b.version.Add(1)
+	}
+	return err
+}
+
+// load gives Redis all scripts. As in resend they come in one transaction, so
+// that Redis never knows some and has forgotten others.
+func (l *lane) load(ctx context.Context) error {
+	l.b.inFlight.Lock()
+	defer l.b.inFlight.Unlock()
+	if l.cmds = l.b.loads(ctx); len(l.cmds) == 0 {
+		return nil
+	}
+	return l.exec(ctx, l.b.rdb.TxPipeline())
+}
+
+// unknown leaves in cmds those that call a script which Redis does not know and
+// we do, with its source in place of its hash, and reports whether there are any.
+func (l *lane) unknown() bool {
+	l.cmds = l.cmds[:0]
+	for _, c := range l.batch {
+		if !redis.HasErrorPrefix(c.cmd.Err(), "NOSCRIPT") {
+			continue
+		}
+		args := c.cmd.Args()
+		name, hash := args[0].(string), args[1].(string)
+		src, ok := l.b.source(hash)
+		if !ok {
+			continue
+		}
+		args[1] = src
+		if args[0] = "eval"; name == "evalsha_ro" {
+			args[0] = "eval_ro"
+		}
+		c.cmd.SetErr(nil)
+		l.cmds = append(l.cmds, c.cmd)
+	}
+	return len(l.cmds) > 0
+}
+
+// resend sends calls again by source, behind all other scripts.
+func (l *lane) resend(ctx context.Context) {
+	l.b.inFlight.Lock()
+	defer l.b.inFlight.Unlock()
+	l.cmds = append(l.b.loads(ctx), l.cmds...)
+	l.exec(ctx, l.b.rdb.TxPipeline())
+}
+
+// evalArgs returns the words of an EVAL or one of its kin.
+func evalArgs(name, script string, keys []string, args []any) []any {
+	words := make([]any, 0, 3+len(keys)+len(args))
+	words = append(words, name, script, len(keys))
+	for _, k := range keys {
+		words = append(words, k)
+	}
+	return append(words, args...)
+}
+
+// scripter is a lane as go-redis likes to see it.
+type scripter struct{ l *lane }
+
+func (s scripter) eval(ctx context.Context, name, script string, keys []string, args []any) *redis.Cmd {
+	cmd := redis.NewCmd(ctx, evalArgs(name, script, keys, args)...)
+	if err := s.l.do(ctx, cmd); err != nil && !answered(err) {
+		// If the caller has left, cmd is the lane's.
+		cmd = redis.NewCmd(ctx)
+		cmd.SetErr(err)
+	}
+	return cmd
+}
+
+func (s scripter) Eval(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
+	return s.eval(ctx, "eval", script, keys, args)
+}
+
+func (s scripter) EvalSha(ctx context.Context, hash string, keys []string, args ...any) *redis.Cmd {
+	return s.eval(ctx, "evalsha", hash, keys, args)
+}
+
+func (s scripter) EvalRO(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
+	return s.eval(ctx, "eval_ro", script, keys, args)
+}
+
+func (s scripter) EvalShaRO(ctx context.Context, hash string, keys []string, args ...any) *redis.Cmd {
+	return s.eval(ctx, "evalsha_ro", hash, keys, args)
+}
+
+func (s scripter) ScriptExists(ctx context.Context, hashes ...string) *redis.BoolSliceCmd {
+	return s.l.b.rdb.ScriptExists(ctx, hashes...)
+}
+
+func (s scripter) ScriptLoad(ctx context.Context, script string) *redis.StringCmd {
+	return s.l.b.rdb.ScriptLoad(ctx, script)
+}
+
+// answered reports whether an error is what Redis answered.
+func answered(err error) bool {
+	answer := redis.Error(nil)
+	return errors.As(err, &answer)
+}
+
+// capture is a Scripter that calls nothing and keeps the source it is to
+// evaluate: a redis.Script tells it in no other way.
+type capture struct {
+	redis.Scripter
+	source string
+}
+
+func (c *capture) Eval(ctx context.Context, script string, _ []string, _ ...any) *redis.Cmd {
+	c.source = script
+	return redis.NewCmd(ctx)
+}

@@ -1,0 +1,76 @@
+package roomstore
+
+import "errors"
+
+// Refusals. Nothing was changed, and trying again will not help until
+// something else changes.
+var (
+	ErrBadID     = errors.New("malformed ID")
+	ErrBlocked   = errors.New("the user is blocked from the room")
+	ErrExists    = errors.New("the room exists already")
+	ErrFenced    = errors.New("the session or its gateway has been replaced")
+	ErrFull      = errors.New("the room is full")
+	ErrNoRoom    = errors.New("no such room")
+	ErrNotMember = errors.New("not in the room")
+	ErrRoomLimit = errors.New("as many rooms exist as are allowed")
+	ErrUserLimit = errors.New("the user is in as many rooms as are allowed")
+
+	// ErrEpoch means that the room is in another life than the one asked about.
+	ErrEpoch = errors.New("the room was destroyed and created again")
+	// ErrPaused means that a sweep only noted a gap in time.
+	ErrPaused = errors.New("a gap in time is not counted")
+	// ErrHeld means that something still names the node.
+	ErrHeld = errors.New("the node still holds sessions")
+	// ErrPartitions means that the deployment has another number of partitions.
+	ErrPartitions = errors.New("the deployment has another number of partitions")
+)
+
+// ErrBadReply means that a script did not answer as its header says, which is
+// a bug in one of the two.
+var ErrBadReply = errors.New("script broke its contract")
+
+// refusals maps the status a script returns to the error it means.
+var refusals = map[string]error{
+	"blocked":    ErrBlocked,
+	"epoch":      ErrEpoch,
+	"exists":     ErrExists,
+	"fenced":     ErrFenced,
+	"full":       ErrFull,
+	"held":       ErrHeld,
+	"noroom":     ErrNoRoom,
+	"notin":      ErrNotMember,
+	"partitions": ErrPartitions,
+	"paused":     ErrPaused,
+	"roomlimit":  ErrRoomLimit,
+	"userlimit":  ErrUserLimit,
+}
+
+// An OpError says which operation failed, and on which room or user.
+//
+// If [Refused] holds for it, nothing was changed. Otherwise the outcome is
+// unknown: Redis may have made the change and failed to say so.
+type OpError struct {
+	Op  string // the script, such as "enter"
+	On  string // the room or user, if it is about one
+	Err error
+}
+
+func (e *OpError) Error() string {
+	if e.On == "" {
+		return e.Op + ": " + e.Err.Error()
+	}
+	return e.Op + " " + e.On + ": " + e.Err.Error()
+}
+
+func (e *OpError) Unwrap() error { return e.Err }
+
+// Refused says whether err is a script's own answer, so that its outcome is
+// known: nothing was changed.
+func Refused(err error) bool {
+	for _, r := range refusals {
+		if errors.Is(err, r) {
+			return true
+		}
+	}
+	return errors.Is(err, ErrBadReply)
+}

@@ -1,0 +1,198 @@
+package roomstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/roomgate/roomgate/lua"
+)
+
+// A Page is part of a room's member list, in the order of entry.
+type Page struct {
+	Position
+	Members []string // what others see of each
+	Next    string   // cursor of the next page, "" if this was the last
+}
+
+// Members gives up to count members that entered after the cursor, "" for the
+// first page. It fails with [ErrNoRoom], [ErrNotMember] or, for a cursor that
+// no page gave, [ErrBadID].
+func (s *Store) Members(ctx context.Context, who Session, room RoomID, cursor string, count int) (Page, error) {
+	after := uint64(0)
+	if cursor != "" {
+		var err error
+		if after, err = strconv.ParseUint(cursor, 10, 53); err != nil {
+			return Page{}, opErr("members", string(room), fmt.Errorf("%w: nextFlag %q is not one a page gave", ErrBadID, cursor))
+		}
+	}
+	r, err := s.query(ctx, lua.Members, who, room, after, count)
+	if err != nil {
+		return Page{}, err
+	}
+	page := Page{Position: r.position(), Next: r.text()}
+	page.Members, r.fields = r.fields, nil
+	return page, opErr("members", string(room), r.done())
+}
+
+// MemberInfo looks up to 500 users up among a room's members: data holds what
+// others see of each, "" for one who is not a member. It fails with
+// [ErrNoRoom] or [ErrNotMember].
+func (s *Store) MemberInfo(ctx context.Context, who Session, room RoomID, users []UserID) (at Position, data []string, err error) {
+	args := []any{len(users)}
+	for _, u := range users {
+		args = append(args, string(u))
+	}
+	r, err := s.query(ctx, lua.MemberInfo, who, room, args...)
+	if err != nil {
+		return Position{}, nil, err
+	}
+	at = r.position()
+	if len(r.fields) != len(users) {
+		r.fail(fmt.Sprintf("%d users, want %d", len(r.fields), len(users)))
+	}
+	data, r.fields = r.fields, nil
+	return at, data, opErr("memberinfo", string(room), r.done())
+}
+
+// Count counts a room's members. It fails with [ErrNoRoom] or [ErrNotMember].
+func (s *Store) Count(ctx context.Context, who Session, room RoomID) (Position, int64, error) {
+	r, err := s.query(ctx, lua.Count, who, room)
+	if err != nil {
+		return Position{}, 0, err
+	}
+	at, n := r.position(), r.int()
+	return at, n, opErr("count", string(room), r.done())
+}
+
+func (s *Store) query(ctx context.Context, script lua.Script, who Session, room RoomID, args ...any) (*reply, error) {
+	return s.run(ctx, string(room), string(room), script, []string{s.keys.part(s.keys.partition(room))},
+		append([]any{string(room), string(who.User), string(who.ID)}, args...)...)
+}
+
+// A History is what is known of a room after a position.
+type History struct {
+	Position       // where the room is now
+	Count    int64 // members now
+
+	// Events are what is known of the seqs after the position, in order;
+	// Complete says that none is missing. An entry is known by the member
+	// still being there or by its departure; such events have no time, and a
+	// Count only if Complete.
+	Events   []Event
+	Complete bool
+}
+
+// Catchup gives what happened in a room after a position. It fails with
+// [ErrNoRoom], or with [ErrEpoch] if the room is in another life.
+func (s *Store) Catchup(ctx context.Context, room RoomID, after Position) (History, error) {
+	r, err := s.run(ctx, string(room), string(room), lua.Catchup,
+		[]string{s.keys.part(s.keys.partition(room))},
+		string(room), after.Epoch, after.Seq, catchupLimit)
+	if err != nil {
+		return History{}, err
+	}
+	h := History{Position: r.position(), Count: r.int()}
+	for range r.int() {
+		e, err := DecodeEvent(r.text())
+		if err != nil {
+			r.fail(err.Error())
+			break
+		}
+		h.Events = append(h.Events, e)
+	}
+	member := func(e Event) {
+		e.Epoch = h.Epoch
+		if e.Seq > after.Seq {
+			h.Events = append(h.Events, e)
+		}
+	}
+	for range r.int() {
+		e := Event{Kind: KindJoined, Position: Position{Seq: r.int()}}
+		e.User, e.Origin, e.Data = UserID(r.text()), SessionID(r.text()), r.text()
+		member(e)
+	}
+	for range r.int() {
+		left := Event{Kind: KindLeft, Position: Position{Seq: r.int()}}
+		entered := r.int()
+		left.User, left.Origin, left.Reason = UserID(r.text()), SessionID(r.text()), Reason(r.text())
+		left.Data, left.Extended, _ = strings.Cut(r.text(), "\x00")
+		member(Event{
+			Kind: KindJoined, Position: Position{Seq: entered}, User: left.User, Origin: left.Origin, Data: left.Data,
+		})
+		member(left)
+	}
+	slices.SortFunc(h.Events, func(a, b Event) int { return int(a.Seq - b.Seq) })
+	if h.Complete = complete(h.Events, after.Seq, h.Seq); h.Complete {
+		count(h.Events, h.Count)
+	}
+	return h, opErr("catchup", string(room), r.done())
+}
+
+// complete says whether events are those of every seq in (after, head]. Since
+// seqs have no holes, nothing else has to remember what was dropped.
+func complete(events []Event, after, head int64) bool {
+	if int64(len(events)) != head-after {
+		return false
+	}
+	for i, e := range events {
+		if e.Seq != after+1+int64(i) {
+			return false
+		}
+	}
+	return true
+}
+
+// count fills in the member count after each event, given the one now.
+func count(events []Event, now int64) {
+	for i := len(events) - 1; i >= 0; i-- {
+		events[i].Count = now
+		switch events[i].Kind {
+		case KindJoined:
+			now--
+		case KindLeft:
+			now++
+		}
+	}
+}
+
+// Positions says where rooms are now; a room that does not exist has the zero
+// Position. At most 500 a partition at once are asked for.
+func (s *Store) Positions(ctx context.Context, rooms []RoomID) (map[RoomID]Position, error) {
+	at := make(map[RoomID]Position, len(rooms))
+	byPart := map[int][]RoomID{}
+	for _, id := range rooms {
+		p := s.keys.partition(id)
+		byPart[p] = append(byPart[p], id)
+	}
+	for p, ids := range byPart {
+		for batch := range slices.Chunk(ids, 500) {
+			args := []any{len(batch)}
+			for _, id := range batch {
+				args = append(args, string(id))
+			}
+			r, err := s.run(ctx, "", "", lua.Positions, []string{s.keys.part(p)}, args...)
+			if err != nil {
+				return nil, err
+			}
+			for _, id := range batch {
+				epoch, seq := r.text(), r.int()
+				if epoch == "" {
+					at[id] = Position{}
+					continue
+				}
+				n := numbers{}
+				at[id] = Position{Epoch: n.parse("epoch", epoch), Seq: seq}
+				if n.err != nil {
+					r.fail(n.err.Error())
+				}
+			}
+			if err := r.done(); err != nil {
+				return nil, opErr("positions", "", err)
+			}
+		}
+	}
+	return at, nil
+}

@@ -1,0 +1,224 @@
+package roomstore
+
+import (
+	"context"
+	"time"
+
+	"github.com/roomgate/roomgate/lua"
+)
+
+// A Session says for whom a call is made: one login of one device of a user,
+// and the generation under which this gateway has it.
+type Session struct {
+	User       UserID
+	ID         SessionID
+	Generation int64
+	Node       string
+}
+
+// A RequestKey names a state-changing call within its session, as a decimal
+// number that rises. A repeat of an applied call under its key returns the
+// first outcome and changes nothing. The empty key names nothing.
+type RequestKey string
+
+// A Mode says what an entry does about a room that is there or is not.
+type Mode string
+
+// Modes of entry.
+const (
+	ModeCreate Mode = "create" // the room must not exist
+	ModeJoin   Mode = "join"   // the room must exist
+	ModeEnter  Mode = "enter"  // either
+)
+
+// EntryRequest asks to enter a room.
+type EntryRequest struct {
+	Mode       Mode
+	Room       RoomID
+	RequestKey RequestKey
+	Data       string // what others see of the user; opaque, without NUL
+
+	// Used if the room is created.
+	Name       string
+	Delay      int // seconds from emptiness to destruction
+	Attributes map[string]string
+}
+
+// An Entry is the outcome of an entry.
+type Entry struct {
+	Position            // right after the entry
+	Count      int64    // members then
+	Created    bool     // by this entry
+	Entered    int64    // seq of the membership's entry event
+	Delay      int      // seconds, of the room
+	Name       string   // of the room
+	Attributes []string // key, value, …
+
+	Already bool // the session was in the room before; nothing changed
+	Again   bool // the outcome of an earlier call under this RequestKey
+	Gone    bool // Again, and the session is not in the room any more
+}
+
+// Enter makes the session's user a member of a room. It may be repeated under
+// its RequestKey.
+//
+// It fails with [ErrExists], [ErrNoRoom], [ErrRoomLimit], [ErrBlocked],
+// [ErrUserLimit], [ErrFull] or [ErrFenced].
+func (s *Store) Enter(ctx context.Context, who Session, req EntryRequest) (Entry, error) {
+	if err := opaque("data", req.Data); err != nil {
+		return Entry{}, &OpError{Op: "enter", On: string(req.Room), Err: err}
+	}
+	p := s.keys.partition(req.Room)
+	keep := "1"
+	if s.cfg.DropEmptiedData {
+		keep = "0"
+	}
+	args := []any{
+		string(req.Mode), string(req.Room), string(who.User), string(who.ID), who.Generation, who.Node,
+		string(req.RequestKey), p, s.keys.userSlot(who.User), req.Data, req.Name, req.Delay, keep,
+		s.cfg.MaxMembers, s.cfg.MaxRoomsPerUser, s.cfg.MaxRooms, s.cfg.Partitions,
+		ms(outcomesFor), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), len(req.Attributes),
+	}
+	for k, v := range req.Attributes {
+		args = append(args, k, v)
+	}
+	r, err := s.run(ctx, string(req.Room), string(req.Room), lua.Enter,
+		[]string{s.keys.part(p), s.keys.user(who.User), s.keys.control()}, args...)
+	if err != nil {
+		return Entry{}, err
+	}
+	e := Entry{
+		Position: r.position(), Count: r.int(), Created: r.text() == "1", Entered: r.int(),
+		Delay: int(r.int()), Name: r.text(),
+		Already: r.status == "already", Again: r.status == "again",
+	}
+	if n := r.int(); n < 0 {
+		e.Gone = true
+	} else {
+		e.Attributes, r.fields = r.fields, nil
+	}
+	return e, opErr("enter", string(req.Room), r.done())
+}
+
+// Leave takes the session out of a room and returns the position of its
+// departure. It may be repeated under its RequestKey.
+//
+// It fails with [ErrNoRoom], [ErrNotMember] or [ErrFenced].
+func (s *Store) Leave(ctx context.Context, who Session, room RoomID, key RequestKey) (Position, error) {
+	r, err := s.run(ctx, string(room), string(room), lua.Leave,
+		[]string{s.keys.part(s.keys.partition(room)), s.keys.user(who.User)},
+		string(room), string(who.User), string(who.ID), who.Generation, string(key),
+		ms(outcomesFor), ms(s.cfg.LogTTL), s.goneTTL())
+	if err != nil {
+		return Position{}, err
+	}
+	at := r.position()
+	return at, opErr("leave", string(room), r.done())
+}
+
+// A Departure says which room was left, and where in its log.
+type Departure struct {
+	Room RoomID
+	Position
+}
+
+// LeaveAll takes the session out of all its rooms, and ends it if end is set.
+// It may be repeated under its RequestKey unless it ended the session, when a
+// repeat finds it fenced.
+//
+// It fails with [ErrFenced].
+func (s *Store) LeaveAll(ctx context.Context, who Session, key RequestKey, end bool) ([]Departure, error) {
+	ending := "0"
+	if end {
+		ending = "1"
+	}
+	r, err := s.run(ctx, string(who.User), string(who.User), lua.LeaveAll,
+		[]string{s.keys.user(who.User), s.keys.uslot(s.keys.userSlot(who.User))},
+		string(who.User), string(who.ID), who.Generation, string(key), ending,
+		ms(outcomesFor), ms(s.cfg.LogTTL), s.goneTTL())
+	if err != nil {
+		return nil, err
+	}
+	var left []Departure
+	for len(r.fields) > 0 && r.err == nil {
+		left = append(left, Departure{Room: RoomID(r.text()), Position: r.position()})
+	}
+	return left, opErr("leaveall", string(who.User), r.done())
+}
+
+// A Message is what a member sends to a room.
+type Message struct {
+	Room       RoomID
+	RequestKey RequestKey // kept messages only
+	ID         string
+	Priority   int    // commands only, 1–3
+	Payload    string // opaque
+}
+
+// Sent is what became of a message. For a command, Seq is the position after
+// which it is delivered.
+type Sent struct {
+	Position
+	MessageSeq int64  // counts the kept messages of the room's life
+	OrderKey   int64  // orders all messages of the room
+	Timestamp  int64  // unix ms
+	ID         string // of the first call under the RequestKey
+}
+
+// Send stores a text or custom message and announces it. It may be repeated
+// under its RequestKey.
+//
+// It fails with [ErrNoRoom], [ErrNotMember] or [ErrFenced].
+func (s *Store) Send(ctx context.Context, who Session, m Message) (Sent, error) {
+	return s.send(ctx, lua.Send, who, m,
+		string(m.Room), string(who.User), string(who.ID), who.Generation, string(m.RequestKey),
+		m.ID, m.Payload, ms(outcomesFor), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL))
+}
+
+// Relay passes a command or barrage on to who is in the room now. Nothing is
+// stored. A repeat is another command.
+//
+// It fails as [Store.Send] does.
+func (s *Store) Relay(ctx context.Context, who Session, m Message) (Sent, error) {
+	return s.send(ctx, lua.Relay, who, m,
+		string(m.Room), string(who.User), string(who.ID), who.Generation, m.ID, m.Priority, m.Payload)
+}
+
+func (s *Store) send(ctx context.Context, script lua.Script, who Session, m Message, args ...any) (Sent, error) {
+	r, err := s.run(ctx, string(m.Room), string(m.Room), script,
+		[]string{s.keys.part(s.keys.partition(m.Room))}, args...)
+	if err != nil {
+		return Sent{}, err
+	}
+	sent := Sent{Position: r.position(), MessageSeq: r.int(), OrderKey: r.int(), Timestamp: r.int(), ID: r.text()}
+	return sent, opErr(script.Name, string(m.Room), r.done())
+}
+
+// Destroy ends a room at once for everyone in it. It fails with [ErrNoRoom].
+func (s *Store) Destroy(ctx context.Context, room RoomID) error {
+	_, err := s.run(ctx, string(room), string(room), lua.Destroy,
+		[]string{s.keys.part(s.keys.partition(room))}, string(room))
+	return err
+}
+
+// Kick takes a user out of a room. extended is what the user is told; opaque,
+// without NUL. It fails with [ErrNoRoom] or [ErrNotMember].
+func (s *Store) Kick(ctx context.Context, room RoomID, user UserID, extended string) error {
+	if err := opaque("extended data", extended); err != nil {
+		return opErr("kick", string(room), err)
+	}
+	_, err := s.run(ctx, string(room), string(room), lua.Kick,
+		[]string{s.keys.part(s.keys.partition(room)), s.keys.user(user)},
+		string(room), string(user), extended, ms(s.cfg.LogTTL), s.goneTTL())
+	return err
+}
+
+func opErr(op, on string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &OpError{Op: op, On: on, Err: err}
+}
+
+// millis reads a number of milliseconds.
+func millis(n int64) time.Duration { return time.Duration(n) * time.Millisecond }

@@ -1,0 +1,148 @@
+package roomstore
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/roomgate/roomgate/lua"
+)
+
+// Login begins a session of a user on a node, under the ID given. A session of
+// the same device is replaced; devices over the limit are sent away.
+//
+// Repeating it with the same ID begins it again and harms nothing. It fails
+// with [ErrFenced] if the node has been given up.
+func (s *Store) Login(ctx context.Context, node string, user UserID, id SessionID, device string) (Session, error) {
+	slot := s.keys.userSlot(user)
+	r, err := s.run(ctx, string(user), string(user), lua.Login,
+		[]string{s.keys.user(user), s.keys.uslot(slot), s.keys.control()},
+		string(user), string(id), node, device, ms(s.cfg.SessionTTL), s.cfg.MaxDevices,
+		ms(s.cfg.LogTTL), s.goneTTL())
+	if err != nil {
+		return Session{}, err
+	}
+	who := Session{User: user, ID: id, Generation: r.int(), Node: node}
+	return who, opErr("login", string(user), r.done())
+}
+
+// A Return is what became of a session's place in one room.
+type Return struct {
+	Room     RoomID
+	Named    bool   // by the client
+	In       bool   // the session is still a member
+	Position        // In: where the room is now
+	Entered  int64  // In: seq of the membership's entry event
+	Delay    int    // In: seconds
+	Name     string // In
+	Reason   Reason // not In: why
+	Extended string // not In: what a kicked user is told
+}
+
+// Resume moves a session to this node with all its rooms, whatever connection
+// had it before, and says of these rooms and of those named what became of the
+// session's place. ok is false if the session is unknown or past its deadline;
+// then only the named rooms are answered for, and nothing was changed.
+//
+// Repeating it raises the generation once more and harms nothing. It fails
+// with [ErrFenced] if the node has been given up.
+func (s *Store) Resume(ctx context.Context, node string, user UserID, id SessionID, named []RoomID) (who Session, rooms []Return, ok bool, err error) {
+	slot := s.keys.userSlot(user)
+	args := []any{string(user), string(id), node, len(named)}
+	for _, room := range named {
+		args = append(args, string(room), s.keys.partition(room))
+	}
+	r, err := s.run(ctx, string(user), string(user), lua.Resume,
+		[]string{s.keys.user(user), s.keys.uslot(slot), s.keys.control()}, args...)
+	if err != nil {
+		return Session{}, nil, false, err
+	}
+	ok = r.status == "ok"
+	generation := r.text()
+	if ok {
+		g, err := strconv.ParseInt(generation, 10, 64)
+		if err != nil {
+			r.fail("generation " + generation)
+		}
+		who = Session{User: user, ID: id, Generation: g, Node: node}
+	}
+	for len(r.fields) > 0 && r.err == nil {
+		back := Return{Room: RoomID(r.text())}
+		what := r.text()
+		back.Position = r.position()
+		text := r.text()
+		back.Named = r.text() == "1"
+		if what == "in" {
+			back.In = true
+			f := strings.SplitN(text, "\x00", 3)
+			if len(f) != 3 {
+				r.fail("room text " + strconv.Quote(text))
+				break
+			}
+			n := numbers{}
+			back.Delay, back.Entered, back.Name = int(n.parse("delay", f[0])), n.parse("entered", f[1]), f[2]
+			if n.err != nil {
+				r.fail(n.err.Error())
+			}
+		} else {
+			back.Reason, back.Extended = Reason(what), text
+		}
+		rooms = append(rooms, back)
+	}
+	return who, rooms, ok, opErr("resume", string(user), r.done())
+}
+
+// Park notes that the session's socket is closed: it and its places last for
+// left more, on the awake clock. It may be repeated.
+//
+// It fails with [ErrFenced] if the session has moved on, which is as good.
+func (s *Store) Park(ctx context.Context, who Session, left time.Duration) error {
+	_, err := s.run(ctx, string(who.User), string(who.User), lua.Park,
+		[]string{s.keys.user(who.User), s.keys.uslot(s.keys.userSlot(who.User)), s.keys.control()},
+		string(who.User), string(who.ID), who.Generation, ms(max(0, left)))
+	return err
+}
+
+// Replaced says which of the sessions are not this node's any more under their
+// generation. All sessions must be of users in one slot; [Store.BySlot] sorts
+// them. At most 500 a call.
+func (s *Store) Replaced(ctx context.Context, node string, sessions []Session) ([]SessionID, error) {
+	if len(sessions) == 0 {
+		return nil, nil
+	}
+	args := []any{node, len(sessions)}
+	for _, who := range sessions {
+		args = append(args, string(who.User), string(who.ID), who.Generation)
+	}
+	slot := s.keys.userSlot(sessions[0].User)
+	r, err := s.run(ctx, node, node, lua.Generations, []string{s.keys.uslot(slot)}, args...)
+	if err != nil {
+		return nil, err
+	}
+	var ids []SessionID
+	for len(r.fields) > 0 {
+		ids = append(ids, SessionID(r.text()))
+	}
+	return ids, nil
+}
+
+// BySlot splits sessions into groups fit for [Store.Replaced].
+func (s *Store) BySlot(sessions []Session) [][]Session {
+	slots := map[string][]Session{}
+	var groups [][]Session
+	for _, who := range sessions {
+		slot := s.keys.userSlot(who.User)
+		g := append(slots[slot], who)
+		if len(g) == 500 {
+			groups, g = append(groups, g), nil
+		}
+		slots[slot] = g
+	}
+	for _, g := range slots {
+		if len(g) > 0 {
+			groups = append(groups, g)
+		}
+	}
+	return groups
+}

@@ -1,0 +1,180 @@
+package roomstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/roomgate/roomgate/lua"
+)
+
+// Config says how rooms behave. All gateways of a deployment share it.
+type Config struct {
+	Prefix     string // of every key; "rg" if empty; must not contain "{"
+	Partitions int    // 1 if 0
+
+	SessionTTL time.Duration // how long an absent session keeps its places; 35 s if 0
+	LeaseTTL   time.Duration // how long a silent node keeps its sessions; 10 s if 0
+
+	LogSize  int           // events kept per room; 256 if 0
+	LogBytes int           // bytes kept per room; 256 KiB if 0
+	LogTTL   time.Duration // how long they are kept; 2 min if 0
+
+	MaxRooms        int // that exist at once; 0 for any number
+	MaxMembers      int // of a room; 500 if 0
+	MaxRoomsPerUser int // one user is in at once; 5 if 0
+	MaxDevices      int // one user is logged in on at once; 10 if 0
+
+	DropEmptiedData bool // an emptied room loses its name and attributes at once
+
+	// Observe, if set, hears of every call: outcome is "ok", a refusal's
+	// status, or "error".
+	Observe func(script, outcome string, took time.Duration)
+}
+
+const (
+	// goneAfter is how much longer than a session what ended its memberships
+	// is kept.
+	goneAfter = time.Minute
+	// outcomesFor is how long applied outcomes are kept after the newest.
+	outcomesFor = 10 * time.Minute
+	// sweepLimit is how much of anything one sweep does.
+	sweepLimit = 500
+	// catchupLimit is how many entries, and how many departures, one catch-up
+	// gives.
+	catchupLimit = 500
+)
+
+// A Store holds the rooms of a deployment. It is safe for concurrent use.
+type Store struct {
+	calls *Batcher
+	cfg   Config
+	keys  keys
+}
+
+// New returns a Store that sends its scripts through calls.
+func New(calls *Batcher, cfg Config) *Store {
+	defaults(&cfg.Prefix, "rg")
+	defaults(&cfg.Partitions, 1)
+	defaults(&cfg.SessionTTL, 35*time.Second)
+	defaults(&cfg.LeaseTTL, 10*time.Second)
+	defaults(&cfg.LogSize, 256)
+	defaults(&cfg.LogBytes, 256<<10)
+	defaults(&cfg.LogTTL, 2*time.Minute)
+	defaults(&cfg.MaxMembers, 500)
+	defaults(&cfg.MaxRoomsPerUser, 5)
+	defaults(&cfg.MaxDevices, 10)
+	if cfg.Observe == nil {
+		cfg.Observe = func(string, string, time.Duration) {}
+	}
+	for _, s := range lua.All {
+		calls.Register(s.Script)
+	}
+	return &Store{calls: calls, cfg: cfg, keys: keys{prefix: cfg.Prefix, partitions: cfg.Partitions}}
+}
+
+func defaults[T comparable](v *T, value T) {
+	var zero T
+	if *v == zero {
+		*v = value
+	}
+}
+
+// Topic is where a room's events are published.
+func (s *Store) Topic(room RoomID) string { return s.keys.events(room) }
+
+// NodeTopic is where orders to a node, and its own probes, are published.
+func (s *Store) NodeTopic(node string) string { return s.keys.orders(node) }
+
+// Greet holds this gateway to the number of partitions that the deployment
+// has. It fails with [ErrPartitions].
+func (s *Store) Greet(ctx context.Context) error {
+	r, err := s.run(ctx, "", "", lua.Greet, []string{s.keys.partitionsKey()}, s.cfg.Partitions)
+	if errors.Is(err, ErrPartitions) && len(r.fields) == 1 {
+		return fmt.Errorf("%w: it has %s, this gateway was told %d", ErrPartitions, r.fields[0], s.cfg.Partitions)
+	}
+	return err
+}
+
+// run runs a script. Every script answers in one shape: a status, then what
+// the header promises for it. Calls on one lane are applied in the order they
+// came.
+func (s *Store) run(ctx context.Context, lane, on string, script lua.Script, keys []string, args ...any) (*reply, error) {
+	start := time.Now()
+	fields, err := s.calls.Do(ctx, lane, script.Script, keys, args)
+	r := &reply{}
+	outcome := "error"
+	if err == nil {
+		if len(fields) == 0 {
+			err = fmt.Errorf("%w: empty", ErrBadReply)
+		} else {
+			r.status, r.fields = fields[0], fields[1:]
+			outcome = r.status
+			err = refusals[r.status]
+		}
+	}
+	s.cfg.Observe(script.Name, outcome, time.Since(start))
+	if err != nil {
+		return r, &OpError{Op: script.Name, On: on, Err: err}
+	}
+	return r, nil
+}
+
+// reply reads what a script returned, and keeps the first error.
+type reply struct {
+	status string
+	fields []string
+	err    error
+}
+
+func (r *reply) text() string {
+	if len(r.fields) == 0 {
+		r.fail("too few values")
+		return ""
+	}
+	f := r.fields[0]
+	r.fields = r.fields[1:]
+	return f
+}
+
+func (r *reply) int() int64 {
+	f := r.text()
+	n, err := strconv.ParseInt(f, 10, 64)
+	if err != nil {
+		r.fail("not a number: " + f)
+	}
+	return n
+}
+
+func (r *reply) position() Position {
+	return Position{Epoch: r.int(), Seq: r.int()}
+}
+
+func (r *reply) fail(what string) {
+	if r.err == nil {
+		r.err = fmt.Errorf("%w: status %q: %s", ErrBadReply, r.status, what)
+	}
+}
+
+// done returns the first error met, or that something was left over.
+func (r *reply) done() error {
+	if len(r.fields) > 0 {
+		r.fail("too many values")
+	}
+	return r.err
+}
+
+func ms(d time.Duration) int64 { return d.Milliseconds() }
+
+func (s *Store) goneTTL() int64 { return ms(s.cfg.SessionTTL + goneAfter) }
+
+// opaque refuses data that would break the joined strings it becomes part of.
+func opaque(what, data string) error {
+	if strings.Contains(data, "\x00") {
+		return fmt.Errorf("%w: %s contains a NUL byte", ErrBadReply, what)
+	}
+	return nil
+}
