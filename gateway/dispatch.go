@@ -1,0 +1,251 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/roomgate/roomgate/protocol"
+	"github.com/roomgate/roomgate/roomstore"
+)
+
+// reply queues the answer to a request: a result, or an error if that is not
+// nil.
+type reply func(result any, err *protocol.Error)
+
+// prepared is a request that has been read, checked, and found to be allowed
+// to wait for its turn.
+type prepared struct {
+	rooms     []roomstore.RoomID // it is about; none: it waits for all before it
+	immediate bool               // it waits for nothing
+
+	// run carries the request out and answers it. What it returns, if
+	// anything, is what is left to do of it after the answer; until that is
+	// done the request counts as under way.
+	run func(reply) (rest func())
+
+	answered func() // after the answer is queued
+	unclaim  func() // when the request is over
+}
+
+// done ends a request that was not run.
+func (p *prepared) done() {
+	p.answered()
+	p.unclaim()
+}
+
+func nothing() {}
+
+// operation is how one method is carried out for a session.
+type operation func(s *session, answer reply) (rest func())
+
+// prepare reads a request's parameters and decides what can be decided before
+// its turn. owner stands for the message it came in.
+func (c *conn) prepare(r *protocol.Request, owner *int) (prepared, *protocol.Error) {
+	if c.fast(func(r *rates) *rate.Limiter { return r.all }) {
+		return prepared{}, fail(protocol.CodeTooFast, "more than %v requests a second", c.rates.all.Limit())
+	}
+	switch r.Method {
+	case protocol.MethodPing:
+		return prepared{immediate: true, answered: nothing, unclaim: nothing, run: func(answer reply) func() {
+			answer(protocol.PingResult{ServerTime: time.Now().UnixMilli()}, nil)
+			return nil
+		}}, nil
+
+	case protocol.MethodLogin:
+		var p protocol.LoginParams
+		if err := parseParams(r.Params, &p); err != nil {
+			return prepared{}, err
+		}
+		return prepared{answered: nothing, unclaim: nothing, run: func(answer reply) func() {
+			return c.logIn(&p, answer)
+		}}, nil
+
+	case protocol.MethodLogout:
+		return c.changing(nil, c.logOut)
+
+	case protocol.MethodRenewToken:
+		var p protocol.RenewTokenParams
+		return c.asking(r.Params, &p, nil, func(s *session, answer reply) func() { return c.renewToken(s, &p, answer) })
+
+	case protocol.MethodCreateRoom, protocol.MethodEnterRoom:
+		var p protocol.EnterParams
+		if err := parseParams(r.Params, &p); err != nil {
+			return prepared{}, err
+		}
+		mode := roomstore.ModeEnter
+		if r.Method == protocol.MethodCreateRoom {
+			mode = roomstore.ModeCreate
+		}
+		req, err := entryRequest(mode, &p)
+		if err != nil {
+			return prepared{}, err
+		}
+		return c.claiming(owner, req.Room, p.RequestKey, func(s *session, answer reply) func() {
+			return c.enter(s, req, p.RequestKey, answer)
+		})
+
+	case protocol.MethodJoinRoom:
+		var p protocol.RoomParams
+		room, err := roomParams(r.Params, &p)
+		if err != nil {
+			return prepared{}, err
+		}
+		req := roomstore.EntryRequest{Mode: roomstore.ModeJoin, Room: room}
+		return c.claiming(owner, room, p.RequestKey, func(s *session, answer reply) func() {
+			return c.enter(s, req, p.RequestKey, answer)
+		})
+
+	case protocol.MethodLeaveRoom:
+		var p protocol.RoomParams
+		room, err := roomParams(r.Params, &p)
+		if err != nil {
+			return prepared{}, err
+		}
+		return c.claiming(owner, room, p.RequestKey, func(s *session, answer reply) func() {
+			return c.leave(s, room, p.RequestKey, answer)
+		})
+
+	case protocol.MethodLeaveAllRoom:
+		var p protocol.LeaveAllParams
+		if err := parseParams(r.Params, &p); err != nil {
+			return prepared{}, err
+		}
+		if err := checkRequestKey(p.RequestKey); err != nil {
+			return prepared{}, err
+		}
+		return c.changing(nil, func(s *session, answer reply) func() { return c.leaveAll(s, p.RequestKey, answer) })
+
+	case protocol.MethodSendRoomMessage:
+		var p protocol.SendParams
+		if err := parseParams(r.Params, &p); err != nil {
+			return prepared{}, err
+		}
+		return c.prepareSend(&p)
+
+	case protocol.MethodQueryRoomMemberList:
+		var p protocol.MemberListParams
+		return c.asking(r.Params, &p, &p.RoomID, func(s *session, answer reply) func() { return c.queryMemberList(s, &p, answer) })
+
+	case protocol.MethodQueryRoomMembers:
+		var p protocol.MembersParams
+		return c.asking(r.Params, &p, &p.RoomID, func(s *session, answer reply) func() { return c.queryMembers(s, &p, answer) })
+
+	case protocol.MethodQueryRoomOnlineMemberCount:
+		var p protocol.RoomParams
+		return c.asking(r.Params, &p, &p.RoomID, func(s *session, answer reply) func() { return c.queryCount(s, &p, answer) })
+	}
+	return prepared{}, fail(protocol.CodeMethodNotFound, "there is no method %q", r.Method)
+}
+
+// roomParams reads the parameters of a method that names one room.
+func roomParams(raw json.RawMessage, p *protocol.RoomParams) (roomstore.RoomID, *protocol.Error) {
+	if err := parseParams(raw, p); err != nil {
+		return "", err
+	}
+	if err := checkRequestKey(p.RequestKey); err != nil {
+		return "", err
+	}
+	room, err := roomstore.ParseRoomID(p.RoomID)
+	if err != nil {
+		return "", wireError(err, "")
+	}
+	return room, nil
+}
+
+// loggedIn is an operation as run by whoever is logged in when its turn comes.
+func (c *conn) loggedIn(do operation) func(reply) func() {
+	return func(answer reply) func() {
+		s := c.session.Load()
+		if s == nil {
+			answer(nil, fail(protocol.CodeNotLoggedIn, "not logged in"))
+			return nil
+		}
+		return do(s, answer)
+	}
+}
+
+// asking prepares a request that changes nothing. If room is not nil it is
+// that of a room, which the request waits its turn for.
+func (c *conn) asking(raw json.RawMessage, params any, room *string, do operation) (prepared, *protocol.Error) {
+	if err := parseParams(raw, params); err != nil {
+		return prepared{}, err
+	}
+	p := prepared{answered: nothing, unclaim: nothing, run: c.loggedIn(do)}
+	if room != nil {
+		id, err := roomstore.ParseRoomID(*room)
+		if err != nil {
+			return prepared{}, wireError(err, "")
+		}
+		p.rooms = []roomstore.RoomID{id}
+	}
+	return p, nil
+}
+
+// changing prepares a request that changes state, of which only so many may be
+// unanswered.
+func (c *conn) changing(rooms []roomstore.RoomID, do operation) (prepared, *protocol.Error) {
+	if c.unanswered.Add(1) > protocol.MaxUnanswered {
+		c.unanswered.Add(-1)
+		return prepared{}, fail(protocol.CodeTooFast, "more than %d state-changing requests of this connection are unanswered", protocol.MaxUnanswered)
+	}
+	return prepared{
+		rooms: rooms, run: c.loggedIn(do), unclaim: nothing,
+		answered: func() { c.unanswered.Add(-1) },
+	}, nil
+}
+
+// claiming prepares an operation that row 14 is about.
+func (c *conn) claiming(owner *int, room roomstore.RoomID, key int64, do operation) (prepared, *protocol.Error) {
+	if err := c.claim(owner, key, room); err != nil {
+		return prepared{}, err
+	}
+	p, err := c.changing([]roomstore.RoomID{room}, do)
+	if err != nil {
+		c.unclaim(room)
+		return prepared{}, err
+	}
+	p.unclaim = func() { c.unclaim(room) }
+	return p, nil
+}
+
+// attempt makes a call until its outcome is known or the time for an answer is
+// over. open says that it may have happened all the same.
+func attempt[T any](c *conn, call func(context.Context) (T, error)) (v T, open bool, err error) {
+	ctx, cancel := context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
+	defer cancel()
+	for backoff := 10 * time.Millisecond; ; backoff = min(2*backoff, 200*time.Millisecond) {
+		v, err = call(ctx)
+		if err == nil || roomstore.Refused(err) {
+			return v, false, err
+		}
+		open = open || unknown(err)
+		select {
+		case <-ctx.Done():
+			return v, open, err
+		case <-time.After(backoff):
+		}
+	}
+}
+
+// pursue makes a call whose outcome is open until it is known. It gives up
+// when the connection ends: parking the session then fences the call.
+func pursue[T any](c *conn, call func(context.Context) (T, error)) (v T, known bool, err error) {
+	for backoff := 50 * time.Millisecond; ; backoff = min(2*backoff, time.Second) {
+		ctx, cancel := context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
+		v, err = call(ctx)
+		cancel()
+		if err == nil || roomstore.Refused(err) {
+			return v, true, err
+		}
+		select {
+		case <-c.gone:
+			return v, false, err
+		case <-c.g.backing().Done():
+			return v, false, err
+		case <-time.After(backoff):
+		}
+	}
+}

@@ -1,0 +1,229 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/roomgate/roomgate/pubsub"
+	"github.com/roomgate/roomgate/roomstore"
+)
+
+// feedLinger is how long a feed without local members stays subscribed, so
+// that people coming and going do not subscribe anew each time.
+const feedLinger = 10 * time.Second
+
+// hub holds the feeds: one for each room with members on this node. Its lock
+// may be taken while a feed's is held, not the other way round.
+type hub struct {
+	bus   *pubsub.Bus
+	store *roomstore.Store
+	log   *slog.Logger
+	stats *Stats
+	wait  time.Duration // how long a feed may keep an answer waiting
+
+	mu     sync.Mutex
+	feeds  map[roomstore.RoomID]*feed
+	idle   map[*feed]time.Time // those that nobody uses, and since when
+	doubts map[*feed]struct{}  // those that may have missed something
+	doubt  chan struct{}       // holds one: look at doubts
+	fills  sync.WaitGroup
+	ctx    context.Context // of fills; ends with run
+	closed bool
+}
+
+func newHub(store *roomstore.Store, bus *pubsub.Bus, wait time.Duration, log *slog.Logger, stats *Stats) *hub {
+	return &hub{
+		bus: bus, store: store, log: log, stats: stats, wait: wait,
+		feeds: map[roomstore.RoomID]*feed{}, idle: map[*feed]time.Time{},
+		doubts: map[*feed]struct{}{}, doubt: make(chan struct{}, 1),
+	}
+}
+
+// run lets idle feeds go until ctx is done, then waits for what feeds have
+// under way.
+func (h *hub) run(ctx context.Context) error {
+	h.mu.Lock()
+	h.ctx = ctx
+	h.mu.Unlock()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			h.mu.Lock()
+			h.closed = true
+			feeds := h.feeds
+			h.feeds = nil
+			h.mu.Unlock()
+			for _, f := range feeds {
+				f.stop()
+				h.bus.Unsubscribe(f.topic)
+			}
+			h.fills.Wait()
+			return nil
+		case <-tick.C:
+			h.expire(time.Now().Add(-feedLinger))
+			h.compare(ctx)
+		case <-h.doubt:
+			h.compare(ctx)
+		}
+	}
+}
+
+func (h *hub) expire(before time.Time) {
+	var expired []*feed
+	h.mu.Lock()
+	for f, since := range h.idle {
+		if since.Before(before) {
+			delete(h.idle, f)
+			delete(h.feeds, f.room)
+			// Under the lock, so that the bus hears it before the subscription
+			// of a next feed of this room.
+			h.bus.Unsubscribe(f.topic)
+			expired = append(expired, f)
+		}
+	}
+	h.mu.Unlock()
+	for _, f := range expired {
+		f.stop()
+	}
+}
+
+var errStopping = errors.New("the gateway is stopping")
+
+// open gives the feed of a room, subscribed: what is published from now on
+// reaches it. The caller must close it when it needs it no more; members do so
+// when they go. It fails when ctx ends first.
+func (h *hub) open(ctx context.Context, room roomstore.RoomID) (*feed, error) {
+	h.mu.Lock()
+	if h.closed || h.ctx == nil {
+		h.mu.Unlock()
+		return nil, errStopping
+	}
+	f := h.feeds[room]
+	first := f == nil
+	if first {
+		f = newFeed(h, room)
+		h.feeds[room] = f
+	}
+	f.users++
+	delete(h.idle, f)
+	h.mu.Unlock()
+
+	if first {
+		err := h.bus.Subscribe(ctx, f.topic, f)
+		if err != nil {
+			// Those who wait with us try again with a feed of their own.
+			h.mu.Lock()
+			if h.feeds[room] == f {
+				delete(h.feeds, room)
+			}
+			h.mu.Unlock()
+			f.stop()
+		}
+		f.err = err
+		close(f.live)
+		if err != nil {
+			return nil, err
+		}
+		return f, nil
+	}
+	select {
+	case <-f.live:
+	case <-ctx.Done():
+		h.close(f)
+		return nil, ctx.Err()
+	}
+	if f.err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return h.open(ctx, room)
+	}
+	return f, nil
+}
+
+// close says that one user of the feed needs it no more.
+func (h *hub) close(f *feed) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f.users--
+	if f.users == 0 && h.feeds[f.room] == f {
+		h.idle[f] = time.Now()
+	}
+}
+
+// suspect notes that a feed may have missed something. Its subscription is
+// confirmed again.
+func (h *hub) suspect(f *feed) {
+	h.mu.Lock()
+	h.doubts[f] = struct{}{}
+	h.mu.Unlock()
+	select {
+	case h.doubt <- struct{}{}:
+	default:
+	}
+}
+
+// comparing says whether feeds are still to be compared with the store.
+func (h *hub) comparing() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.doubts) > 0
+}
+
+// compare asks the store where the rooms are whose feeds may have missed
+// something, and fills what they missed. What the store does not answer for is
+// asked again at the next tick.
+func (h *hub) compare(ctx context.Context) {
+	h.mu.Lock()
+	feeds := make([]*feed, 0, len(h.doubts))
+	rooms := make([]roomstore.RoomID, 0, len(h.doubts))
+	for f := range h.doubts {
+		feeds = append(feeds, f)
+		rooms = append(rooms, f.room)
+	}
+	h.mu.Unlock()
+	if len(feeds) == 0 {
+		return
+	}
+	for i := 0; i < len(feeds); i += compareBatch {
+		j := min(i+compareBatch, len(feeds))
+		h.mu.Lock()
+		for _, f := range feeds[i:j] {
+			delete(h.doubts, f) // one that is suspected meanwhile is asked for again
+		}
+		h.mu.Unlock()
+		call, cancel := context.WithTimeout(ctx, h.wait)
+		at, err := h.store.Positions(call, rooms[i:j])
+		cancel()
+		if err != nil {
+			h.mu.Lock()
+			for _, f := range feeds[i:j] {
+				h.doubts[f] = struct{}{}
+			}
+			h.mu.Unlock()
+			return
+		}
+		for _, f := range feeds[i:j] {
+			f.compare(at[f.room])
+		}
+	}
+}
+
+// compareBatch is how many rooms are compared at once.
+const compareBatch = 500
+
+// background runs do until it returns, under the hub's life.
+func (h *hub) background(do func(ctx context.Context)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return
+	}
+	ctx := h.ctx
+	h.fills.Go(func() { do(ctx) })
+}

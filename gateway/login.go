@@ -1,0 +1,303 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/roomgate/roomgate/protocol"
+	"github.com/roomgate/roomgate/roomstore"
+)
+
+// tokenWarning is how long before a token expires its client is told.
+const tokenWarning = 30 * time.Second
+
+// logIn serves login, with or without resume.
+func (c *conn) logIn(p *protocol.LoginParams, answer reply) func() {
+	if c.session.Load() != nil {
+		answer(nil, fail(protocol.CodeAlreadyLoggedIn, "this connection is logged in already"))
+		return nil
+	}
+	refuse := func(err *protocol.Error) {
+		answer(nil, err)
+		if c.failed++; c.failed >= failedLogins {
+			c.close(protocol.CloseNotAuthorised, fmt.Sprintf("%d logins were refused", failedLogins))
+		}
+	}
+	user, named, bad := checkLogin(p)
+	if bad != nil {
+		refuse(bad)
+		return nil
+	}
+	expires, err := c.g.verifier.Verify(p.Token, p.UserID, time.Now())
+	if err != nil {
+		refuse(fail(tokenCode(err), "%s", err))
+		return nil
+	}
+	if c.g.draining.Load() {
+		c.close(protocol.CloseTryAgainLater, closeReason(c.g.cfg.ReconnectAfter))
+		return nil
+	}
+	node := c.g.node()
+	who, rooms, resumed, rest, err := c.begin(node, user, p, named)
+	if err != nil {
+		if errors.Is(err, roomstore.ErrFenced) {
+			c.fenced()
+			return nil
+		}
+		answer(nil, wireError(err, ""))
+		return rest
+	}
+
+	s := &session{
+		who: who, c: c, rooms: map[roomstore.RoomID]*feed{},
+		data: string(encoded(protocol.UserInfo{
+			UserID: p.UserID, UserName: p.UserName, UserAvatarURL: p.UserAvatarURL, UserExtendedData: p.UserExtendedData,
+		})),
+		legacy: p.SDKVersion != "" && before213(p.SDKVersion),
+	}
+	if !c.g.register(s) {
+		// The node was given up meanwhile; the session is to be resumed elsewhere.
+		c.fenced()
+		return nil
+	}
+	c.session.Store(s)
+	c.login.Stop()
+	result := protocol.LoginResult{
+		SessionID: string(who.ID), UserID: p.UserID, Resumed: resumed, Node: c.g.cfg.Node,
+		ServerTime: time.Now().UnixMilli(), HeartbeatIntervalMS: c.g.cfg.HeartbeatInterval.Milliseconds(),
+		SessionTTLMS: c.g.cfg.SessionTTL.Milliseconds(),
+	}
+	if !expires.IsZero() {
+		result.TokenExpiresAt = expires.UnixMilli()
+		c.token.set(c, expires)
+	}
+	answer(result, nil)
+	c.comeBack(s, rooms, named)
+	return nil
+}
+
+// checkLogin checks the parameters of a login, and gives the positions that a
+// resume names.
+func checkLogin(p *protocol.LoginParams) (roomstore.UserID, map[roomstore.RoomID]roomstore.Position, *protocol.Error) {
+	user, err := roomstore.ParseUserID(p.UserID)
+	if err != nil {
+		return "", nil, wireError(err, "")
+	}
+	if err := roomstore.CheckDeviceID(p.DeviceID); err != nil {
+		return "", nil, wireError(err, "")
+	}
+	for _, t := range []struct {
+		what, s string
+		most    int
+	}{
+		{"userName", p.UserName, maxUserName},
+		{"userAvatarUrl", p.UserAvatarURL, maxUserText},
+		{"userExtendedData", p.UserExtendedData, maxUserText},
+	} {
+		if err := checkText(t.what, t.s, t.most); err != nil {
+			return "", nil, err
+		}
+	}
+	if p.Resume == nil {
+		return user, nil, nil
+	}
+	if p.Resume.SessionID == "" {
+		return "", nil, fail(protocol.CodeInvalidParams, "resume.sessionID is missing")
+	}
+	if n := len(p.Resume.Rooms); n > 500 {
+		return "", nil, badParameter("resume.rooms has %d rooms, allowed are 500", n)
+	}
+	named := make(map[roomstore.RoomID]roomstore.Position, len(p.Resume.Rooms))
+	for _, r := range p.Resume.Rooms {
+		room, err := roomstore.ParseRoomID(r.RoomID)
+		if err != nil {
+			return "", nil, wireError(err, "")
+		}
+		named[room] = roomstore.Position(r.Position)
+	}
+	return user, named, nil
+}
+
+// before213 says whether an SDK version is below 2.13.0 (row 29). One that
+// cannot be read is not.
+func before213(version string) bool {
+	var v [3]int
+	for i, part := range strings.SplitN(version, ".", 3) {
+		n, err := strconv.Atoi(part)
+		if err != nil {
+			if i < 2 {
+				return false
+			}
+			break
+		}
+		v[i] = n
+	}
+	return v[0] < 2 || v[0] == 2 && v[1] < 13
+}
+
+// begin goes on with the session that the client names, or begins a new one.
+// An outcome that stays open is undone by rest: nobody is left behind that no
+// socket belongs to.
+func (c *conn) begin(node string, user roomstore.UserID, p *protocol.LoginParams, named map[roomstore.RoomID]roomstore.Position) (
+	who roomstore.Session, rooms []roomstore.Return, resumed bool, rest func(), err error,
+) {
+	if p.Resume != nil {
+		ids := make([]roomstore.RoomID, 0, len(p.Resume.Rooms))
+		for _, r := range p.Resume.Rooms {
+			ids = append(ids, roomstore.RoomID(r.RoomID))
+		}
+		type back struct {
+			who   roomstore.Session
+			rooms []roomstore.Return
+			ok    bool
+		}
+		resume := func(ctx context.Context) (b back, err error) {
+			b.who, b.rooms, b.ok, err = c.g.store.Resume(ctx, node, user, roomstore.SessionID(p.Resume.SessionID), ids)
+			return b, err
+		}
+		b, open, err := attempt(c, resume)
+		if err != nil {
+			if open {
+				rest = func() {
+					if b, known, err := pursue(c, resume); known && err == nil && b.ok {
+						c.g.park(c.g.backing(), b.who, 0)
+					}
+				}
+			}
+			return who, nil, false, rest, err
+		}
+		if b.ok {
+			return b.who, b.rooms, true, nil, nil
+		}
+		rooms = b.rooms
+	}
+	id := roomstore.NewSessionID()
+	login := func(ctx context.Context) (roomstore.Session, error) {
+		return c.g.store.Login(ctx, node, user, id, p.DeviceID)
+	}
+	who, open, err := attempt(c, login)
+	if err != nil && open {
+		rest = func() {
+			if who, known, err := pursue(c, login); known && err == nil {
+				c.g.park(c.g.backing(), who, c.g.cfg.SessionTTL)
+			}
+		}
+	}
+	return who, rooms, false, rest, err
+}
+
+// comeBack tells the client of each room what became of its place there, and
+// what it missed (semantics, section 4).
+func (c *conn) comeBack(s *session, rooms []roomstore.Return, named map[roomstore.RoomID]roomstore.Position) {
+	for _, back := range rooms {
+		if !back.In {
+			if back.Named {
+				s.notBack(back)
+			}
+			continue
+		}
+		ctx, cancel := context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
+		f, err := c.g.hub.open(ctx, back.Room)
+		if err == nil {
+			var seen *roomstore.Position
+			if at, ok := named[back.Room]; ok {
+				seen = &at
+			}
+			err = f.rejoin(ctx, s, back, seen, nil)
+		}
+		cancel()
+		if err != nil {
+			// The session is here and the room is not: the client tries again.
+			c.g.log.Debug("resume not completed", "room", back.Room, "session", s.who.ID, "err", err)
+			c.fenced()
+			return
+		}
+	}
+}
+
+// notBack tells the client that its session is not in a room any more, and why.
+func (s *session) notBack(back roomstore.Return) {
+	event := overEvent(back.Reason)
+	if event == protocol.RoomNotExist {
+		s.destroyed(back.Room, event)
+		return
+	}
+	s.roomOver(back.Room, event, back.Extended)
+}
+
+// logOut serves logout (row 25).
+func (c *conn) logOut(s *session, answer reply) func() {
+	_, rest, err := c.leaveEverything(s, "", true)
+	if err != nil {
+		if !errors.Is(err, roomstore.ErrFenced) {
+			answer(nil, wireError(err, ""))
+		}
+		return rest
+	}
+	s.end()
+	c.queue(notification(protocol.EventConnectionStateChanged, protocol.ConnectionStateChanged{
+		State: protocol.ConnectionDisconnected, Event: protocol.ConnectionSuccess,
+	}))
+	answer(struct{}{}, nil)
+	c.close(protocol.CloseNormal, "")
+	return nil
+}
+
+// renewToken serves renewToken.
+func (c *conn) renewToken(s *session, p *protocol.RenewTokenParams, answer reply) func() {
+	expires, err := c.g.verifier.Verify(p.Token, string(s.who.User), time.Now())
+	if err != nil {
+		answer(nil, fail(tokenCode(err), "%s", err))
+		return nil
+	}
+	var r protocol.RenewTokenResult
+	c.token.stop()
+	if !expires.IsZero() {
+		r.TokenExpiresAt = expires.UnixMilli()
+		c.token.set(c, expires)
+	}
+	answer(r, nil)
+	return nil
+}
+
+// tokenTimer warns a client before its token expires, and closes the
+// connection when it has.
+type tokenTimer struct {
+	mu    sync.Mutex
+	timer *time.Timer
+}
+
+func (t *tokenTimer) set(c *conn, expires time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	expire := func() {
+		c.queue(notification(protocol.EventConnectionStateChanged, protocol.ConnectionStateChanged{
+			State: protocol.ConnectionDisconnected, Event: protocol.ConnectionTokenExpired,
+		}))
+		c.close(protocol.CloseNotAuthorised, "the token has expired")
+	}
+	warn := func() {
+		left := time.Until(expires)
+		c.queue(notification(protocol.EventTokenWillExpire, protocol.TokenWillExpire{Second: int64((left + time.Second/2) / time.Second)}))
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.timer != nil {
+			t.timer = time.AfterFunc(left, expire)
+		}
+	}
+	t.timer = time.AfterFunc(max(0, time.Until(expires)-tokenWarning), warn)
+}
+
+func (t *tokenTimer) stop() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.timer != nil {
+		t.timer.Stop()
+		t.timer = nil
+	}
+}

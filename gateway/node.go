@@ -1,0 +1,391 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"hash/fnv"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/roomgate/roomgate/protocol"
+	"github.com/roomgate/roomgate/roomstore"
+)
+
+const (
+	// nodeTick is how often a node looks whether something is due. One that
+	// comes much later shows that the process, or the machine, stood still.
+	nodeTick   = 500 * time.Millisecond
+	standstill = 2 * time.Second
+
+	// sweepEvery is the longest pause between two sweeps by the node that is
+	// to do it; after sweepSilence any node does.
+	sweepEvery   = time.Second
+	sweepSilence = 3 * time.Second
+
+	probeEvery   = 2 * time.Second
+	probesMissed = 3 // until the subscription is taken for deaf
+
+	compareEvery = 30 * time.Second
+	spreadOver   = 5 * time.Second // for the goodbyes of a node that was given up
+)
+
+// incarnation is this node under one lease. When the others have given it up,
+// it closes all sockets and begins again under another name.
+type incarnation struct {
+	g  *Gateway
+	id string
+
+	gap   atomic.Bool  // orders may have been lost
+	heard atomic.Int64 // when a probe last came back, in ns of the process's clock
+
+	// Owned by its run.
+	alive      []string
+	renewed    time.Time
+	swept      time.Time
+	sweepAt    time.Time
+	silent     bool // nobody has swept for too long
+	probed     time.Time
+	compared   time.Time
+	suspicious map[string]suspicion
+}
+
+// suspicion is a lapsed lease, and since when it is seen unchanged.
+type suspicion struct {
+	end   int64
+	since time.Time
+}
+
+// node gives the name of the current incarnation, "" between two.
+func (g *Gateway) node() string {
+	if now := g.current.Load(); now != nil {
+		return now.id
+	}
+	return ""
+}
+
+// runNode keeps the node's lease and does the node's share of what time
+// demands, until ctx is done. Then it ends its lease.
+func (g *Gateway) runNode(ctx context.Context) error {
+	for ctx.Err() == nil {
+		n := &incarnation{g: g, id: roomstore.NewNodeID(), suspicious: map[string]suspicion{}}
+		err := n.run(ctx)
+		switch {
+		case err == nil:
+		case errors.Is(err, roomstore.ErrFenced):
+			g.log.Warn("given up by the other nodes, beginning anew", "node", n.id)
+			g.dismiss(ctx)
+		default:
+			g.log.Warn("lease not begun, trying again", "err", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}
+	return nil
+}
+
+// dismiss closes every socket, spread out: their sessions are to be resumed.
+func (g *Gateway) dismiss(ctx context.Context) {
+	g.current.Store(nil)
+	open := g.connections()
+	for i, c := range open {
+		time.AfterFunc(spreadOver*time.Duration(i)/time.Duration(len(open)), func() {
+			c.close(protocol.CloseServiceRestart, closeReason(g.cfg.ReconnectAfter))
+		})
+	}
+}
+
+// run is one incarnation. It returns nil when ctx is done.
+func (n *incarnation) run(ctx context.Context) error {
+	g := n.g
+	topic := g.store.NodeTopic(n.id)
+	call, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
+	err := g.bus.Subscribe(call, topic, n)
+	cancel()
+	if err != nil {
+		return err
+	}
+	defer g.bus.Unsubscribe(topic)
+	if err := n.lease(ctx, true); err != nil {
+		return err
+	}
+	g.stats.Incarnations.Add(1)
+	n.heard.Store(int64(g.since()))
+	n.compared = time.Now()
+	g.current.Store(n)
+	g.log.Info("lease begun", "node", n.id)
+
+	// Its own goroutine, since a call to a slow Redis is no standstill.
+	stood := make(chan struct{}, 1)
+	watch, stop := context.WithCancel(ctx)
+	var watcher sync.WaitGroup
+	watcher.Go(func() { watchStandstill(watch, stood) })
+	defer watcher.Wait()
+	defer stop()
+
+	tick := time.NewTicker(nodeTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			n.release()
+			return nil
+		case <-stood:
+			g.log.Warn("stood still, renewing the lease first", "node", n.id)
+			if err := n.lease(ctx, false); err != nil {
+				if errors.Is(err, roomstore.ErrFenced) {
+					return err
+				}
+				continue
+			}
+			for _, c := range g.connections() {
+				c.sock.alive()
+			}
+		case <-tick.C:
+		}
+		if err := n.due(ctx); errors.Is(err, roomstore.ErrFenced) {
+			return err
+		}
+	}
+}
+
+// watchStandstill says so when ticks come much too late.
+func watchStandstill(ctx context.Context, stood chan<- struct{}) {
+	tick := time.NewTicker(nodeTick)
+	defer tick.Stop()
+	// The wall clock, too: some systems stop the monotonic one in a suspend.
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := time.Now()
+		if now.Sub(last) > nodeTick+standstill {
+			select {
+			case stood <- struct{}{}:
+			default:
+			}
+		}
+		last = now
+	}
+}
+
+// due does what is due now. It returns an error only if the node is fenced.
+func (n *incarnation) due(ctx context.Context) error {
+	g, now := n.g, time.Now()
+	if now.Sub(n.renewed) >= g.cfg.LeaseTTL/4 {
+		if err := n.lease(ctx, false); errors.Is(err, roomstore.ErrFenced) {
+			return err
+		}
+	}
+	if (n.elected() || n.silent) && !now.Before(n.sweepAt) {
+		if err := n.sweep(ctx); errors.Is(err, roomstore.ErrFenced) {
+			return err
+		}
+	}
+	if now.Sub(n.probed) >= probeEvery {
+		n.probe(ctx)
+	}
+	if now.Sub(n.compared) >= compareEvery || n.gap.Swap(false) {
+		n.compare(ctx)
+	}
+	return nil
+}
+
+// lease begins or renews the lease. A Redis that does not answer costs nobody
+// the lease, since awake time stands still meanwhile.
+func (n *incarnation) lease(ctx context.Context, begin bool) error {
+	ctx, cancel := context.WithTimeout(ctx, n.g.cfg.RedisTimeout)
+	defer cancel()
+	l, err := n.g.store.Lease(ctx, n.id, begin)
+	if err != nil {
+		return err
+	}
+	n.renewed, n.alive = time.Now(), l.Alive
+	n.silent = l.SinceSweep > sweepSilence
+	return nil
+}
+
+// release ends the lease when all sessions have been handed over.
+func (n *incarnation) release() {
+	n.g.current.Store(nil)
+	ctx, cancel := context.WithTimeout(context.Background(), n.g.cfg.RedisTimeout)
+	defer cancel()
+	if err := n.g.store.Release(ctx, n.id); err != nil {
+		n.g.log.Warn("lease left to end by itself", "node", n.id, "err", err)
+	}
+}
+
+// elected says whether this node is the one that sweeps: of all nodes alive
+// the one whose hash is highest (rendezvous hashing).
+func (n *incarnation) elected() bool {
+	score := func(node string) uint64 {
+		h := fnv.New64a()
+		h.Write([]byte("sweep\x00" + node))
+		return h.Sum64()
+	}
+	mine := score(n.id)
+	for _, other := range n.alive {
+		if s := score(other); s > mine || s == mine && other > n.id {
+			return false
+		}
+	}
+	return true
+}
+
+// sweep sweeps until nothing is due, and claims nodes whose lease has been
+// lapsed for a lease TTL of our own clock.
+func (n *incarnation) sweep(ctx context.Context) error {
+	g := n.g
+	for ctx.Err() == nil {
+		var claims []roomstore.Lapse
+		for node, s := range n.suspicious {
+			if time.Since(s.since) >= g.cfg.LeaseTTL {
+				claims = append(claims, roomstore.Lapse{Node: node, End: s.end})
+			}
+		}
+		call, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
+		done, err := g.store.Sweep(call, n.id, claims)
+		cancel()
+		n.swept = time.Now()
+		n.sweepAt = n.swept.Add(sweepEvery)
+		if err != nil {
+			if !errors.Is(err, roomstore.ErrPaused) && !errors.Is(err, roomstore.ErrFenced) {
+				g.log.Debug("sweep failed", "err", err)
+			}
+			return err
+		}
+		g.stats.Evicted.Add(uint64(done.Evicted))
+		g.stats.Finished.Add(uint64(done.Finished))
+		g.stats.Claimed.Add(uint64(done.Claimed))
+		n.suspect(done.Lapsed)
+		if done.More {
+			continue
+		}
+		if done.Next >= 0 && done.Next < sweepEvery {
+			n.sweepAt = n.swept.Add(done.Next)
+		}
+		return nil
+	}
+	return nil
+}
+
+// suspect remembers since when each lapsed lease is seen as it is.
+func (n *incarnation) suspect(lapsed []roomstore.Lapse) {
+	next := make(map[string]suspicion, len(lapsed))
+	for _, l := range lapsed {
+		s, known := n.suspicious[l.Node]
+		if !known || s.end != l.End {
+			s = suspicion{end: l.End, since: time.Now()}
+			n.g.log.Info("lease of another node lapsed", "node", l.Node)
+		}
+		next[l.Node] = s
+	}
+	n.suspicious = next
+}
+
+// probe sends the node a message through the path that events take. If none
+// comes back for a while the subscription is deaf, and is made anew.
+func (n *incarnation) probe(ctx context.Context) {
+	g := n.g
+	n.probed = time.Now()
+	ctx, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
+	defer cancel()
+	if err := g.store.Probe(ctx, n.id, strconv.FormatInt(int64(g.since()), 10)); err != nil {
+		return // Redis is away, which is another matter
+	}
+	if g.since()-time.Duration(n.heard.Load()) > probesMissed*probeEvery {
+		g.log.Warn("subscription is deaf, making it anew", "node", n.id)
+		n.heard.Store(int64(g.since()))
+		g.bus.Reset()
+	}
+}
+
+// Deliver implements [pubsub.Handler]: an order, or a probe.
+func (n *incarnation) Deliver(payload string) {
+	o, err := roomstore.DecodeOrder(payload)
+	if err != nil {
+		n.g.log.Error("order not understood", "err", err)
+		return
+	}
+	if o.Probe != "" {
+		n.heard.Store(int64(n.g.since()))
+		n.g.stats.Probes.Add(1)
+		return
+	}
+	n.g.mu.Lock()
+	s := n.g.sessions[o.Session]
+	n.g.mu.Unlock()
+	if s != nil && s.who.Generation < o.Generation {
+		s.replaced(protocol.CloseCode(o.Code))
+	}
+}
+
+// Gap implements [pubsub.Handler]: orders may have been lost.
+func (n *incarnation) Gap() { n.gap.Store(true) }
+
+// replaced closes the socket of a session that is over here.
+func (s *session) replaced(code protocol.CloseCode) {
+	reason := "the session goes on over another connection"
+	if code == protocol.CloseKickedByLogin {
+		reason = "the user has logged in on more devices than are allowed"
+		s.c.queue(notification(protocol.EventConnectionStateChanged, protocol.ConnectionStateChanged{
+			State: protocol.ConnectionDisconnected, Event: protocol.ConnectionKickedOut,
+		}))
+	}
+	s.c.close(code, reason)
+}
+
+// compare looks whether the sessions here are still this node's, in case an
+// order was lost.
+func (n *incarnation) compare(ctx context.Context) {
+	g := n.g
+	n.compared = time.Now()
+	g.mu.Lock()
+	sessions := make([]roomstore.Session, 0, len(g.sessions))
+	for _, s := range g.sessions {
+		sessions = append(sessions, s.who)
+	}
+	g.mu.Unlock()
+	for _, group := range g.store.BySlot(sessions) {
+		call, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
+		gone, err := g.store.Replaced(call, n.id, group)
+		cancel()
+		if err != nil {
+			n.gap.Store(true) // again, at the next tick
+			return
+		}
+		for _, id := range gone {
+			g.mu.Lock()
+			s := g.sessions[id]
+			g.mu.Unlock()
+			if s != nil {
+				s.c.fenced()
+			}
+		}
+	}
+}
+
+// NotReady gives the reasons why no new client should be sent here; none: it
+// is ready.
+func (g *Gateway) NotReady() (reasons []string) {
+	if g.draining.Load() {
+		reasons = append(reasons, "draining: clients are being moved to other gateways")
+	}
+	n := g.current.Load()
+	if n == nil {
+		return append(reasons, "no node lease: Redis has not answered yet, or the node was given up and begins anew")
+	}
+	if quiet := g.since() - time.Duration(n.heard.Load()); quiet > probesMissed*probeEvery {
+		reasons = append(reasons, "delivery: no probe has come back through Redis pub/sub for "+quiet.Round(time.Second).String())
+	}
+	if g.hub.comparing() {
+		reasons = append(reasons, "catching up: rooms are compared with Redis after a lost subscription")
+	}
+	return reasons
+}

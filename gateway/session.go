@@ -1,0 +1,160 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/roomgate/roomgate/protocol"
+	"github.com/roomgate/roomgate/roomstore"
+)
+
+// session is one login of one device while its socket is on this node. When
+// the socket closes this ends and the session itself lives on in the store.
+type session struct {
+	// Set before the session is known to anybody else, and not changed.
+	who    roomstore.Session
+	c      *conn
+	data   string // what others see of the user, as JSON
+	legacy bool   // a client that expects kickedOut when a room is destroyed
+
+	mu       sync.Mutex
+	detached bool
+	over     bool // logged out: there is nothing to park
+	rooms    map[roomstore.RoomID]*feed
+	lastKey  int64 // the newest requestKey of the client
+	made     int   // keys made where the client sent none
+}
+
+// attach notes that the session is in a room. It fails when the socket has
+// closed.
+func (s *session) attach(f *feed) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.detached {
+		return false
+	}
+	s.rooms[f.room] = f
+	return true
+}
+
+// forget notes that the session is not in a room any more.
+func (s *session) forget(room roomstore.RoomID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.rooms, room)
+}
+
+// in gives the feed of a room that the session is in, or nil.
+func (s *session) in(room roomstore.RoomID) *feed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rooms[room]
+}
+
+// feeds gives all of them.
+func (s *session) feeds() []*feed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	feeds := make([]*feed, 0, len(s.rooms))
+	for _, f := range s.rooms {
+		feeds = append(feeds, f)
+	}
+	return feeds
+}
+
+// detach takes the session off all feeds, for good: its socket has closed.
+func (s *session) detach() {
+	s.mu.Lock()
+	s.detached = true
+	s.mu.Unlock()
+	for _, f := range s.feeds() {
+		f.detach(s)
+	}
+}
+
+// end notes that the session was logged out.
+func (s *session) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+}
+
+func (s *session) ended() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.over
+}
+
+// event sends an event of a room.
+func (s *session) event(b []byte, c class, room roomstore.RoomID) {
+	if err := s.c.sock.QueueEvent(b, c, string(room)); err != nil {
+		s.c.slow(err)
+	}
+}
+
+// state sends a room's state right away, ahead of events that wait for the
+// answer to a batch.
+func (s *session) state(b []byte) {
+	if err := s.c.sock.Queue(b, classKept); err != nil {
+		s.c.slow(err)
+	}
+}
+
+// roomOver tells the client that it is in a room no more; nothing of the room
+// follows.
+func (s *session) roomOver(room roomstore.RoomID, event protocol.RoomEvent, extended string) {
+	s.forget(room)
+	s.c.sock.ReleaseRoom(string(room))
+	s.state(roomOver(room, event, extended))
+}
+
+// destroyed tells the client that a room's life has ended (row 29).
+func (s *session) destroyed(room roomstore.RoomID, event protocol.RoomEvent) {
+	if event == protocol.RoomNotExist && s.legacy {
+		event = protocol.RoomKickedOut
+	}
+	s.roomOver(room, event, "")
+}
+
+// key gives the requestKey to use for a state-changing call: the client's, or
+// one of our own, under which the call can be repeated until its outcome is
+// known. Ours lies between the client's last and its next, and differs from
+// those that another connection of the session made.
+func (s *session) key(clients int64) roomstore.RequestKey {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if clients > 0 {
+		s.lastKey = max(s.lastKey, clients)
+		return roomstore.RequestKey(fmt.Sprint(clients))
+	}
+	s.made++
+	return roomstore.RequestKey(fmt.Sprintf("%d.%06d%d", s.lastKey, s.made%1_000_000, s.who.Generation))
+}
+
+// park tells the store that the socket has closed, until it has heard. silent
+// is how long nothing had come from the client by then.
+//
+// It gives up when ctx is done: then the node's lease ends soon, and whoever
+// claims the node does the same.
+func (g *Gateway) park(ctx context.Context, who roomstore.Session, silent time.Duration) {
+	left := max(0, g.cfg.SessionTTL-silent)
+	backoff := 50 * time.Millisecond
+	for {
+		call, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
+		err := g.store.Park(call, who, left)
+		cancel()
+		if err == nil || roomstore.Refused(err) {
+			return
+		}
+		g.stats.ParkRetries.Add(1)
+		select {
+		case <-ctx.Done():
+			g.log.Warn("session not parked", "session", who.ID, "err", err)
+			return
+		case <-time.After(backoff):
+		}
+		backoff = min(2*backoff, time.Second)
+	}
+}

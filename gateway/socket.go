@@ -1,0 +1,385 @@
+package gateway
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A class says what may be done with a frame that a slow client has no room
+// for.
+type class uint8
+
+const (
+	classKept  class = iota // must arrive
+	classPull               // must arrive, and was asked for: does not count against the bound
+	classShed1              // may be dropped, low priority first
+	classShed2
+	classShed3
+)
+
+func shedClass(p int) class {
+	return classShed1 + class(min(max(p, 1), 3)-1)
+}
+
+// errSlow means that a client reads more slowly than its rooms speak.
+var errSlow = errors.New("more is waiting for the client than a connection may hold")
+
+// frame is one WebSocket frame, ready to be written, shared by all who get it.
+type frame struct {
+	bytes []byte
+	class class
+}
+
+// socket is the connection under a WebSocket. It gathers frames: all that is
+// queued goes out in one system call. The WebSocket library above writes only
+// control frames through it, each with one Write; messages come framed by
+// Queue, so no frame is ever inside another.
+//
+// A goroutine writes while there is something to write, and none waits when
+// there is not.
+type socket struct {
+	net.Conn
+	early []byte // of what the client sent, read before the socket was made
+	bound int    // of the bytes queued
+	start time.Time
+
+	heard atomic.Int64 // when bytes last came, in ns since start
+	since atomic.Int64 // when the write under way began, likewise; 0: none is
+
+	mu      sync.Mutex
+	idle    sync.Cond // on mu: signalled when writing ends
+	queue   []frame
+	size    int  // bytes of the queue and of held that count
+	writing bool // a goroutine writes
+	err     error
+	holding bool        // events wait for the answer to a batch
+	held    []heldFrame // those that do
+}
+
+type heldFrame struct {
+	frame
+	room string
+}
+
+func newSocket(c net.Conn, bound int) *socket {
+	s := &socket{Conn: c, bound: bound, start: time.Now()}
+	s.idle.L = &s.mu
+	s.heard.Store(int64(time.Since(s.start)))
+	return s
+}
+
+// Read notes that the client lives.
+func (s *socket) Read(p []byte) (int, error) {
+	if len(s.early) > 0 {
+		n := copy(p, s.early)
+		if s.early = s.early[n:]; len(s.early) == 0 {
+			s.early = nil
+		}
+		return n, nil
+	}
+	n, err := s.Conn.Read(p)
+	if n > 0 {
+		s.heard.Store(int64(time.Since(s.start)))
+	}
+	return n, err
+}
+
+// Write queues a control frame behind what is queued already.
+func (s *socket) Write(p []byte) (int, error) {
+	if err := s.Queue(bytes.Clone(p), classPull); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// silent says for how long nothing has come from the client.
+func (s *socket) silent() time.Duration {
+	return time.Since(s.start) - time.Duration(s.heard.Load())
+}
+
+// alive counts a standstill of this process as a sign of life.
+func (s *socket) alive() { s.heard.Store(int64(time.Since(s.start))) }
+
+// stuck says for how long the write under way has been.
+func (s *socket) stuck() time.Duration {
+	since := s.since.Load()
+	if since == 0 {
+		return 0
+	}
+	return time.Since(s.start) - time.Duration(since)
+}
+
+// Queue sends a frame after those queued before. It never blocks. It fails
+// with errSlow if the frame must arrive and there is no room for it, or with
+// the error that ended the connection.
+func (s *socket) Queue(b []byte, c class) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.queueLocked(frame{b, c})
+}
+
+// QueueEvent is Queue for an event of a room: while a batch is being answered
+// it waits for the answer.
+func (s *socket) QueueEvent(b []byte, c class, room string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.holding {
+		return s.queueLocked(frame{b, c})
+	}
+	if s.size+len(b) > s.bound {
+		if c >= classShed1 {
+			return nil
+		}
+		return errSlow
+	}
+	s.size += len(b)
+	s.held = append(s.held, heldFrame{frame{b, c}, room})
+	return nil
+}
+
+// Hold makes events wait until Release.
+func (s *socket) Hold() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holding = true
+}
+
+// Release queues b, and behind it the events that waited.
+func (s *socket) Release(b []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holding = false
+	held := s.held
+	s.held = nil
+	var err error
+	if b != nil {
+		err = s.queueLocked(frame{b, classPull})
+	}
+	for _, h := range held {
+		s.size -= len(h.bytes)
+		if e := s.queueLocked(h.frame); err == nil {
+			err = e
+		}
+	}
+	return err
+}
+
+// ReleaseRoom queues the events of one room that wait: it is being left, and
+// nothing of it may come later.
+func (s *socket) ReleaseRoom(room string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held = slices.DeleteFunc(s.held, func(h heldFrame) bool {
+		if h.room != room {
+			return false
+		}
+		s.size -= len(h.bytes)
+		s.queueLocked(h.frame)
+		return true
+	})
+}
+
+func (s *socket) queueLocked(f frame) error {
+	if s.err != nil {
+		return s.err
+	}
+	n := len(f.bytes)
+	if f.class != classPull {
+		if s.size+n > s.bound && !s.shed(n, f.class) {
+			if f.class >= classShed1 {
+				return nil
+			}
+			return errSlow
+		}
+		s.size += n
+	}
+	s.queue = append(s.queue, f)
+	if !s.writing {
+		s.writing = true
+		go s.write()
+	}
+	return nil
+}
+
+// shed makes room for n bytes of class c by dropping frames that may be
+// dropped and matter less, or as little and are older. It drops nothing if
+// that would not be enough.
+func (s *socket) shed(n int, c class) bool {
+	free := s.bound - s.size
+	most := classShed3
+	if c >= classShed1 {
+		most = c
+	}
+	last := class(0)
+	for low := classShed1; low <= most && free < n; low++ {
+		for _, f := range s.queue {
+			if f.class == low {
+				free += len(f.bytes)
+			}
+		}
+		last = low
+	}
+	if free < n {
+		return false
+	}
+	need := n - (s.bound - s.size)
+	for low := classShed1; low <= last && need > 0; low++ {
+		s.queue = slices.DeleteFunc(s.queue, func(f frame) bool {
+			if f.class != low || need <= 0 {
+				return false
+			}
+			need -= len(f.bytes)
+			s.size -= len(f.bytes)
+			return true
+		})
+	}
+	return true
+}
+
+// drop forgets what is queued, so that a goodbye can go out.
+func (s *socket) drop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.queue)
+	s.queue, s.held, s.size = s.queue[:0], nil, 0
+}
+
+// gathered is how many frames one system call takes at most.
+const gathered = 512
+
+var batches = sync.Pool{New: func() any { b := make([][]byte, 0, gathered); return &b }}
+
+// write writes until nothing is queued, or the connection fails.
+func (s *socket) write() {
+	batch := batches.Get().(*[][]byte)
+	defer batches.Put(batch)
+	for {
+		s.mu.Lock()
+		n := min(len(s.queue), gathered)
+		if n == 0 || s.err != nil {
+			s.writing = false
+			s.idle.Broadcast()
+			if cap(s.queue) > 16 {
+				s.queue = nil // an idle connection holds no memory for a burst
+			}
+			s.mu.Unlock()
+			return
+		}
+		*batch = (*batch)[:0]
+		for _, f := range s.queue[:n] {
+			*batch = append(*batch, f.bytes)
+			if f.class != classPull {
+				s.size -= len(f.bytes)
+			}
+		}
+		rest := copy(s.queue, s.queue[n:])
+		clear(s.queue[rest:])
+		s.queue = s.queue[:rest]
+		s.mu.Unlock()
+
+		s.since.Store(int64(time.Since(s.start)))
+		var err error
+		if len(*batch) == 1 {
+			_, err = s.Conn.Write((*batch)[0])
+		} else {
+			rest := net.Buffers(*batch)
+			_, err = rest.WriteTo(s.Conn) // one writev
+		}
+		s.since.Store(0)
+		clear((*batch)[:n])
+		if err != nil {
+			s.mu.Lock()
+			s.err = err
+			s.queue, s.size = nil, 0
+			s.mu.Unlock()
+			s.Conn.Close() // so that the reader ends, too
+		}
+	}
+}
+
+// Close ends the connection; frames still queued are lost.
+func (s *socket) Close() error {
+	s.mu.Lock()
+	if s.err == nil {
+		s.err = net.ErrClosed
+	}
+	s.mu.Unlock()
+	return s.Conn.Close()
+}
+
+// flushed waits until all that is queued has been written, or cannot be.
+func (s *socket) flushed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.writing {
+		s.idle.Wait()
+	}
+}
+
+// hijacker hands a WebSocket library the socket in place of the server's
+// connection, with buffers as small as a connection at rest deserves.
+type hijacker struct {
+	http.ResponseWriter
+	wrap   func(net.Conn) *socket
+	socket *socket
+}
+
+const (
+	readBuffer  = 512
+	writeBuffer = 256 // more than a control frame
+)
+
+// Hijack implements [http.Hijacker].
+func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	// What the client sent right behind its handshake is in the server's buffer.
+	early, err := rw.Reader.Peek(rw.Reader.Buffered())
+	if err != nil {
+		c.Close()
+		return nil, nil, err
+	}
+	h.socket = h.wrap(c)
+	h.socket.early = bytes.Clone(early)
+	return h.socket, bufio.NewReadWriter(bufio.NewReaderSize(h.socket, readBuffer), bufio.NewWriterSize(h.socket, writeBuffer)), nil
+}
+
+// pingFrame is an empty ping (RFC 6455, section 5.5.2).
+var pingFrame = []byte{0x89, 0}
+
+// headerRoom is the longest frame header of a server.
+const headerRoom = 10
+
+// textFrame frames a message once, for all who get it: build appends its JSON
+// to a slice (RFC 6455, section 5.2; a server does not mask).
+func textFrame(sizeHint int, build func([]byte) []byte) []byte {
+	b := build(make([]byte, headerRoom, headerRoom+sizeHint))
+	n := len(b) - headerRoom
+	var start int
+	switch {
+	case n < 126:
+		start = headerRoom - 2
+		b[start+1] = byte(n)
+	case n < 1<<16:
+		start = headerRoom - 4
+		b[start+1] = 126
+		b[start+2], b[start+3] = byte(n>>8), byte(n)
+	default:
+		start = 0
+		b[1] = 127
+		for i := range 8 {
+			b[2+i] = byte(n >> (56 - 8*i))
+		}
+	}
+	b[start] = 0x81 // final fragment, text
+	return b[start:]
+}

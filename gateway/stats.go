@@ -1,0 +1,63 @@
+package gateway
+
+import "sync/atomic"
+
+// Stats counts what a gateway has done since it was made.
+type Stats struct {
+	Accepted     atomic.Uint64 // connections
+	Deliveries   atomic.Uint64 // events queued for a member each
+	Fills        atomic.Uint64 // times a feed asked the store for what it missed
+	HistoryLost  atomic.Uint64 // times something could not be had any more
+	CommandsLate atomic.Uint64 // commands that came after what should follow them
+	ParkRetries  atomic.Uint64
+	Evicted      atomic.Uint64 // members, by this node's sweeps
+	Finished     atomic.Uint64 // rooms, likewise
+	Claimed      atomic.Uint64 // memberships of dead nodes, likewise
+	Probes       atomic.Uint64 // of the delivery path, that came back
+	Incarnations atomic.Uint64
+}
+
+// Counted says what each number of [Gateway.Snapshot] means.
+var Counted = map[string]string{
+	"gateway_connections":          "Open WebSocket connections.",
+	"gateway_sessions":             "Sessions whose socket is on this gateway.",
+	"gateway_feeds":                "Rooms this gateway is subscribed to.",
+	"gateway_accepted_total":       "WebSocket connections accepted.",
+	"gateway_deliveries_total":     "Room events queued for members, one each.",
+	"gateway_fills_total":          "Times a room's missing events were asked for from Redis.",
+	"gateway_history_lost_total":   "Times members were told that events are lost for good.",
+	"gateway_commands_late_total":  "Commands dropped because what should follow them had been seen.",
+	"gateway_park_retries_total":   "Times noting a closed socket in Redis had to be repeated.",
+	"gateway_evicted_total":        "Members evicted by this gateway's sweeps.",
+	"gateway_rooms_finished_total": "Empty rooms destroyed by this gateway's sweeps.",
+	"gateway_claimed_total":        "Memberships of dead gateways parked by this gateway's sweeps.",
+	"gateway_probes_total":         "Delivery probes that came back.",
+	"gateway_incarnations_total":   "Leases this gateway has begun.",
+}
+
+// Snapshot gives everything countable by name, for metrics.
+func (g *Gateway) Snapshot() map[string]float64 {
+	g.mu.Lock()
+	connections, sessions := len(g.open), len(g.sessions)
+	g.mu.Unlock()
+	g.hub.mu.Lock()
+	feeds := len(g.hub.feeds)
+	g.hub.mu.Unlock()
+	s := &g.stats
+	return map[string]float64{
+		"gateway_connections":          float64(connections),
+		"gateway_sessions":             float64(sessions),
+		"gateway_feeds":                float64(feeds),
+		"gateway_accepted_total":       float64(s.Accepted.Load()),
+		"gateway_deliveries_total":     float64(s.Deliveries.Load()),
+		"gateway_fills_total":          float64(s.Fills.Load()),
+		"gateway_history_lost_total":   float64(s.HistoryLost.Load()),
+		"gateway_commands_late_total":  float64(s.CommandsLate.Load()),
+		"gateway_park_retries_total":   float64(s.ParkRetries.Load()),
+		"gateway_evicted_total":        float64(s.Evicted.Load()),
+		"gateway_rooms_finished_total": float64(s.Finished.Load()),
+		"gateway_claimed_total":        float64(s.Claimed.Load()),
+		"gateway_probes_total":         float64(s.Probes.Load()),
+		"gateway_incarnations_total":   float64(s.Incarnations.Load()),
+	}
+}
