@@ -1,0 +1,54 @@
+# Every task a person or CI does, under one name each. `make` lists them.
+
+GO      ?= go
+GATES   ?= 3
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOFMT       = $(shell $(GO) env GOROOT)/bin/gofmt
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: ## run one gateway for development on :8080, with an embedded Redis
+	$(GO) run ./cmd/roomgate --dev
+
+.PHONY: test
+test: ## run everything that has to pass before a commit; installs what it needs
+	@.ci/tools
+	$(GO) vet ./...
+	@unformatted=$$(find . -name '*.go' -not -path '*/node_modules/*' -exec $(GOFMT) -l {} +) || exit 1; \
+	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
+	ROOMGATE_TEST_REQUIRE=1 CGO_ENABLED=1 $(GO) test -race -shuffle=on ./...
+
+.PHONY: build
+build: ## build the programs into bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
+
+# The go command fuzzes one function at a time.
+FUZZTIME ?= 10s
+.PHONY: fuzz
+fuzz: ## fuzz every fuzz test for FUZZTIME (10s)
+	@grep -rlE --include='*_test.go' --exclude-dir=node_modules '^func Fuzz' . | xargs -r -n1 dirname | sort -u | while read -r dir; do \
+		$(GO) test -list '^Fuzz' "$$dir" </dev/null | grep '^Fuzz' | while read -r name; do \
+			echo "$$dir $$name"; \
+			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$dir" </dev/null || exit 1; \
+		done || exit 1; \
+	done
+
+.PHONY: lint
+lint: ## vet and staticcheck
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+.PHONY: up
+up: ## run Redis and GATES gateways (3) behind a proxy on :8080, in Docker
+	VERSION=$(VERSION) docker compose up --build --wait --scale gateway=$(GATES)
+
+.PHONY: down
+down: ## stop what `make up` started, and delete its data
+	docker compose down --volumes

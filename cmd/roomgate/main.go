@@ -1,0 +1,293 @@
+// Command roomgate is a gateway: clients connect to it by WebSocket, and what
+// their rooms are lives in Redis. Any number of gateways share one Redis.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/go-chi/chi/v5"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/roomgate/roomgate/gateway"
+	"github.com/roomgate/roomgate/pubsub"
+	"github.com/roomgate/roomgate/roomstore"
+)
+
+func main() {
+	// The first signal asks us to stop, and the second is deadly again.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+
+	err := run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr, nil)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "roomgate:", err)
+		os.Exit(1)
+	}
+}
+
+// run is the whole program, apart from what a test could not survive. It calls
+// ready, if that is not nil, with the address it listens on.
+func run(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer, ready func(net.Addr)) error {
+	cfg, err := parseConfig(args, env, stdout, stderr)
+	if errors.Is(err, errDone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if cfg.HealthCheck {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		return healthCheck(ctx, cfg.healthURL())
+	}
+	log := newLogger(stderr, cfg.LogFormat, cfg.LogLevel)
+	verifier, err := cfg.verifier()
+	if err != nil {
+		return err
+	}
+
+	options, embedded, err := redisOptions(&cfg)
+	if err != nil {
+		return err
+	}
+	if embedded != nil {
+		defer embedded.Close()
+	}
+	rdb := redis.NewClient(options)
+	defer rdb.Close()
+	if embedded == nil {
+		if err := checkRedis(ctx, rdb, cfg.RedisURL); err != nil {
+			return err
+		}
+	}
+
+	m := newMetrics()
+	calls := roomstore.NewBatcher(rdb, roomstore.BatcherConfig{Timeout: cfg.RedisTimeout, Observe: m.pipeline})
+	store := roomstore.New(calls, roomstore.Config{
+		Prefix: cfg.RedisPrefix, Partitions: cfg.Partitions,
+		SessionTTL: cfg.SessionTTL, LeaseTTL: cfg.LeaseTTL, LogSize: cfg.LogSize, LogTTL: cfg.LogTTL,
+		MaxRooms: cfg.MaxRooms, MaxMembers: cfg.MaxMembers, MaxRoomsPerUser: cfg.MaxRoomsPerUser, MaxDevices: cfg.MaxDevices,
+		DropEmptiedData: !cfg.KeepEmptiedData, Observe: m.script,
+	})
+	bus := pubsub.New(rdb, pubsub.Config{Log: log.With("pkg", "pubsub")})
+	gw := gateway.New(store, bus, verifier, gateway.Config{
+		Log: log.With("pkg", "gateway"), Node: cfg.NodeName, APIKeys: cfg.apiKeys(), AllowedOrigins: cfg.AllowedOrigins,
+		MaxConnections: cfg.MaxConnections, RateLimits: cfg.RateLimits,
+		SessionTTL: cfg.SessionTTL, LeaseTTL: cfg.LeaseTTL, HeartbeatInterval: cfg.HeartbeatInterval,
+		RedisTimeout: cfg.RedisTimeout, DrainWindow: cfg.DrainWindow,
+		OnRequest: m.request, OnClose: m.close,
+	})
+	m.stats(gateway.Counted, gw.Snapshot)
+	m.stats(busCounted, func() map[string]float64 { return busSnapshot(bus) })
+
+	public, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	defer public.Close()
+	internal, err := net.Listen("tcp", cfg.InternalListen)
+	if err != nil {
+		return fmt.Errorf("--internal-listen: %w", err)
+	}
+	defer internal.Close()
+
+	// What serves clients outlives them, so it runs on a context of its own.
+	backing, release := context.WithCancel(context.WithoutCancel(ctx))
+	defer release()
+	back, backing := errgroup.WithContext(backing)
+	back.Go(func() error { return calls.Run(backing) })
+	back.Go(func() error { return bus.Run(backing) })
+	if err := store.Greet(ctx); err != nil {
+		release()
+		return errors.Join(fmt.Errorf("redis: %w", err), back.Wait())
+	}
+
+	log.Info("listening", "addr", public.Addr().String(), "internal", internal.Addr().String(), "redis", redisName(&cfg))
+	if cfg.Dev {
+		greet(stdout, public.Addr(), embedded != nil)
+	}
+	if ready != nil {
+		ready(public.Addr())
+	}
+	serving, halt := context.WithCancel(ctx)
+	defer halt()
+	context.AfterFunc(backing, halt) // without what serves them, clients have to go
+	err = serve(serving, gw, public, internal, m.handler(), log)
+	release()
+	err = errors.Join(err, back.Wait())
+	log.Info("stopped")
+	return err
+}
+
+// serve serves clients until ctx is done, and then sees them out.
+func serve(ctx context.Context, gw *gateway.Gateway, public, internal net.Listener, metrics http.Handler, log *slog.Logger) error {
+	server := func(h http.Handler) *http.Server {
+		return &http.Server{
+			Handler: h, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10,
+			ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		}
+	}
+	r := chi.NewRouter()
+	gw.Health(r)
+	r.Handle("/metrics", metrics)
+	r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	r.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	r.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	r.HandleFunc("/debug/pprof/*", pprof.Index)
+	outside, inside := server(gw.Handler()), server(r)
+
+	var work errgroup.Group
+	ctx, failed := context.WithCancel(ctx)
+	defer failed()
+	listen := func(s *http.Server, ln net.Listener) {
+		work.Go(func() error {
+			defer failed()
+			if err := s.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	listen(outside, public)
+	listen(inside, internal)
+	err := gw.Run(ctx) // listens for as long as clients are being seen out
+
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	return errors.Join(err, outside.Shutdown(stop), inside.Shutdown(stop), work.Wait())
+}
+
+// redisOptions gives the options of the Redis client: of the Redis named, or
+// of an embedded one, which the caller closes.
+func redisOptions(cfg *Config) (*redis.Options, *miniredis.Miniredis, error) {
+	var options *redis.Options
+	var embedded *miniredis.Miniredis
+	switch url := string(cfg.RedisURL); {
+	case url == "":
+		embedded = miniredis.NewMiniRedis()
+		if err := embedded.Start(); err != nil {
+			return nil, nil, fmt.Errorf("embedded redis: %w", err)
+		}
+		embedded.ClockTTL(true)
+		options = &redis.Options{Addr: embedded.Addr()}
+	case strings.Contains(url, "master_name=") || strings.Contains(url, "addr="):
+		return nil, nil, errors.New("--redis-url: Sentinel and Cluster are not supported by this version; name a single Redis")
+	default:
+		var err error
+		if options, err = redis.ParseURL(url); err != nil {
+			return nil, nil, fmt.Errorf("--redis-url: %w", err)
+		}
+	}
+	if cfg.RedisPassword != "" {
+		options.Password = string(cfg.RedisPassword)
+	}
+	options.ClientName = "roomgate"
+	// A script that was sent may have been applied. Only who knows its
+	// requestKey may send it again.
+	options.MaxRetries = -1
+	options.ContextTimeoutEnabled = true
+	options.DialTimeout, options.ReadTimeout, options.WriteTimeout = cfg.RedisTimeout, cfg.RedisTimeout, cfg.RedisTimeout
+	options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	return options, embedded, nil
+}
+
+func redisName(cfg *Config) string {
+	if cfg.RedisURL == "" {
+		return "embedded"
+	}
+	return cfg.RedisURL.String()
+}
+
+// checkRedis says what makes a Redis unfit, before anything depends on it.
+func checkRedis(ctx context.Context, rdb *redis.Client, url redisURL) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	info, err := rdb.Info(ctx, "server").Result()
+	for backoff := 100 * time.Millisecond; err != nil && ctx.Err() == nil; backoff *= 2 {
+		select {
+		case <-ctx.Done():
+		case <-time.After(backoff):
+			info, err = rdb.Info(ctx, "server").Result()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("redis at %s does not answer: %w", url, err)
+	}
+	for line := range strings.Lines(info) {
+		if v, ok := strings.CutPrefix(line, "redis_version:"); ok {
+			var major int
+			fmt.Sscanf(v, "%d", &major)
+			if major < 7 {
+				return fmt.Errorf("redis at %s is version %s, 7.0 or later is needed", url, strings.TrimSpace(v))
+			}
+		}
+	}
+	// Some services do not let clients ask; then nobody can check.
+	policy, err := rdb.ConfigGet(ctx, "maxmemory-policy").Result()
+	if p := policy["maxmemory-policy"]; err == nil && p != "" && p != "noeviction" {
+		return fmt.Errorf("redis at %s has maxmemory-policy %s: it would drop parts of rooms when it is full; set it to noeviction", url, p)
+	}
+	return nil
+}
+
+// busCounted says what each number of busSnapshot means.
+var busCounted = map[string]string{
+	"pubsub_topics":           "Topics subscribed to.",
+	"pubsub_messages_total":   "Messages received from Redis pub/sub.",
+	"pubsub_gaps_total":       "Times a topic may have missed messages.",
+	"pubsub_reconnects_total": "Subscription connections restored.",
+}
+
+func busSnapshot(bus *pubsub.Bus) map[string]float64 {
+	s := bus.Stats()
+	return map[string]float64{
+		"pubsub_topics":           float64(s.Topics),
+		"pubsub_messages_total":   float64(s.Messages),
+		"pubsub_gaps_total":       float64(s.Gaps),
+		"pubsub_reconnects_total": float64(s.Reconnects),
+	}
+}
+
+// greet tells the person at the terminal what to do next.
+func greet(w io.Writer, addr net.Addr, embedded bool) {
+	host := "localhost"
+	if tcp, ok := addr.(*net.TCPAddr); ok {
+		host = fmt.Sprintf("localhost:%d", tcp.Port)
+	}
+	where := "Rooms are kept in an embedded Redis and end with this process."
+	if !embedded {
+		where = "Development mode: any token is accepted, the API key is dev."
+	}
+	fmt.Fprintf(w, `
+Roomgate is running. %s
+
+Open a room with any WebSocket client, in two terminals:
+
+    npx -y wscat -c ws://%s/v1/ws
+
+and paste, with another userID in the second one:
+
+    {"jsonrpc":"2.0","id":1,"method":"login","params":{"userID":"ana","userName":"Ana"}}
+    {"jsonrpc":"2.0","id":2,"method":"enterRoom","params":{"roomInfo":{"roomID":"lobby","roomName":"Lobby"}}}
+    {"jsonrpc":"2.0","id":3,"method":"sendRoomMessage","params":{"roomID":"lobby","message":{"type":1,"message":"hello"}}}
+
+Ready or not, and why: http://%s/readyz
+
+`, where, host, host)
+}
