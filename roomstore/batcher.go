@@ -61,8 +61,10 @@ type BatcherConfig struct {
 // Scripts are called by hash. A lane that hears that Redis does not know one
 // sends the source, in order and before its later calls. That order holds if
 // Redis forgets all scripts at once, which it does, and if nobody but this
-// Batcher loads them again in the middle of that same pipeline. On a new
-// Redis the scripts that are registered are loaded ahead of the first call.
+// Batcher loads them again in the middle of that same pipeline. To keep that
+// rare the registered scripts are loaded before the first call, and again before
+// the next one when a connection has failed. (On Redis Cluster that reaches one
+// node; on the others the first calls bring the sources.)
 //
 // It is safe for concurrent use. Calls wait until [Batcher.Run] runs.
 type Batcher struct {
