@@ -108,11 +108,11 @@ func (g *Gateway) accept(w http.ResponseWriter, r *http.Request) {
 	ws.SetReadLimit(protocol.MaxMessage)
 	c := &conn{g: g, ws: ws, sock: h.socket, gone: make(chan struct{})}
 	if !g.add(c) {
-		g.closing.Go(func() { c.shut(protocol.CloseTryAgainLater, closeReason(g.cfg.ReconnectAfter)) })
+		c.shut(protocol.CloseTryAgainLater, closeReason(g.cfg.ReconnectAfter))
 		return
 	}
 	c.login = time.AfterFunc(g.cfg.LoginTimeout, func() { c.close(protocol.CloseLoginTimeout, "no login in time") })
-	g.conns.Go(c.serve)
+	go c.serve() // conns waits for it
 }
 
 // serve reads until the connection ends, and then gives up what it held.

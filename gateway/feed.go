@@ -298,8 +298,10 @@ func (f *feed) over(event protocol.RoomEvent) {
 			m.s.forget(f.room)
 		}
 	}
+	// What came early may be of the next life.
+	f.early = slices.DeleteFunc(f.early, func(e roomstore.Event) bool { return e.Epoch <= f.at.Epoch })
 	f.at = roomstore.Position{}
-	f.ring, f.early, f.commands, f.command = nil, nil, nil, 0
+	f.ring, f.commands, f.command = nil, nil, 0
 	f.release(func(waiter) bool { return true })
 }
 
@@ -587,15 +589,19 @@ func (f *feed) leaving(id roomstore.SessionID, yes bool) {
 }
 
 // left gives the answer of a departure at its place among the events, and
-// makes sure that nothing follows it.
-func (f *feed) left(id roomstore.SessionID, at roomstore.Position, say func()) {
+// makes sure that nothing follows it. say hears whether the session is out of
+// the room; it is not if this was the repeat of an old request and the session
+// has entered again since.
+func (f *feed) left(id roomstore.SessionID, at roomstore.Position, say func(out bool)) {
 	f.after(at, func() {
-		if i := f.find(id); i >= 0 && f.at.Epoch == at.Epoch && f.members[i].from < at.Seq {
+		i := f.find(id)
+		if i >= 0 && f.at.Epoch == at.Epoch && f.members[i].from < at.Seq {
 			m := f.members[i]
 			f.remove(i)
 			m.s.forget(f.room)
+			i = -1
 		}
-		say()
+		say(i < 0)
 	})
 }
 
@@ -709,9 +715,7 @@ func (f *feed) filled(after roomstore.Position, h roomstore.History, err error) 
 	case f.at != after:
 		// A new life began meanwhile; what is early belongs to it.
 	case errors.Is(err, roomstore.ErrNoRoom) || errors.Is(err, roomstore.ErrEpoch):
-		early := f.early
 		f.over(protocol.RoomNotExist)
-		f.early = slices.DeleteFunc(early, func(e roomstore.Event) bool { return e.Epoch <= after.Epoch })
 	case err != nil:
 		f.hub.log.Error("missing events could not be read", "room", f.room, "err", err)
 	default:

@@ -170,10 +170,13 @@ func (g *Gateway) Run(ctx context.Context) error {
 	var err error
 	select {
 	case <-ctx.Done():
-		g.drain()
 	case err = <-failed:
-		g.drain()
 	}
+	// A Redis that is away must not keep the process from ending: what could
+	// not be handed over by then is claimed when the lease ends.
+	late := time.AfterFunc(g.cfg.DrainWindow+g.cfg.CloseTimeout, end)
+	g.drain()
+	late.Stop()
 	stopNodes()
 	end()
 	g.closing.Wait()
@@ -216,12 +219,14 @@ func (g *Gateway) add(c *conn) bool {
 		return false
 	}
 	g.open[c] = struct{}{}
+	g.conns.Add(1) // under the lock, so that a drain that begins later waits for it
 	g.stats.Accepted.Add(1)
 	g.beat.add(c)
 	return true
 }
 
 func (g *Gateway) remove(c *conn) {
+	defer g.conns.Done()
 	g.beat.remove(c)
 	g.mu.Lock()
 	defer g.mu.Unlock()

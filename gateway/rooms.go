@@ -164,16 +164,18 @@ func (c *conn) leave(s *session, room roomstore.RoomID, clients int64, answer re
 		// If it happened, or does now, its event says so to the client, too.
 		return func() { pursue(c, call) }
 	}
-	say := func() {
-		s.roomOver(room, protocol.RoomSuccess, "")
+	say := func(out bool) {
+		if out {
+			s.roomOver(room, protocol.RoomSuccess, "")
+		}
 		answer(protocol.LeaveResult{RoomID: string(room)}, nil)
 	}
 	if f == nil {
-		say()
+		say(true)
 		return nil
 	}
 	done := make(chan struct{})
-	f.left(s.who.ID, at, func() { say(); close(done) })
+	f.left(s.who.ID, at, func(out bool) { say(out); close(done) })
 	<-done
 	return nil
 }
@@ -225,7 +227,12 @@ func (c *conn) leaveEverything(s *session, key roomstore.RequestKey, end bool) (
 		}
 		delete(feeds, d.Room)
 		done := make(chan struct{})
-		f.left(s.who.ID, d.Position, func() { s.roomOver(d.Room, protocol.RoomSuccess, ""); close(done) })
+		f.left(s.who.ID, d.Position, func(out bool) {
+			if out {
+				s.roomOver(d.Room, protocol.RoomSuccess, "")
+			}
+			close(done)
+		})
 		<-done
 	}
 	for _, f := range feeds {
