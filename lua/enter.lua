@@ -74,16 +74,16 @@ end
 if dead(control, node) then
   return { "fenced" }
 end
+local s = session_record(call("HGET", user_key, "s:" .. session))
+if not s or s.generation ~= generation or s.deadline ~= "" then
+  return { "fenced" }
+end
 local before = outcome(part, session, request_key)
 local m = membership(call("HGET", info, user))
 if before then
   local reply = { "again", before:match("^(%d+)%z(%d+)%z(%d+)%z(%d)%z(%d+)%z(%d+)%z(.*)$") }
   reply[9] = m and m.session == session and "0" or "-1"
   return reply
-end
-local s = session_record(call("HGET", user_key, "s:" .. session))
-if not s or s.generation ~= generation or s.deadline ~= "" then
-  return { "fenced" }
 end
 local gone = call("HGET", key(part, "gone", session), id)
 if gone then
@@ -184,8 +184,7 @@ if created == "1" then
 end
 if m then
   local moved = event(room.epoch, seq, "v", now_ms, session, user, count, m.session, data)
-  local bytes = tonumber(call("HGET", room_key, "logbytes") or 0)
-  call("HSET", room_key, "logbytes", append(part, id, moved, seq, now_ms, bytes, limits))
+  call("HSET", room_key, "logbytes", append(part, id, moved, seq, now_ms, room.log_bytes, limits))
   local old_gone = key(part, "gone", m.session)
   call("HSET", old_gone, id, table.concat({ room.epoch, m.generation, "", "device", "" }, NUL))
   call("PEXPIRE", old_gone, did_ttl)

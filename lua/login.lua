@@ -37,7 +37,7 @@ local fields = call("HGETALL", user_key)
 local replaced, others = {}, {}
 for i = 1, #fields, 2 do
   local id = fields[i]:match("^s:(.*)$")
-  if id then
+  if id and id ~= session then
     local s = session_record(fields[i + 1])
     s.id = id
     if device ~= "" and s.device == device then

@@ -40,9 +40,8 @@ if m.generation ~= generation or m.node == "" then
 end
 
 -- Announce.
-local f = call("HMGET", key(part, "room", id), "messageSeq", "order")
-local message_seq = f[1]
-local order_key = number(math.max(now_us, tonumber(f[2] or 0)))
+local message_seq = room.message_seq
+local order_key = number(math.max(now_us, room.order))
 publish(part, id, event(room.epoch, room.seq, "c", now_ms, session, user,
   message_seq .. ":" .. order_key, priority .. ":" .. message_id, payload))
 return { "ok", room.epoch, number(room.seq), message_seq, order_key, number(now_ms), message_id }

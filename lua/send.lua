@@ -49,15 +49,13 @@ if m.generation ~= generation or m.node == "" then
 end
 
 -- Apply. The first write needs memory, so that a full Redis refuses all of it.
-local room_key = key(part, "room", id)
-local f = call("HMGET", room_key, "messageSeq", "order", "logbytes")
-local seq, message_seq = room.seq + 1, tonumber(f[1]) + 1
-local order_key = number(math.max(now_us, tonumber(f[2] or 0) + 1))
+local seq, message_seq = room.seq + 1, tonumber(room.message_seq) + 1
+local order_key = number(math.max(now_us, room.order + 1))
 local at = number(now_ms)
-call("HSET", room_key, "seq", seq, "messageSeq", message_seq, "order", order_key)
 local message = event(room.epoch, seq, "m", now_ms, session, user,
   number(message_seq) .. ":" .. order_key, message_id, payload)
-call("HSET", room_key, "logbytes", append(part, id, message, seq, now_ms, tonumber(f[3] or 0), limits))
+local bytes = append(part, id, message, seq, now_ms, room.log_bytes, limits)
+call("HSET", key(part, "room", id), "seq", seq, "messageSeq", message_seq, "order", order_key, "logbytes", bytes)
 local reply = { "ok", room.epoch, number(seq), number(message_seq), order_key, at, message_id }
 remember(part, session, request_key, table.concat(reply, NUL, 2), did_ttl)
 

@@ -30,6 +30,9 @@ local node, partitions, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local session_ttl, ttls = tonumber(ARGV[4]), { log = ARGV[5], gone = ARGV[6] }
 local claims = tonumber(ARGV[7])
 
+-- How long an incarnation that was given up is remembered, to be fenced.
+local DEAD_KEPT_MS = 24 * 3600 * 1000
+
 -- Decide.
 if dead(control, node) then
   return { "fenced" }
@@ -114,6 +117,7 @@ for i = 1, claims do
   local now_end = tonumber(call("ZSCORE", nodes, claim) or -1)
   if now_end == lease_end and lease_end < awake_ms then
     call("ZADD", control .. "dead", "NX", lease_end, claim)
+    call("ZREMRANGEBYSCORE", control .. "dead", "-inf", number(awake_ms - DEAD_KEPT_MS))
     local deadline = lease_end + session_ttl
     local left = 0
     for p = 0, partitions - 1 do

@@ -21,6 +21,8 @@ var (
 	ErrPaused = errors.New("a gap in time is not counted")
 	// ErrHeld means that something still names the node.
 	ErrHeld = errors.New("the node still holds sessions")
+	// ErrMemory means that Redis is full. Nothing was changed.
+	ErrMemory = errors.New("redis has no memory left")
 	// ErrPartitions means that the deployment has another number of partitions.
 	ErrPartitions = errors.New("the deployment has another number of partitions")
 )
@@ -72,5 +74,5 @@ func Refused(err error) bool {
 			return true
 		}
 	}
-	return errors.Is(err, ErrBadReply)
+	return errors.Is(err, ErrMemory) || errors.Is(err, ErrBadReply)
 }

@@ -116,6 +116,10 @@ func (s *Store) run(ctx context.Context, lane, on string, script lua.Script, key
 			err = refusals[r.status]
 		}
 	}
+	// A script's first write is the one that Redis refuses when it is full.
+	if err != nil && strings.Contains(err.Error(), "OOM command not allowed") {
+		err = fmt.Errorf("%w: %w", ErrMemory, err)
+	}
 	s.cfg.Observe(script.Name, outcome, time.Since(start))
 	if err != nil {
 		return r, &OpError{Op: script.Name, On: on, Err: err}

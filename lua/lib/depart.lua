@@ -54,7 +54,7 @@ local function depart(part, id, room, user_key, user, m, reason, extended, reque
   room.seq = call("HINCRBY", key(part, "room", id), "seq", 1)
   local left = key(part, "left", id)
   call("ZADD", left, room.seq, table.concat(
-    { user, number(tonumber(entered)), m.session, reason, m.data, extended }, NUL))
+    { user, number(tonumber(entered or 0)), m.session, reason, m.data, extended }, NUL))
   call("ZREMRANGEBYRANK", left, 0, -LEFT_KEPT - 1)
   call("PEXPIRE", left, ttls.log)
   local gone = key(part, "gone", m.session)

@@ -33,11 +33,15 @@ end
 -- load reads a room, or nil if there is none. One that is past its deadline is
 -- finished first: it does not exist for any operation.
 local function load(part, id, now_ms)
-  local f = call("HMGET", key(part, "room", id), "epoch", "seq", "deadline", "delay", "name")
+  local f = call("HMGET", key(part, "room", id),
+    "epoch", "seq", "deadline", "delay", "name", "messageSeq", "order", "logbytes")
   if not f[1] then
     return nil
   end
-  local room = { epoch = f[1], seq = tonumber(f[2]), deadline = f[3], delay = f[4], name = f[5] }
+  local room = {
+    epoch = f[1], seq = tonumber(f[2]), deadline = f[3], delay = f[4], name = f[5],
+    message_seq = f[6], order = tonumber(f[7] or 0), log_bytes = tonumber(f[8] or 0),
+  }
   if room.deadline and tonumber(room.deadline) <= now_ms then
     finish(part, id, room, "emptied", now_ms)
     return nil
