@@ -64,7 +64,8 @@ var allowed = map[string][]string{
 	"cmd/roombench": {"net/http", hdr, kong, xsync, module + "client", module + "protocol"},
 	"cmd/roomctl":   {"net/http", kong, tint, module + "client", module + "protocol"},
 
-	"internal/redistest": {goredis, miniredis},
+	"internal/faultproxy": {},
+	"internal/redistest":  {goredis, miniredis},
 }
 
 // Imports point one way. Tests are exempt: they may look at anything.

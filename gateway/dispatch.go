@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"encoding/json"
+	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -26,14 +27,25 @@ type prepared struct {
 	// done the request counts as under way.
 	run func(reply) (rest func())
 
-	answered func() // after the answer is queued
+	// Only the first call of each counts.
+	answered func() // when the answer is about to be queued
 	unclaim  func() // when the request is over
 }
 
-// done ends a request that was not run.
+// done ends a request.
 func (p *prepared) done() {
 	p.answered()
 	p.unclaim()
+}
+
+// settle ends what the next request could be refused for, before the answer
+// goes out: whoever hears it may send that request at once. A request whose
+// outcome is open stays under way.
+func (p *prepared) settle(err *protocol.Error) {
+	p.answered()
+	if err == nil || err.Code != protocol.CodeUnavailable {
+		p.unclaim()
+	}
 }
 
 func nothing() {}
@@ -193,7 +205,7 @@ func (c *conn) changing(rooms []roomstore.RoomID, do operation) (prepared, *prot
 	}
 	return prepared{
 		rooms: rooms, run: c.loggedIn(do), unclaim: nothing,
-		answered: func() { c.unanswered.Add(-1) },
+		answered: sync.OnceFunc(func() { c.unanswered.Add(-1) }),
 	}, nil
 }
 
@@ -207,7 +219,7 @@ func (c *conn) claiming(owner *int, room roomstore.RoomID, key int64, do operati
 		c.unclaim(room)
 		return prepared{}, err
 	}
-	p.unclaim = func() { c.unclaim(room) }
+	p.unclaim = sync.OnceFunc(func() { c.unclaim(room) })
 	return p, nil
 }
 

@@ -235,7 +235,7 @@ func (g *Gateway) remove(c *conn) {
 
 // register makes a session known by its ID. An earlier connection of it on
 // this node is closed. It fails if the session belongs to an incarnation of
-// this node that has ended.
+// this node that has ended, or if this is the earlier connection.
 func (g *Gateway) register(s *session) bool {
 	g.mu.Lock()
 	now := g.current.Load()
@@ -244,6 +244,11 @@ func (g *Gateway) register(s *session) bool {
 		return false
 	}
 	old := g.sessions[s.who.ID]
+	if old != nil && old.who.Generation > s.who.Generation {
+		g.mu.Unlock()
+		s.replaced(protocol.CloseTakenOver)
+		return false
+	}
 	g.sessions[s.who.ID] = s
 	g.mu.Unlock()
 	if old != nil {

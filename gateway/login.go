@@ -270,27 +270,42 @@ func (c *conn) renewToken(s *session, p *protocol.RenewTokenParams, answer reply
 type tokenTimer struct {
 	mu    sync.Mutex
 	timer *time.Timer
+	over  bool // the connection is
 }
 
 func (t *tokenTimer) set(c *conn, expires time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.over {
+		return
+	}
 	expire := func() {
 		c.queue(notification(protocol.EventConnectionStateChanged, protocol.ConnectionStateChanged{
 			State: protocol.ConnectionDisconnected, Event: protocol.ConnectionTokenExpired,
 		}))
 		c.close(protocol.CloseNotAuthorised, "the token has expired")
 	}
+	var mine *time.Timer
 	warn := func() {
-		left := time.Until(expires)
-		c.queue(notification(protocol.EventTokenWillExpire, protocol.TokenWillExpire{Second: int64((left + time.Second/2) / time.Second)}))
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if t.timer != nil {
-			t.timer = time.AfterFunc(left, expire)
+		if t.timer != mine {
+			return // renewed meanwhile
 		}
+		left := time.Until(expires)
+		c.queue(notification(protocol.EventTokenWillExpire, protocol.TokenWillExpire{Second: int64((left + time.Second/2) / time.Second)}))
+		t.timer = time.AfterFunc(left, expire)
 	}
-	t.timer = time.AfterFunc(max(0, time.Until(expires)-tokenWarning), warn)
+	mine = time.AfterFunc(max(0, time.Until(expires)-tokenWarning), warn)
+	t.timer = mine
+}
+
+// end is stop for good.
+func (t *tokenTimer) end() {
+	t.stop()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.over = true
 }
 
 func (t *tokenTimer) stop() {

@@ -47,6 +47,7 @@ type incarnation struct {
 	sweepAt    time.Time
 	silent     bool // nobody has swept for too long
 	probed     time.Time
+	remade     time.Time // the subscription, because it was deaf
 	compared   time.Time
 	suspicious map[string]suspicion
 }
@@ -299,9 +300,9 @@ func (n *incarnation) probe(ctx context.Context) {
 	if err := g.store.Probe(ctx, n.id, strconv.FormatInt(int64(g.since()), 10)); err != nil {
 		return // Redis is away, which is another matter
 	}
-	if g.since()-time.Duration(n.heard.Load()) > probesMissed*probeEvery {
+	if g.since()-time.Duration(n.heard.Load()) > probesMissed*probeEvery && time.Since(n.remade) > probesMissed*probeEvery {
 		g.log.Warn("subscription is deaf, making it anew", "node", n.id)
-		n.heard.Store(int64(g.since()))
+		n.remade = time.Now()
 		g.bus.Reset()
 	}
 }

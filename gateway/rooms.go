@@ -91,8 +91,10 @@ func (c *conn) enter(s *session, req roomstore.EntryRequest, clients int64, answ
 	}
 	result := roomResult(req.Room, e)
 	say := func() {
+		// What a batch holds back of the room is from before this.
+		s.c.sock.ReleaseRoom(string(req.Room))
 		if len(e.Attributes) > 0 {
-			s.event(attributesOnEntry(req.Room, e.Position, e.Attributes), classPull, req.Room)
+			s.state(attributesOnEntry(req.Room, e.Position, e.Attributes))
 		}
 		s.state(roomConnected(req.Room, e.Position))
 		answer(result, nil)
@@ -102,21 +104,22 @@ func (c *conn) enter(s *session, req roomstore.EntryRequest, clients int64, answ
 		c.g.hub.close(f)
 		s.state(roomOver(req.Room, protocol.RoomSuccess, ""))
 		answer(result, nil)
-	case e.Again:
-		// A repeat: the client hears what it would have heard then.
-		back := roomstore.Return{Room: req.Room, In: true, Position: e.Position, Entered: e.Entered, Delay: e.Delay, Name: e.Name}
-		ctx, cancel := context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
-		defer cancel()
-		if err := f.rejoin(ctx, s, back, &e.Position, say); err != nil {
-			refuse(err)
-		}
 	case e.Already && was:
 		done := make(chan struct{})
 		f.after(e.Position, func() { answer(result, nil); close(done) })
 		<-done
 		c.g.hub.close(f)
+	case !e.Again && f.admit(s, e, say):
 	default:
-		f.admit(s, e, say)
+		// A repeat, whose client hears what it would have heard then, or an
+		// answer so late that the feed has let go what came after the entry.
+		back := roomstore.Return{Room: req.Room, In: true, Position: e.Position, Entered: e.Entered, Delay: e.Delay, Name: e.Name}
+		ctx, cancel := context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
+		defer cancel()
+		if err := f.rejoin(ctx, s, back, &e.Position, say); err != nil {
+			refuse(err)
+			return func() { c.undo(s, req.Room, call) }
+		}
 	}
 	return nil
 }
@@ -141,14 +144,15 @@ func (c *conn) undo(s *session, room roomstore.RoomID, enter func(context.Contex
 func (c *conn) leave(s *session, room roomstore.RoomID, clients int64, answer reply) func() {
 	key := s.key(clients)
 	f := s.in(room)
+	var m *member
 	if f != nil {
-		f.leaving(s.who.ID, true)
+		m = f.leaving(s.who.ID)
 	}
 	call := func(ctx context.Context) (roomstore.Position, error) { return c.g.store.Leave(ctx, s.who, room, key) }
 	at, open, err := attempt(c, call)
 	if err != nil {
 		if f != nil {
-			f.leaving(s.who.ID, false)
+			f.stays(m)
 		}
 		switch {
 		case errors.Is(err, roomstore.ErrFenced):
@@ -197,9 +201,10 @@ func (c *conn) leaveAll(s *session, clients int64, answer reply) func() {
 // set, and tells the client of each.
 func (c *conn) leaveEverything(s *session, key roomstore.RequestKey, end bool) (rooms []string, rest func(), err error) {
 	feeds := map[roomstore.RoomID]*feed{}
+	members := map[*feed]*member{}
 	for _, f := range s.feeds() {
 		feeds[f.room] = f
-		f.leaving(s.who.ID, true)
+		members[f] = f.leaving(s.who.ID)
 	}
 	call := func(ctx context.Context) ([]roomstore.Departure, error) {
 		return c.g.store.LeaveAll(ctx, s.who, key, end)
@@ -207,7 +212,7 @@ func (c *conn) leaveEverything(s *session, key roomstore.RequestKey, end bool) (
 	left, open, err := attempt(c, call)
 	if err != nil {
 		for _, f := range feeds {
-			f.leaving(s.who.ID, false)
+			f.stays(members[f])
 		}
 		if errors.Is(err, roomstore.ErrFenced) {
 			c.fenced()
@@ -236,7 +241,7 @@ func (c *conn) leaveEverything(s *session, key roomstore.RequestKey, end bool) (
 		<-done
 	}
 	for _, f := range feeds {
-		f.leaving(s.who.ID, false) // their end is on its way
+		f.stays(members[f]) // their end has come, or is on its way
 	}
 	return rooms, nil, nil
 }

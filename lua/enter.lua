@@ -82,7 +82,9 @@ local before = outcome(part, session, request_key)
 local m = membership(call("HGET", info, user))
 if before then
   local reply = { "again", before:match("^(%d+)%z(%d+)%z(%d+)%z(%d)%z(%d+)%z(%d+)%z(.*)$") }
-  reply[9] = m and m.session == session and "0" or "-1"
+  -- A place in a later life of the room is not the one that was taken then.
+  local here = m and m.session == session and call("HGET", key(part, "room", id), "epoch") == reply[2]
+  reply[9] = here and "0" or "-1"
   return reply
 end
 local gone = call("HGET", key(part, "gone", session), id)

@@ -52,7 +52,7 @@ for _, r in ipairs(rooms_of(call("HGETALL", user_key), session)) do
     local n = #reply
     reply[n + 1], reply[n + 2], reply[n + 3] = r.id, room.epoch, number(seq)
   else
-    call("HDEL", user_key, "r:" .. r.id)
+    void(part, r.id, user_key, user, session, s.node)
   end
 end
 if end_session == "1" then
@@ -60,6 +60,10 @@ if end_session == "1" then
   call("ZREM", uslot .. "parked", session .. NUL .. user)
   call("SREM", key(uslot, "nodesessions", s.node), session .. NUL .. user)
 else
-  remember(uslot, session, request_key, table.concat(reply, NUL, 2) .. NUL, did_ttl)
+  local left = {}
+  for i = 2, #reply do
+    left[i - 1] = reply[i] .. NUL
+  end
+  remember(uslot, session, request_key, table.concat(left), did_ttl)
 end
 return reply

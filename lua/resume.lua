@@ -100,7 +100,7 @@ if goes_on then
       say(r.id, "in", room.epoch, number(room.seq),
         room.delay .. NUL .. entered .. NUL .. room.name, named[r.id])
     else
-      call("HDEL", user_key, "r:" .. r.id)
+      void(part, r.id, user_key, user, session, s.node)
       local what, text = why(part, r.id, room, r.epoch)
       say(r.id, what, r.epoch, "0", text, named[r.id])
     end

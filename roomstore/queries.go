@@ -145,14 +145,16 @@ func complete(events []Event, after, head int64) bool {
 	return true
 }
 
-// count fills in the member count after each event, given the one now.
+// count fills in the member count after each entry and departure, given the
+// one now.
 func count(events []Event, now int64) {
 	for i := len(events) - 1; i >= 0; i-- {
-		events[i].Count = now
-		switch events[i].Kind {
+		switch e := &events[i]; e.Kind {
 		case KindJoined:
+			e.Count = now
 			now--
 		case KindLeft:
+			e.Count = now
 			now++
 		}
 	}
