@@ -57,7 +57,7 @@ var allowed = map[string][]string{
 	"client": {"net/http", websocket, module + "protocol"},
 
 	"cmd/roomgate": {
-		"net/http", goredis, isatty, kong, miniredis, prometheus, tint, xsync,
+		"net/http", chi, goredis, isatty, kong, miniredis, prometheus, tint, xsync,
 		module + "protocol", module + "lua", module + "pubsub", module + "roomstore", module + "gateway",
 		module + "gateway/auth", module + "gateway/console", module + "gateway/serverapi", module + "gateway/webhook",
 	},

@@ -124,7 +124,6 @@ func (c *conn) serve() {
 	defer c.g.remove(c)
 	err := c.read()
 	c.login.Stop()
-	silent := c.sock.silent()
 	c.closer.Do(func() {
 		close(c.gone)
 		code := int(websocket.CloseStatus(err))
@@ -144,7 +143,6 @@ func (c *conn) serve() {
 		if s = c.session.Load(); s == nil {
 			return
 		}
-		silent = c.sock.silent()
 	}
 	c.token.end()
 	s.detach()
@@ -158,7 +156,7 @@ func (c *conn) serve() {
 	case <-time.After(c.g.cfg.RedisTimeout):
 	}
 	if !s.ended() {
-		c.g.park(c.g.backing(), s.who, silent)
+		c.g.park(c.g.backing(), s.who, c.sock.silent())
 	}
 }
 
@@ -272,7 +270,7 @@ func (c *conn) shut(code protocol.CloseCode, reason string) {
 // request serves one request that came alone.
 func (c *conn) request(r protocol.Request) {
 	if err := check(&r); err != nil {
-		if len(r.ID) > 0 && (r.ID[0] == '{' || r.ID[0] == '[') {
+		if !validID(r.ID) {
 			r.ID = nil
 		}
 		c.queue(textOf(errorText(r.ID, err)))

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"sync"
 	"time"
 
@@ -231,6 +232,9 @@ func attempt[T any](c *conn, call func(context.Context) (T, error)) (v T, open b
 	for backoff := 10 * time.Millisecond; ; backoff = min(2*backoff, 200*time.Millisecond) {
 		v, err = call(ctx)
 		if err == nil || roomstore.Refused(err) {
+			if errors.Is(err, roomstore.ErrBadReply) {
+				c.g.log.Error("the store broke its contract", "err", err)
+			}
 			return v, false, err
 		}
 		open = open || unknown(err)
@@ -242,9 +246,15 @@ func attempt[T any](c *conn, call func(context.Context) (T, error)) (v T, open b
 	}
 }
 
-// pursue makes a call whose outcome is open until it is known. It gives up
-// when the connection ends: parking the session then fences the call.
+// pursue makes a call whose outcome is open until it is known. It gives up when
+// the connection ends: parking the session then fences the call.
 func pursue[T any](c *conn, call func(context.Context) (T, error)) (v T, known bool, err error) {
+	return pursueUntil(c, c.gone, call)
+}
+
+// pursueUntil is pursue that gives up when until is closed; nil: with the
+// gateway's life.
+func pursueUntil[T any](c *conn, until <-chan struct{}, call func(context.Context) (T, error)) (v T, known bool, err error) {
 	for backoff := 50 * time.Millisecond; ; backoff = min(2*backoff, time.Second) {
 		ctx, cancel := context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
 		v, err = call(ctx)
@@ -253,7 +263,7 @@ func pursue[T any](c *conn, call func(context.Context) (T, error)) (v T, known b
 			return v, true, err
 		}
 		select {
-		case <-c.gone:
+		case <-until:
 			return v, false, err
 		case <-c.g.backing().Done():
 			return v, false, err

@@ -62,10 +62,24 @@ func attributesOnEntry(room roomstore.RoomID, at roomstore.Position, pairs []str
 	})
 }
 
-// membersChanged frames entries or departures: each of data is what others see
-// of a user, as JSON. seq 0 is left out: a difference merged over what a client
-// missed does not move its position.
-func membersChanged(method string, room roomstore.RoomID, data []string, count, seq int64) []byte {
+// membersPosition is what an event about members says of the log: a JSON
+// member, and its value.
+type membersPosition struct {
+	name string
+	seq  int64
+}
+
+// seqOf moves the client's position.
+func seqOf(seq int64) membersPosition { return membersPosition{`,"seq":`, seq} }
+
+// membersSeqOf does not: it says up to where the client knows of members.
+func membersSeqOf(seq int64) membersPosition { return membersPosition{`,"membersSeq":`, seq} }
+
+var noPosition membersPosition
+
+// membersFrame frames entries or departures: each of data is what others see
+// of a user, as JSON.
+func membersFrame(method string, room roomstore.RoomID, data []string, count int64, at membersPosition) []byte {
 	size := 160 + len(room)
 	for _, d := range data {
 		size += len(d) + 1
@@ -84,9 +98,9 @@ func membersChanged(method string, room roomstore.RoomID, data []string, count, 
 		}
 		b = append(b, `],"memberCount":`...)
 		b = strconv.AppendInt(b, count, 10)
-		if seq > 0 {
-			b = append(b, `,"seq":`...)
-			b = strconv.AppendInt(b, seq, 10)
+		if at != noPosition {
+			b = append(b, at.name...)
+			b = strconv.AppendInt(b, at.seq, 10)
 		}
 		return append(b, "}}"...)
 	})

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -31,6 +30,7 @@ var codes = []struct {
 	{roomstore.ErrBadID, protocol.CodeBadParameter},
 	{roomstore.ErrBlocked, protocol.CodeBlocked},
 	{roomstore.ErrExists, protocol.CodeRoomExists},
+	{roomstore.ErrMisused, protocol.CodeBadParameter},
 	{roomstore.ErrFull, protocol.CodeRoomFull},
 	{roomstore.ErrNoRoom, protocol.CodeNoRoom},
 	{roomstore.ErrNotMember, protocol.CodeNotInRoom},
@@ -97,6 +97,3 @@ func HTTPError(err error) (status, code int, message string) {
 	}
 	return status, int(e.Code), e.Message
 }
-
-// ended says whether a context's end is behind err.
-func ended(ctx context.Context) bool { return ctx.Err() != nil }

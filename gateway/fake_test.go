@@ -323,6 +323,10 @@ func (h *fakeHistory) Positions(_ context.Context, rooms []roomstore.RoomID) (ma
 	return h.positions(), nil
 }
 
+func (h *fakeHistory) Absent(context.Context, roomstore.RoomID, []roomstore.Session) ([]roomstore.Session, error) {
+	return nil, nil
+}
+
 // startHub gives a hub that runs until the test, or its bubble, ends.
 func startHub(t testing.TB, store history, bus topics) *hub {
 	h := newHub(store, bus, 2*time.Second, slog.New(slog.DiscardHandler), &Stats{})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/roomgate/roomgate/protocol"
@@ -37,10 +38,12 @@ type feed struct {
 	live  chan struct{} // closed when subscribed, or when that failed
 	err   error         // why it failed; set before live is closed
 	users int           // guarded by hub.mu
+	used  atomic.Bool   // has had a position
 
 	mu       sync.Mutex
 	at       roomstore.Position // of the last event handed on; Epoch 0: not known yet
 	fresh    bool               // nothing has been handed on since at became known
+	ended    int64              // epoch of the last life that is known to be over
 	seen     roomstore.Position // where the store was seen while at was not known
 	members  []*member
 	ring     []roomstore.Event // the last ones handed on, oldest first
@@ -308,6 +311,12 @@ func (f *feed) over(event protocol.RoomEvent) {
 			m.s.forget(f.room)
 		}
 	}
+	f.ended = max(f.ended, f.at.Epoch)
+	f.reset()
+}
+
+// reset forgets where the room is.
+func (f *feed) reset() {
 	// What came early may be of the next life.
 	f.early = slices.DeleteFunc(f.early, func(e roomstore.Event) bool { return e.Epoch <= f.at.Epoch })
 	f.at = roomstore.Position{}
@@ -329,14 +338,19 @@ func (f *feed) remove(i int) {
 }
 
 // begin sets the position of a feed that has none, or that is in an earlier
-// life, to one that an entry or a look at the store has shown.
-func (f *feed) begin(at roomstore.Position) {
+// life, to one that an entry or a look at the store has shown. It says whether
+// that life still goes on, as far as the feed knows.
+func (f *feed) begin(at roomstore.Position) bool {
+	if at.Epoch <= f.ended || at.Epoch < f.at.Epoch {
+		return false
+	}
 	if f.at.Epoch != 0 && f.at.Epoch < at.Epoch {
 		f.over(protocol.RoomNotExist)
 	}
 	switch {
 	case f.at.Epoch == 0:
 		f.at, f.fresh = at, true
+		f.used.Store(true)
 		for _, e := range f.early {
 			if f.first(e) {
 				f.at.Seq = e.Seq - 1
@@ -349,6 +363,7 @@ func (f *feed) begin(at roomstore.Position) {
 	case f.fresh && f.at.Epoch == at.Epoch:
 		f.at.Seq = min(f.at.Seq, at.Seq)
 	}
+	return true
 }
 
 // first says whether e is where the feed begins. What comes after a
@@ -373,8 +388,7 @@ func (f *feed) has(seq int64) bool {
 func (f *feed) admit(s *session, e roomstore.Entry, say func()) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.begin(e.Position)
-	if f.at.Epoch > e.Epoch {
+	if !f.begin(e.Position) {
 		f.gone(s, say)
 		return true
 	}
@@ -404,14 +418,20 @@ func (f *feed) gone(s *session, say func()) {
 	s.destroyed(f.room, protocol.RoomNotExist)
 }
 
+// sight is how far a client that comes back knows a room.
+type sight struct {
+	roomstore.Position
+	members int64 // seq up to which it has been told of members, if further
+}
+
 // rejoin makes a session whose socket has come back a member again, and hands
 // it what it missed after the position its client named; seen is nil if the
 // client named none. say queues what comes first; nil: (connected, success).
 // The caller's use of the feed becomes the member's, also if this fails.
-func (f *feed) rejoin(ctx context.Context, s *session, back roomstore.Return, seen *roomstore.Position, say func()) error {
+func (f *feed) rejoin(ctx context.Context, s *session, back roomstore.Return, seen *sight, say func()) error {
 	from := back.Position
 	if seen != nil && seen.Epoch == back.Epoch && seen.Seq <= back.Seq {
-		from = *seen
+		from = seen.Position
 	}
 	if f.rejoinFromRing(s, back, from, seen, say) {
 		return nil
@@ -426,7 +446,7 @@ func (f *feed) rejoin(ctx context.Context, s *session, back roomstore.Return, se
 }
 
 // rejoinFromStore is rejoin with what the store knew, unless that is too old.
-func (f *feed) rejoinFromStore(s *session, back roomstore.Return, from roomstore.Position, seen *roomstore.Position, say func(),
+func (f *feed) rejoinFromStore(s *session, back roomstore.Return, from roomstore.Position, seen *sight, say func(),
 	h roomstore.History, err error) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -438,8 +458,7 @@ func (f *feed) rejoinFromStore(s *session, back roomstore.Return, from roomstore
 		f.hub.close(f)
 		return true, err
 	}
-	f.begin(h.Position)
-	if f.at.Epoch > h.Epoch {
+	if !f.begin(h.Position) {
 		f.gone(s, say)
 		return true, nil
 	}
@@ -452,7 +471,7 @@ func (f *feed) rejoinFromStore(s *session, back roomstore.Return, from roomstore
 
 // rejoinFromRing is rejoin without asking the store, if the feed has all that
 // is missing.
-func (f *feed) rejoinFromRing(s *session, back roomstore.Return, from roomstore.Position, seen *roomstore.Position, say func()) bool {
+func (f *feed) rejoinFromRing(s *session, back roomstore.Return, from roomstore.Position, seen *sight, say func()) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.at.Epoch != from.Epoch || f.at.Seq < back.Seq || f.filling {
@@ -474,7 +493,7 @@ func whole(events []roomstore.Event, after, head int64) bool {
 
 // welcome adds a member that has come back and tells it what it missed up to
 // head: events are those after from, if whole.
-func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Position, seen *roomstore.Position, say func(),
+func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Position, seen *sight, say func(),
 	events []roomstore.Event, whole bool, head roomstore.Position) {
 	f.name, f.delay = back.Name, back.Delay
 	m := &member{s: s, from: head.Seq, entered: back.Entered}
@@ -506,7 +525,11 @@ func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Positio
 		if end >= 0 {
 			told = events[:end]
 		}
-		frames := missed(f.room, s.who, told)
+		known := from.Seq
+		if seen != nil {
+			known = max(known, seen.members)
+		}
+		frames := missed(f.room, s.who, told, known)
 		if say != nil {
 			// An entry: it hears each event, as it would have right after it.
 			frames = f.framedFor(s, told)
@@ -522,53 +545,39 @@ func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Positio
 }
 
 // missed frames what a session that was away gets: who left and who came, as
-// the net difference and one event each, then what was kept, in order. Who left
-// and who came after that is a difference of its own: so the last frame moves
-// the client's position past all of them, and it hears none of them again when
-// its link is lost once more.
-func missed(room roomstore.RoomID, who roomstore.Session, events []roomstore.Event) [][]byte {
-	var kept [][]byte
-	rest := 0 // index of the first event after those that are kept
-	for i, e := range events {
-		if e.Kind == roomstore.KindMessage && e.Origin != who.ID {
-			kept = append(kept, messageReceived(room, e))
-			rest = i + 1
-		}
-	}
-	frames := difference(room, who, events[:rest], false)
-	frames = append(frames, kept...)
-	return append(frames, difference(room, who, events[rest:], true)...)
-}
-
-// difference frames who, of the others, left and who came. It is merged over
-// all of the events, so it carries a seq, and moves the client's position, only
-// if it stands for all that happened until then.
-func difference(room roomstore.RoomID, who roomstore.Session, events []roomstore.Event, numbered bool) [][]byte {
+// the net difference and one event each, then what was kept, in order.
+//
+// known is up to where the client has been told of members, which can be
+// further than its position: if something kept follows the difference, that,
+// and not the difference, moves the position, so that a link lost in between
+// loses nothing. The difference then carries membersSeq instead of a seq.
+func missed(room roomstore.RoomID, who roomstore.Session, events []roomstore.Event, known int64) [][]byte {
 	type change struct {
 		was, is bool
 		data    string
 	}
 	var users []roomstore.UserID
 	changes := map[roomstore.UserID]*change{}
+	var kept [][]byte
 	var count, last int64
 	for _, e := range events {
-		if e.Kind != roomstore.KindJoined && e.Kind != roomstore.KindLeft {
-			continue
+		switch e.Kind {
+		case roomstore.KindMessage:
+			if e.Origin != who.ID {
+				kept = append(kept, messageReceived(room, e))
+			}
+		case roomstore.KindJoined, roomstore.KindLeft:
+			if count, last = e.Count, e.Seq; e.User == who.User || e.Seq <= known {
+				continue
+			}
+			c := changes[e.User]
+			if c == nil {
+				c = &change{was: e.Kind == roomstore.KindLeft}
+				changes[e.User] = c
+				users = append(users, e.User)
+			}
+			c.is, c.data = e.Kind == roomstore.KindJoined, e.Data
 		}
-		count = e.Count
-		if numbered {
-			last = e.Seq
-		}
-		if e.User == who.User {
-			continue
-		}
-		c := changes[e.User]
-		if c == nil {
-			c = &change{was: e.Kind == roomstore.KindLeft}
-			changes[e.User] = c
-			users = append(users, e.User)
-		}
-		c.is, c.data = e.Kind == roomstore.KindJoined, e.Data
 	}
 	var left, joined []string
 	for _, u := range users {
@@ -579,18 +588,24 @@ func difference(room roomstore.RoomID, who roomstore.Session, events []roomstore
 			joined = append(joined, c.data)
 		}
 	}
+	final := seqOf(last)
+	if len(kept) > 0 {
+		final = membersSeqOf(last)
+	}
 	var frames [][]byte
 	if len(left) > 0 {
-		seq := last
+		at := final
 		if len(joined) > 0 {
-			seq = 0
+			at = noPosition // the difference is told only with its second half
 		}
-		frames = append(frames, membersChanged(protocol.EventRoomMemberLeft, room, left, count, seq))
+		frames = append(frames, membersFrame(protocol.EventRoomMemberLeft, room, left, count, at))
 	}
-	if len(joined) > 0 {
-		frames = append(frames, membersChanged(protocol.EventRoomMemberJoined, room, joined, count, last))
+	// One that comes to nothing is told, too, if messages follow: they move the
+	// position to between changes of which the client has heard neither.
+	if len(joined) > 0 || len(left) == 0 && len(kept) > 0 && last > known {
+		frames = append(frames, membersFrame(protocol.EventRoomMemberJoined, room, joined, count, final))
 	}
-	return frames
+	return append(frames, kept...)
 }
 
 // add puts a member on the feed, unless its session's socket has closed.
@@ -650,9 +665,9 @@ func (f *feed) ownDeparture(m *member, e roomstore.Event) bool {
 func (f *feed) framed(e roomstore.Event) []byte {
 	switch e.Kind {
 	case roomstore.KindJoined:
-		return membersChanged(protocol.EventRoomMemberJoined, f.room, []string{e.Data}, e.Count, e.Seq)
+		return membersFrame(protocol.EventRoomMemberJoined, f.room, []string{e.Data}, e.Count, seqOf(e.Seq))
 	case roomstore.KindLeft:
-		return membersChanged(protocol.EventRoomMemberLeft, f.room, []string{e.Data}, e.Count, e.Seq)
+		return membersFrame(protocol.EventRoomMemberLeft, f.room, []string{e.Data}, e.Count, seqOf(e.Seq))
 	case roomstore.KindMessage, roomstore.KindCommand:
 		return messageReceived(f.room, e)
 	}
@@ -817,7 +832,7 @@ func (f *feed) fill() {
 			}
 			wanted := !f.stopped && (len(f.members) > 0 || len(f.waiting) > 0)
 			if !wanted {
-				f.over(protocol.RoomNetworkDisconnected) // nobody is told
+				f.reset()
 				f.filling = false
 			}
 			f.mu.Unlock()
@@ -887,12 +902,39 @@ func (f *feed) catchUp(h roomstore.History) {
 		}
 		f.at.Seq, f.ring = lost, nil
 		events = known
+		f.doubtMembers()
 	}
 	for _, e := range events {
 		if f.at.Epoch == h.Epoch && e.Seq == f.at.Seq+1 {
 			f.pass(e)
 		}
 	}
+}
+
+// doubtMembers looks the members up in the store: the end of a membership may
+// be among what was lost. Who is not in the room finds out why by resuming.
+func (f *feed) doubtMembers() {
+	members := make([]roomstore.Session, len(f.members))
+	for i, m := range f.members {
+		members[i] = m.s.who
+	}
+	f.hub.background(func(ctx context.Context) {
+		for batch := range slices.Chunk(members, 500) {
+			call, cancel := context.WithTimeout(ctx, f.hub.wait)
+			absent, err := f.hub.store.Absent(call, f.room, batch)
+			cancel()
+			if err != nil {
+				absent = batch // unknown: they find out, too
+			}
+			f.mu.Lock()
+			for _, who := range absent {
+				if i := f.find(who.ID); i >= 0 && f.members[i].s.who.Generation == who.Generation {
+					f.members[i].s.c.fenced()
+				}
+			}
+			f.mu.Unlock()
+		}
+	})
 }
 
 // lastMissing gives the last seq in (after, head] that events lack, and the

@@ -84,15 +84,18 @@ type player struct {
 	id   roomstore.SessionID
 	gen  int64
 
-	s    *session // nil: no socket
-	sock *wire
-	busy atomic.Bool // an operation is under way
+	s       *session // nil: no socket
+	sock    *wire
+	busy    atomic.Bool // an operation is under way
+	unnamed bool        // it came back without knowing that it was in the room
+	few     int         // if not negative, only so many of the next frames are read before the link is lost
 
 	// As the client sees it.
 	in       bool
 	at       roomstore.Position
 	view     map[string]bool // the others
 	ahead    int64           // up to here it may be that of a later position: a difference comes before messages
+	told     int64           // up to here it has been told of members
 	commands []string
 	got      map[string]bool // messages, of the present epoch
 	from     int64           // messages after this are to come, or were lost
@@ -113,7 +116,7 @@ func newWorld(t *testing.T, rt *rapid.T) *world {
 	w.hub = startHub(t, &fakeHistory{catchup: w.catchup, positions: w.positions}, w.bus)
 	for _, user := range []string{"ana", "bo", "cy"} {
 		for device := range 2 {
-			p := &player{w: w, user: user, id: roomstore.SessionID(fmt.Sprintf("%s-%d", user, device)), answers: map[string]func(){}}
+			p := &player{w: w, few: -1, user: user, id: roomstore.SessionID(fmt.Sprintf("%s-%d", user, device)), answers: map[string]func(){}}
 			p.connect()
 			w.clients = append(w.clients, p)
 		}
@@ -436,6 +439,7 @@ func (p *player) enter() {
 	if p.busy.Load() || p.s == nil {
 		return
 	}
+	p.unnamed = false
 	p.begin(func(s *session) {
 		f, err := w.hub.open(w.t.Context(), room)
 		if err != nil {
@@ -457,14 +461,14 @@ func (p *player) enter() {
 			return
 		}
 		if !f.admit(s, e, say) {
-			w.rejoin(f, s, roomstore.Return{Room: room, In: true, Position: e.Position, Entered: e.Entered}, &e.Position, say)
+			w.rejoin(f, s, roomstore.Return{Room: room, In: true, Position: e.Position, Entered: e.Entered}, &sight{Position: e.Position}, say)
 		}
 	})
 }
 
 // rejoin tries until the store answers; the client of a real gateway would be
 // sent away and come back.
-func (w *world) rejoin(f *feed, s *session, back roomstore.Return, seen *roomstore.Position, say func()) {
+func (w *world) rejoin(f *feed, s *session, back roomstore.Return, seen *sight, say func()) {
 	for f.rejoin(w.t.Context(), s, back, seen, say) != nil {
 		time.Sleep(10 * time.Millisecond)
 		f, _ = w.hub.open(w.t.Context(), room)
@@ -551,7 +555,11 @@ func (p *player) resume() {
 		p.read()
 	}
 	p.connect()
-	seen, named := p.at, p.in
+	seen, named := &sight{Position: p.at, members: p.told}, p.in
+	p.unnamed = !named
+	if rapid.IntRange(0, 2).Draw(w.rt, "lostAgain") == 0 {
+		p.few = rapid.IntRange(0, 4).Draw(w.rt, "few")
+	}
 	p.begin(func(s *session) {
 		w.mu.Lock()
 		in := w.isIn(p.user, p.id)
@@ -563,11 +571,10 @@ func (p *player) resume() {
 			if err != nil {
 				panic(err)
 			}
-			at := &seen
 			if !named {
-				at = nil
+				seen = nil
 			}
-			w.rejoin(f, s, back, at, nil)
+			w.rejoin(f, s, back, seen, nil)
 		} else if named {
 			s.roomOver(room, protocol.RoomConnectTimeout, "")
 		}
@@ -589,11 +596,28 @@ func (p *player) read() {
 	if err != nil {
 		p.w.fail("%s: %v", p.id, err)
 	}
+	lost := p.few >= 0 && len(frames) > 0 && !p.busy.Load()
+	if lost {
+		n := min(p.few, len(frames))
+		if n > 0 && n < len(frames) && halfTold(frames[n-1].payload) {
+			n++ // the halves of a difference are told as one
+		}
+		frames = frames[:n]
+	}
 	for _, f := range frames {
 		if !p.w.strays[p.id] {
 			p.hear(f.payload)
 		}
 	}
+	if lost {
+		p.s.detach()
+		p.s, p.sock, p.few = nil, nil, -1
+	}
+}
+
+// halfTold says whether a message is the first half of a difference.
+func halfTold(text []byte) bool {
+	return bytes.Contains(text, []byte(`"roomMemberLeft"`)) && !bytes.Contains(text, []byte(`eq":`))
 }
 
 func (p *player) fail(what []byte, format string, args ...any) {
@@ -660,6 +684,7 @@ func (p *player) hear(text []byte) {
 		if e.Seq > 0 {
 			p.ahead = 0
 		}
+		p.told = max(p.told, e.MembersSeq, e.Seq)
 		p.move(text, e.Seq)
 	case protocol.EventRoomMessageReceived:
 		var e protocol.MessageReceived
@@ -692,7 +717,7 @@ func (p *player) hear(text []byte) {
 
 // query is what a client does that has lost history.
 func (p *player) query() {
-	p.view, p.ahead = p.w.others(p.at, p.user), 0
+	p.view, p.ahead, p.told = p.w.others(p.at, p.user), 0, p.at.Seq
 }
 
 // others gives the members at a position, but one.
@@ -712,7 +737,7 @@ func (w *world) others(at roomstore.Position, user string) map[string]bool {
 
 func (p *player) state(text []byte, e protocol.RoomStateChanged) {
 	if e.State == protocol.RoomDisconnected {
-		if !p.in {
+		if !p.in && !p.unnamed {
 			p.fail(text, "it was not in")
 		}
 		p.in = false
@@ -724,7 +749,7 @@ func (p *player) state(text []byte, e protocol.RoomStateChanged) {
 		if to.Seq != p.at.Seq {
 			p.fail(text, "back at another position")
 		}
-		p.ahead = p.w.head().Seq
+		p.ahead = int64(len(p.w.log[to.Epoch]))
 		return
 	}
 	if !p.in || p.at.Epoch != to.Epoch {
@@ -732,6 +757,9 @@ func (p *player) state(text []byte, e protocol.RoomStateChanged) {
 	}
 	p.in, p.at, p.from = true, to, to.Seq
 	p.query()
+	if p.unnamed { // a return all the same
+		p.ahead = int64(len(p.w.log[to.Epoch]))
+	}
 }
 
 // move moves the client's position on.

@@ -160,7 +160,7 @@ func TestFeed_admit_late(t *testing.T) {
 		}
 		st.open()
 		back := roomstore.Return{Room: room, In: true, Position: at(1, 2), Entered: 2}
-		if err := st.f.rejoin(t.Context(), s, back, &back.Position, nil); err != nil {
+		if err := st.f.rejoin(t.Context(), s, back, &sight{Position: back.Position}, nil); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -401,7 +401,7 @@ func TestFeed_rejoin_departed(t *testing.T) {
 				st.knows(log)
 				s, w := newSession("ana", "s-ana", 2)
 				st.open()
-				if err := st.f.rejoin(t.Context(), s, back, &seen, nil); err != nil {
+				if err := st.f.rejoin(t.Context(), s, back, &sight{Position: seen}, nil); err != nil {
 					t.Fatal(err)
 				}
 				synctest.Wait()
@@ -414,7 +414,7 @@ func TestFeed_rejoin_departed(t *testing.T) {
 				st.deliver(log...)
 				s, w := newSession("ana", "s-ana", 2)
 				st.open()
-				if err := st.f.rejoin(t.Context(), s, back, &seen, nil); err != nil {
+				if err := st.f.rejoin(t.Context(), s, back, &sight{Position: seen}, nil); err != nil {
 					t.Fatal(err)
 				}
 				synctest.Wait()
@@ -442,7 +442,7 @@ func TestFeed_rejoin_gone(t *testing.T) {
 				st.open()
 				back := roomstore.Return{Room: room, In: true, Position: at(1, 2), Entered: 2}
 				say := func() { s.c.queue(answerFrame("a")) }
-				if err := st.f.rejoin(t.Context(), s, back, &back.Position, say); err != nil {
+				if err := st.f.rejoin(t.Context(), s, back, &sight{Position: back.Position}, say); err != nil {
 					t.Fatal(err)
 				}
 				synctest.Wait()

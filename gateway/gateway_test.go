@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,17 +19,18 @@ import (
 
 	"github.com/roomgate/roomgate/gateway/auth"
 	"github.com/roomgate/roomgate/internal/redistest"
+	"github.com/roomgate/roomgate/lua"
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/pubsub"
 	"github.com/roomgate/roomgate/roomstore"
 )
 
-// gate is a hook of a Redis client that can keep the answers to pipelines from
+// gate is a hook of a Redis client that can keep the answers to a script from
 // who waits for them.
 type gate struct {
 	mu     sync.Mutex
+	script string        // hash
 	shut   chan struct{} // nil: open
-	behind chan struct{} // told of each pipeline that was carried out behind a gate that is shut
 }
 
 func (g *gate) DialHook(next redis.DialHook) redis.DialHook          { return next }
@@ -38,23 +40,20 @@ func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		err := next(ctx, cmds)
 		g.mu.Lock()
-		shut := g.shut
+		script, shut := g.script, g.shut
 		g.mu.Unlock()
-		if shut != nil {
-			select {
-			case g.behind <- struct{}{}:
-			default:
-			}
+		if shut != nil && slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return slices.Contains(c.Args(), any(script)) }) {
 			<-shut
 		}
 		return err
 	}
 }
 
-func (g *gate) close() {
+func (g *gate) close(s lua.Script) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.shut, g.behind = make(chan struct{}), make(chan struct{}, 1)
+	g.script = s.Hash()
+	g.shut = make(chan struct{})
 }
 
 func (g *gate) open() {
@@ -71,7 +70,7 @@ type served struct {
 	*Gateway
 	t      testing.TB
 	url    string
-	rdb    *redis.Client
+	rdb    *redis.Client // the test's own, for which there is no gate
 	gate   *gate
 	prefix string
 	closes chan int // codes of connections that ended
@@ -81,10 +80,11 @@ type served struct {
 func serve(t testing.TB, cfg Config) *served {
 	t.Helper()
 	s := &served{t: t, rdb: redistest.New(t), gate: &gate{}, prefix: redistest.Prefix(), closes: make(chan int, 1000)}
-	s.rdb.AddHook(s.gate)
-	calls := roomstore.NewBatcher(s.rdb, roomstore.BatcherConfig{})
+	rdb := redistest.New(t)
+	rdb.AddHook(s.gate)
+	calls := roomstore.NewBatcher(rdb, roomstore.BatcherConfig{})
 	store := roomstore.New(calls, roomstore.Config{Prefix: s.prefix, MaxMembers: 100_000})
-	bus := pubsub.New(s.rdb, pubsub.Config{})
+	bus := pubsub.New(rdb, pubsub.Config{})
 	cfg.OnClose = func(code int) {
 		select {
 		case s.closes <- code:
@@ -216,7 +216,7 @@ func TestConn_login_linkLost(t *testing.T) {
 	t.Parallel()
 	s := serve(t, Config{})
 	c := s.dial()
-	s.gate.close()
+	s.gate.close(lua.Login)
 	c.send(protocol.MethodLogin, `{"userID":"ana"}`)
 	s.until("the login is carried out", func() bool {
 		n, err := s.rdb.Exists(t.Context(), s.key("user:ana")).Result()
@@ -247,7 +247,7 @@ func (s *served) key(end string) string {
 // A client hears why its connection ends, whatever ends it.
 func TestConn_close_code(t *testing.T) {
 	t.Parallel()
-	s := serve(t, Config{RateLimits: true, LoginTimeout: 200 * time.Millisecond})
+	s := serve(t, Config{RateLimits: true})
 	for _, tt := range []struct {
 		name string
 		do   func(c *bare)
@@ -270,7 +270,6 @@ func TestConn_close_code(t *testing.T) {
 				c.send(protocol.MethodLogin, `{"userID":""}`)
 			}
 		}, protocol.CloseNotAuthorised},
-		{"no login", func(*bare) {}, protocol.CloseLoginTimeout},
 		{"logout", func(c *bare) {
 			c.send(protocol.MethodLogin, `{"userID":"ana"}`)
 			c.send(protocol.MethodLogout, `{}`)
@@ -284,12 +283,12 @@ func TestConn_close_code(t *testing.T) {
 				if got := <-s.closes; got != int(tt.want) {
 					t.Errorf("counted as %d, want %d", got, tt.want)
 				}
-				if tt.want == protocol.CloseLoginTimeout {
-					break
-				}
 			}
 		})
 	}
+	t.Run("no login", func(t *testing.T) {
+		serve(t, Config{LoginTimeout: 50 * time.Millisecond}).dial().ends(protocol.CloseLoginTimeout)
+	})
 	t.Run("by the client", func(t *testing.T) {
 		for range 20 {
 			if err := s.dial().ws.Close(4321, ""); err != nil {

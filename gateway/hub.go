@@ -20,6 +20,7 @@ type history interface {
 	Topic(roomstore.RoomID) string
 	Catchup(context.Context, roomstore.RoomID, roomstore.Position) (roomstore.History, error)
 	Positions(context.Context, []roomstore.RoomID) (map[roomstore.RoomID]roomstore.Position, error)
+	Absent(context.Context, roomstore.RoomID, []roomstore.Session) ([]roomstore.Session, error)
 }
 
 // topics is what feeds need of the bus.
@@ -164,8 +165,12 @@ func (h *hub) close(f *feed) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f.users--
-	if f.users == 0 && h.feeds[f.room] == f {
-		h.idle[f] = time.Now()
+	if f.users > 0 || h.feeds[f.room] != f {
+		return
+	}
+	h.idle[f] = time.Now()
+	if !f.used.Load() {
+		h.idle[f] = time.Time{} // there may be no such room; it goes at the next tick
 	}
 }
 

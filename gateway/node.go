@@ -19,6 +19,11 @@ const (
 	nodeTick   = 500 * time.Millisecond
 	standstill = 2 * time.Second
 
+	// renewEvery is how often the lease is renewed, and with it is learned how
+	// long ago the last sweep was. Short, so that a silence of the node that
+	// sweeps is noticed before it counts as time in which nobody could serve.
+	renewEvery = time.Second
+
 	// sweepEvery is the longest pause between two sweeps by the node that is
 	// to do it; after sweepSilence any node does.
 	sweepEvery   = time.Second
@@ -142,9 +147,6 @@ func (n *incarnation) run(ctx context.Context) error {
 				}
 				continue
 			}
-			for _, c := range g.connections() {
-				c.sock.alive()
-			}
 		case <-tick.C:
 		}
 		if err := n.due(ctx); errors.Is(err, roomstore.ErrFenced) {
@@ -179,7 +181,7 @@ func watchStandstill(ctx context.Context, stood chan<- struct{}) {
 // due does what is due now. It returns an error only if the node is fenced.
 func (n *incarnation) due(ctx context.Context) error {
 	g, now := n.g, time.Now()
-	if now.Sub(n.renewed) >= g.cfg.LeaseTTL/4 {
+	if now.Sub(n.renewed) >= min(renewEvery, g.cfg.LeaseTTL/4) {
 		if err := n.lease(ctx, false); errors.Is(err, roomstore.ErrFenced) {
 			return err
 		}
@@ -242,7 +244,7 @@ func (n *incarnation) elected() bool {
 // sweep sweeps until nothing is due, and claims nodes whose lease has been
 // lapsed for a lease TTL of our own clock.
 func (n *incarnation) sweep(ctx context.Context) error {
-	g := n.g
+	g, began := n.g, time.Now()
 	for ctx.Err() == nil {
 		var claims []roomstore.Lapse
 		for node, s := range n.suspicious {
@@ -265,8 +267,12 @@ func (n *incarnation) sweep(ctx context.Context) error {
 		g.stats.Finished.Add(uint64(done.Finished))
 		g.stats.Claimed.Add(uint64(done.Claimed))
 		n.suspect(done.Lapsed)
-		if done.More {
+		if done.More && time.Since(began) < sweepEvery {
 			continue
+		}
+		if done.More { // the lease comes in between
+			n.sweepAt = n.swept
+			return nil
 		}
 		if done.Next >= 0 && done.Next < sweepEvery {
 			n.sweepAt = n.swept.Add(done.Next)
@@ -361,12 +367,20 @@ func (n *incarnation) compare(ctx context.Context) {
 			n.gap.Store(true) // again, at the next tick
 			return
 		}
-		for _, id := range gone {
+		for _, who := range group {
+			parked, replaced := gone[who.ID]
+			if !replaced {
+				continue
+			}
 			g.mu.Lock()
-			s := g.sessions[id]
+			s := g.sessions[who.ID]
 			g.mu.Unlock()
-			if s != nil {
+			switch {
+			case s == nil || s.who.Generation != who.Generation: // it has gone on meanwhile
+			case parked:
 				s.c.fenced()
+			default:
+				s.replaced(protocol.CloseTakenOver)
 			}
 		}
 	}

@@ -84,15 +84,19 @@ func (c *conn) enter(s *session, req roomstore.EntryRequest, clients int64, answ
 	case err != nil:
 		c.g.hub.close(f)
 		refuse(err)
-		if !open {
-			return nil
+		if !open || was {
+			return nil // what happened, if it did, changed nothing
 		}
-		return func() { c.undo(s, req.Room, call) }
+		return func() { c.undo(s, req, call) }
 	}
 	result := roomResult(req.Room, e)
 	say := func() {
 		// What a batch holds back of the room is from before this.
 		s.c.sock.ReleaseRoom(string(req.Room))
+		if was && !e.Already && !e.Again {
+			// It was not in the room any more, and has only been told so now.
+			s.state(roomState(req.Room, protocol.RoomConnecting, active))
+		}
 		if len(e.Attributes) > 0 {
 			s.state(attributesOnEntry(req.Room, e.Position, e.Attributes))
 		}
@@ -116,9 +120,11 @@ func (c *conn) enter(s *session, req roomstore.EntryRequest, clients int64, answ
 		back := roomstore.Return{Room: req.Room, In: true, Position: e.Position, Entered: e.Entered, Delay: e.Delay, Name: e.Name}
 		ctx, cancel := context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
 		defer cancel()
-		if err := f.rejoin(ctx, s, back, &e.Position, say); err != nil {
+		if err := f.rejoin(ctx, s, back, &sight{Position: e.Position}, say); err != nil {
 			refuse(err)
-			return func() { c.undo(s, req.Room, call) }
+			if !e.Again {
+				return func() { c.undo(s, req, call) }
+			}
 		}
 	}
 	return nil
@@ -126,17 +132,17 @@ func (c *conn) enter(s *session, req roomstore.EntryRequest, clients int64, answ
 
 // undo finds out what became of an entry whose client has been told that it
 // failed, and takes it back if it happened.
-func (c *conn) undo(s *session, room roomstore.RoomID, enter func(context.Context) (roomstore.Entry, error)) {
+func (c *conn) undo(s *session, req roomstore.EntryRequest, enter func(context.Context) (roomstore.Entry, error)) {
 	e, known, err := pursue(c, enter)
-	if !known || err != nil || e.Gone {
+	if !known || err != nil || e.Gone || e.Already {
 		return
 	}
 	key := s.key(0)
 	_, _, err = pursue(c, func(ctx context.Context) (roomstore.Position, error) {
-		return c.g.store.Leave(ctx, s.who, room, key)
+		return c.g.store.Undo(ctx, s.who, req.Room, key, req.RequestKey)
 	})
 	if err != nil && !roomstore.Refused(err) {
-		c.g.log.Warn("entry not taken back", "room", room, "session", s.who.ID, "err", err)
+		c.g.log.Warn("entry not taken back", "room", req.Room, "user", s.who.User, "err", err)
 	}
 }
 
@@ -191,7 +197,10 @@ func (c *conn) leaveAll(s *session, clients int64, answer reply) func() {
 		if !errors.Is(err, roomstore.ErrFenced) {
 			answer(nil, wireError(err, ""))
 		}
-		return rest
+		if rest == nil {
+			return nil
+		}
+		return func() { rest() }
 	}
 	answer(protocol.LeaveAllResult{RoomIDs: rooms}, nil)
 	return nil
@@ -199,7 +208,9 @@ func (c *conn) leaveAll(s *session, clients int64, answer reply) func() {
 
 // leaveEverything takes the session out of all its rooms, ending it if end is
 // set, and tells the client of each.
-func (c *conn) leaveEverything(s *session, key roomstore.RequestKey, end bool) (rooms []string, rest func(), err error) {
+//
+// If the outcome is open, rest pursues it and says whether it happened.
+func (c *conn) leaveEverything(s *session, key roomstore.RequestKey, end bool) (rooms []string, rest func() bool, err error) {
 	feeds := map[roomstore.RoomID]*feed{}
 	members := map[*feed]*member{}
 	for _, f := range s.feeds() {
@@ -218,7 +229,10 @@ func (c *conn) leaveEverything(s *session, key roomstore.RequestKey, end bool) (
 			c.fenced()
 		}
 		if open {
-			rest = func() { pursue(c, call) }
+			rest = func() bool {
+				_, known, err := pursue(c, call)
+				return known && err == nil
+			}
 		}
 		return nil, rest, err
 	}

@@ -184,7 +184,7 @@ func (s *socket) Release(b []byte) error {
 	defer s.mu.Unlock()
 	var err error
 	if b != nil {
-		err = s.queueLocked(frame{b, classPull})
+		err = s.queueLocked(frame{b, classKept})
 	}
 	if s.holding--; s.holding > 0 {
 		return err

@@ -25,11 +25,12 @@
 -- ARGV[16]  max_rooms     0 for any number
 -- ARGV[17]  partitions
 -- ARGV[18]  did_ttl       ms
--- ARGV[19]  log_size      events
--- ARGV[20]  log_bytes
--- ARGV[21]  log_ttl       ms
--- ARGV[22]  attributes    how many; key and value of each follow; used if the room is created
--- ARGV[23]  key, value, …
+-- ARGV[19]  gone_ttl      ms
+-- ARGV[20]  log_size      events
+-- ARGV[21]  log_bytes
+-- ARGV[22]  log_ttl       ms
+-- ARGV[23]  attributes    how many; key and value of each follow; used if the room is created
+-- ARGV[24]  key, value, …
 --
 -- Returns  {"ok", epoch, seq, count, created, entered, delay, name, attributes, key, value, …}
 --                         entered is the seq of the membership's entry event
@@ -43,6 +44,7 @@
 --          {"blocked"}    the user is blocked from the room
 --          {"userlimit"}  the user is in max_user_rooms
 --          {"full"}       max_members are in the room
+--          {"misused"}    the request_key was another request's
 --          {"fenced"}     the node has been given up, or the session has moved,
 --                         is parked, or has ended
 --
@@ -54,9 +56,9 @@ local mode, id, user, session, generation, node = ARGV[1], ARGV[2], ARGV[3], ARG
 local request_key, partition, user_slot, data = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local name, delay, keep = ARGV[11], ARGV[12], ARGV[13]
 local max_members, max_user_rooms, max_rooms = tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16])
-local partitions, did_ttl = tonumber(ARGV[17]), ARGV[18]
-local limits = { size = tonumber(ARGV[19]), bytes = tonumber(ARGV[20]), ttl = tonumber(ARGV[21]) }
-local attributes = tonumber(ARGV[22])
+local partitions, did_ttl, gone_ttl = tonumber(ARGV[17]), ARGV[18], ARGV[19]
+local limits = { size = tonumber(ARGV[20]), bytes = tonumber(ARGV[21]), ttl = tonumber(ARGV[22]) }
+local attributes = tonumber(ARGV[23])
 
 local info, members, attrs = key(part, "info", id), key(part, "members", id), key(part, "attrs", id)
 
@@ -78,7 +80,10 @@ local s = session_record(call("HGET", user_key, "s:" .. session))
 if not s or s.generation ~= generation or s.deadline ~= "" then
   return { "fenced" }
 end
-local before = outcome(part, session, request_key)
+local before, misused = outcome(part, session, request_key, mode, id)
+if misused then
+  return { "misused" }
+end
 local m = membership(call("HGET", info, user))
 if before then
   local reply = { "again", before:match("^(%d+)%z(%d+)%z(%d+)%z(%d)%z(%d+)%z(%d+)%z(.*)$") }
@@ -142,7 +147,7 @@ if not room then
     call("HSET", room_key, "keep", "0")
   end
   for i = 1, attributes do
-    call("HSET", attrs, ARGV[21 + 2 * i], ARGV[22 + 2 * i])
+    call("HSET", attrs, ARGV[22 + 2 * i], ARGV[23 + 2 * i])
   end
   call("ZADD", part .. "rooms", 0, id)
   room = { epoch = epoch, seq = 0, delay = delay, name = name }
@@ -177,7 +182,7 @@ if gone then
   call("HDEL", key(part, "gone", session), id)
 end
 local count = number(call("ZCARD", members))
-remember(part, session, request_key,
+remember(part, session, request_key, mode, id,
   table.concat({ room.epoch, number(seq), count, created, number(entered), room.delay, room.name }, NUL), did_ttl)
 
 -- Announce.
@@ -189,7 +194,7 @@ if m then
   call("HSET", room_key, "logbytes", append(part, id, moved, seq, now_ms, room.log_bytes, limits))
   local old_gone = key(part, "gone", m.session)
   call("HSET", old_gone, id, table.concat({ room.epoch, m.generation, "", "device", "" }, NUL))
-  call("PEXPIRE", old_gone, did_ttl)
+  call("PEXPIRE", old_gone, gone_ttl)
   publish(part, id, moved)
 else
   publish(part, id, event(room.epoch, seq, "j", now_ms, session, user, count, "", data))

@@ -19,6 +19,7 @@
 --          {"again", room, epoch, seq, …}  the same, of an earlier call under
 --                                          this request_key
 --          {"fenced"}  the session has moved to another connection, or has ended
+--          {"misused"} the request_key was another request's
 --
 -- Publishes  "l" in each room, and what the emptiness rule adds
 
@@ -27,7 +28,10 @@ local user, session, generation, request_key, end_session = ARGV[1], ARGV[2], AR
 local did_ttl, ttls = ARGV[6], { log = ARGV[7], gone = ARGV[8] }
 
 -- Decide.
-local before = outcome(uslot, session, request_key)
+local before, misused = outcome(uslot, session, request_key, "all", "")
+if misused then
+  return { "misused" }
+end
 if before then
   local reply = { "again" }
   for field in before:gmatch("([^%z]*)%z") do
@@ -59,11 +63,10 @@ if end_session == "1" then
   call("HDEL", user_key, "s:" .. session)
   call("ZREM", uslot .. "parked", session .. NUL .. user)
   call("SREM", key(uslot, "nodesessions", s.node), session .. NUL .. user)
-else
-  local left = {}
-  for i = 2, #reply do
-    left[i - 1] = reply[i] .. NUL
-  end
-  remember(uslot, session, request_key, table.concat(left), did_ttl)
 end
+local left = {}
+for i = 2, #reply do
+  left[i - 1] = reply[i] .. NUL
+end
+remember(uslot, session, request_key, "all", "", table.concat(left), did_ttl)
 return reply

@@ -15,9 +15,11 @@
 -- ARGV[6]  max_devices
 -- ARGV[7]  log_ttl      ms
 -- ARGV[8]  gone_ttl     ms
+-- ARGV[9]  valid_until  Redis's time in ms, "" for ever
 --
 -- Returns  {"ok", generation}
 --          {"fenced"}  the node has been given up
+--          {"late"}    the call came after valid_until
 --
 -- Publishes  an order to close on the channel of each node whose session had
 -- to go, and "l" in each room that such a session left.
@@ -32,6 +34,9 @@ if dead(control, node) then
   return { "fenced" }
 end
 local now_ms = now()
+if late(now_ms, ARGV[9]) then
+  return { "late" }
+end
 local awake_ms = awake(control, now_ms)
 local fields = call("HGETALL", user_key)
 local replaced, others = {}, {}
@@ -76,7 +81,8 @@ local function drop(s, code)
 end
 
 for _, s in ipairs(replaced) do
-  park_rooms(uslot, user_key, fields, user, s.id, s.node, awake_ms + session_ttl)
+  -- One that was parked already keeps its deadline.
+  park_rooms(uslot, user_key, fields, user, s.id, s.node, tonumber(s.deadline) or awake_ms + session_ttl)
   drop(s, "4510")
 end
 for i = 1, #others + 1 - max_devices do

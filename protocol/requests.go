@@ -40,9 +40,12 @@ type Resume struct {
 }
 
 // ResumeRoom names a room and the position up to which the client knows it.
+// MembersSeq may be added if the client has been told of members further than
+// that (see [MembersChanged]), so that it does not hear the same again.
 type ResumeRoom struct {
 	RoomID string `json:"roomID" required:"true"`
 	Position
+	MembersSeq int64 `json:"membersSeq,omitempty"`
 }
 
 // LoginResult answers "login". Times are unix milliseconds.

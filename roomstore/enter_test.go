@@ -275,7 +275,10 @@ func TestStore_Enter(t *testing.T) {
 			}),
 			do: func(w *world) (string, error) {
 				text, err := w.ask(w.s("a2"), roomstore.EntryRequest{Room: "a"})
-				w.pass(time.Hour) // what was parked is void
+				if n := w.rdb.ZCard(w.ctx(), w.part("a")+"parked").Val(); n != 0 {
+					w.Errorf("%d are parked", n)
+				}
+				w.pass(time.Hour)
 				w.sweep("n1")
 				return text, err
 			},
@@ -412,6 +415,9 @@ func TestStore_Enter_again(t *testing.T) {
 		}
 		first, err := w.try(who, r)
 		w.must(err)
+		if ttl := w.rdb.TTL(w.ctx(), w.part("a")+"did:a1").Val(); ttl < 9*time.Minute || ttl > 10*time.Minute {
+			t.Errorf("the outcome is kept for %v", ttl)
+		}
 		w.enter(w.s("b1"), "a")
 		w.forget()
 		again := func(gone bool) {
@@ -437,6 +443,52 @@ func TestStore_Enter_again(t *testing.T) {
 		w.must(err)
 		w.forget()
 		again(true)
+	})
+}
+
+// Epochs follow Redis's clock, and rise whatever it does.
+func TestStore_Enter_epoch(t *testing.T) {
+	contract(t, roomstore.Config{}, func(w *world) {
+		before := w.now().UnixMicro()
+		last := w.enter(ana(w), "a").Epoch
+		if last < before || last > w.now().UnixMicro() {
+			t.Errorf("epoch %d is not the time, %d", last, before)
+		}
+		ahead := w.now().Add(time.Hour).UnixMicro()
+		w.must(w.rdb.HSet(w.ctx(), w.tag("0")+"clock", "epoch", ahead).Err())
+		for i := range 3 { // in any partition
+			e := w.enter(w.s("a1"), roomstore.RoomID("b"+strconv.Itoa(i)))
+			if ahead++; e.Epoch != ahead {
+				t.Errorf("epoch %d, want %d", e.Epoch, ahead)
+			}
+		}
+		w.forget()
+	})
+}
+
+// A new life has nothing of what may have been left under its ID.
+func TestStore_Enter_clean(t *testing.T) {
+	contract(t, roomstore.Config{}, func(w *world) {
+		key := func(kind string) string { return w.part("a") + kind + ":a" }
+		for _, kind := range []string{"info", "attrs", "attrmeta", "memberattrs", "blocked"} {
+			w.must(w.rdb.HSet(w.ctx(), key(kind), "ben", "1").Err())
+		}
+		for _, kind := range []string{"members", "left"} {
+			w.must(w.rdb.ZAdd(w.ctx(), key(kind), redis.Z{Score: 7, Member: "ben"}).Err())
+		}
+		w.must(w.rdb.HDel(w.ctx(), key("info"), "ben").Err())
+		w.must(w.rdb.RPush(w.ctx(), key("log"), "x").Err())
+		e := w.enter(ana(w), "a")
+		if e.Count != 1 || len(e.Attributes) != 0 || !e.Created {
+			t.Errorf("got %+v", e)
+		}
+		for _, key := range w.keys() {
+			for _, kind := range []string{"attrs", "attrmeta", "memberattrs", "blocked", "left", "log"} {
+				if key == w.part("a")+kind+":a" {
+					t.Errorf("%s is left", kind)
+				}
+			}
+		}
 	})
 }
 
@@ -473,7 +525,7 @@ func TestStore_Enter_outcomesKept(t *testing.T) {
 		if n := w.rdb.HLen(w.ctx(), did).Val(); n < 64 || n > 96 {
 			t.Errorf("kept %d outcomes, want 64 to 96", n)
 		}
-		if ttl := w.rdb.TTL(w.ctx(), did).Val(); ttl <= 0 || ttl > time.Hour {
+		if ttl := w.rdb.TTL(w.ctx(), did).Val(); ttl < 9*time.Minute || ttl > 10*time.Minute {
 			t.Errorf("kept for %v", ttl)
 		}
 		for key := 200 - 63; key <= 200; key++ {

@@ -1,11 +1,13 @@
 package roomstore_test
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/roomstore"
@@ -113,6 +115,27 @@ func TestStore_Leave_again(t *testing.T) {
 	})
 }
 
+// Of those who left only the newest are kept.
+func TestStore_Leave_kept(t *testing.T) {
+	contract(t, roomstore.Config{}, func(w *world) {
+		inRoom("ana", "a")(w)
+		key := w.part("a") + "left:a"
+		var old []redis.Z
+		for i := range 1100 {
+			old = append(old, redis.Z{Score: float64(i) / 10_000, Member: strconv.Itoa(i)})
+		}
+		w.must(w.rdb.ZAdd(w.ctx(), key, old...).Err())
+		b := ben(w)
+		w.enter(b, "a")
+		w.leave(b, "a")
+		kept := w.rdb.ZRange(w.ctx(), key, 0, -1).Val()
+		if len(kept) != 1024 || kept[0] != "77" || !strings.HasPrefix(kept[1023], "ben\x00") {
+			t.Errorf("%d are kept", len(kept))
+		}
+		w.forget()
+	})
+}
+
 // leaveAll takes a session out of its rooms, and no other (row 24).
 func TestStore_LeaveAll(t *testing.T) {
 	contract(t, roomstore.Config{}, func(w *world) {
@@ -191,8 +214,8 @@ func TestStore_LeaveAll_fenced(t *testing.T) {
 	})
 }
 
-// A session that ends while it is parked is gone from all indexes, too.
-func TestStore_LeaveAll_endParked(t *testing.T) {
+// A session that is logged out while it is parked is gone from all indexes, too.
+func TestStore_LeaveAll_parked(t *testing.T) {
 	contract(t, roomstore.Config{}, func(w *world) {
 		inRoom("ana", "a", "b")(w)
 		parked("a1")(w)

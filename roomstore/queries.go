@@ -160,6 +160,25 @@ func count(events []Event, now int64) {
 	}
 }
 
+// Absent gives those of the sessions, at most 500, that are not in a room.
+func (s *Store) Absent(ctx context.Context, room RoomID, sessions []Session) ([]Session, error) {
+	args := []any{string(room), len(sessions)}
+	byID := make(map[SessionID]Session, len(sessions))
+	for _, who := range sessions {
+		args = append(args, string(who.User), string(who.ID))
+		byID[who.ID] = who
+	}
+	r, err := s.run(ctx, string(room), string(room), lua.Absent, []string{s.keys.part(s.keys.partition(room))}, args...)
+	if err != nil {
+		return nil, err
+	}
+	var absent []Session
+	for len(r.fields) > 0 {
+		absent = append(absent, byID[SessionID(r.text())])
+	}
+	return absent, nil
+}
+
 // Positions says where rooms are now; a room that does not exist has the zero
 // Position. At most 500 a partition at once are asked for.
 func (s *Store) Positions(ctx context.Context, rooms []RoomID) (map[RoomID]Position, error) {

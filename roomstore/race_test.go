@@ -151,27 +151,22 @@ func TestStore_race_deadline(t *testing.T) {
 	var joined atomic.Int64
 	stop := make(chan struct{})
 	wg.Go(func() { // brings every deadline near
-		for n := int64(0); ; n++ {
+		hurry := redis.NewScript(`
+			local epoch, deadline = unpack(redis.call("HMGET", KEYS[1], "epoch", "deadline"))
+			if deadline then
+				local t = redis.call("TIME")
+				local now = string.format("%.0f", t[1] * 1000 + math.floor(t[2] / 1000))
+				redis.call("HSET", KEYS[1], "deadline", now)
+				redis.call("ZADD", KEYS[2], now, "a\0" .. epoch)
+			end
+			return 1`)
+		for {
 			select {
 			case <-stop:
 				return
 			default:
 			}
-			key := w.part("a") + "room:a"
-			err := w.rdb.Watch(w.ctx(), func(tx *redis.Tx) error {
-				h, err := tx.HMGet(w.ctx(), key, "deadline", "epoch").Result()
-				if err != nil || h[0] == nil {
-					return err
-				}
-				at := w.now().UnixMilli() + n%2
-				_, err = tx.TxPipelined(w.ctx(), func(p redis.Pipeliner) error {
-					p.HSet(w.ctx(), key, "deadline", at)
-					p.ZAdd(w.ctx(), w.part("a")+"due", redis.Z{Score: float64(at), Member: "a\x00" + h[1].(string)})
-					return nil
-				})
-				return err
-			}, key)
-			if err != nil && !errors.Is(err, redis.TxFailedErr) {
+			if err := hurry.Run(w.ctx(), w.rdb, []string{w.part("a") + "room:a", w.part("a") + "due"}).Err(); err != nil {
 				t.Error(err)
 				return
 			}

@@ -2,6 +2,7 @@ package roomstore_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -335,6 +336,17 @@ func TestStore_Resume(t *testing.T) {
 			want:  []string{`a kicked {"reason":"x"}`},
 		},
 		{
+			name: "kicked, entered again, and the room has ended", named: []roomstore.RoomID{"a"},
+			given: func(w *world) {
+				w.must(w.store.Kick(w.ctx(), "a", "ana", ""))
+				who, _ := w.resume("n1", w.s("a1"))
+				w.enter(who, "a")
+				w.park(who, time.Minute)
+				w.must(w.store.Destroy(w.ctx(), "a"))
+			},
+			want: []string{"a noroom"},
+		},
+		{
 			name: "entered from another device", named: []roomstore.RoomID{"a"},
 			given: func(w *world) { w.enter(w.login("ana", "a2"), "a") }, want: []string{"a device"},
 		},
@@ -552,17 +564,17 @@ func TestStore_Replaced(t *testing.T) {
 		w.park(all[3], time.Minute)
 		_, err := w.store.LeaveAll(w.ctx(), all[4], "", true)
 		w.must(err)
-		var got []roomstore.SessionID
+		got := map[roomstore.SessionID]bool{}
 		n := 0
 		for _, group := range w.store.BySlot(all) {
 			n += len(group)
 			ids, err := w.store.Replaced(w.ctx(), "n1", group)
 			w.must(err)
-			got = append(got, ids...)
+			maps.Copy(got, ids)
 		}
-		slices.Sort(got)
-		if want := []roomstore.SessionID{"s1", "s2", "s3", "s4"}; !slices.Equal(got, want) || n != len(all) {
-			t.Errorf("of %d sessions replaced: %v, want %v", n, got, want)
+		want := map[roomstore.SessionID]bool{"s1": false, "s2": false, "s3": true, "s4": false}
+		if !maps.Equal(got, want) || n != len(all) {
+			t.Errorf("of %d sessions replaced, and parked: %v, want %v", n, got, want)
 		}
 		if ids, err := w.store.Replaced(w.ctx(), "n1", nil); err != nil || ids != nil {
 			t.Errorf("of none: %v, %v", ids, err)

@@ -26,12 +26,16 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // contract runs a test on every kind of Redis there is, each with one and with
-// many partitions: the rules are the same everywhere.
+// many partitions: the rules are the same everywhere. A short run is on a real
+// Redis with many only.
 func contract(t *testing.T, cfg roomstore.Config, test func(w *world)) {
 	t.Helper()
 	t.Parallel()
 	for _, embedded := range []bool{false, true} {
 		for _, partitions := range []int{1, 16} {
+			if testing.Short() && (embedded || partitions == 1) {
+				continue
+			}
 			name := "redis"
 			if embedded {
 				name = "embedded"

@@ -132,6 +132,16 @@ func TestStore_Sweep_cameBack(t *testing.T) {
 			t.Errorf("swept %+v", done)
 		}
 		w.heard()
+		// Nor is another session in its place, parked for longer.
+		w.enter(w.login("ana", "a2"), "a")
+		w.park(w.s("a2"), time.Minute)
+		w.must(w.rdb.ZAdd(w.ctx(), key, redis.Z{Score: at, Member: entry}).Err())
+		w.forget()
+		w.pass(30 * time.Second)
+		if done := w.sweep("n1"); done.Evicted != 0 {
+			t.Errorf("swept %+v", done)
+		}
+		w.heard()
 	})
 }
 
@@ -277,9 +287,9 @@ func TestStore_awakeInGap(t *testing.T) {
 	w.park(w.s("a1"), 10*time.Second)
 	w.forget()
 	w.mini.SetTime(at.Add(time.Hour))
-	who, _ := w.resume("n2", w.s("a1"))
 	l, err := w.store.Lease(w.ctx(), "n2", false)
 	w.must(err)
+	who, _ := w.resume("n2", w.s("a1"))
 	if !slices.Contains(l.Alive, "n2") || l.SinceSweep != time.Hour || !l.Now.Equal(at.Add(time.Hour)) {
 		t.Errorf("lease %+v", l)
 	}

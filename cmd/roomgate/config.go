@@ -195,6 +195,14 @@ func (c Config) apiKeys() []string {
 	return keys
 }
 
+// origins returns the origins that may connect.
+func (c Config) origins() []string {
+	if c.Dev {
+		return []string{"*"}
+	}
+	return c.AllowedOrigins
+}
+
 // A secret prints as asterisks, however it is printed. string(s) is its value.
 type secret string
 

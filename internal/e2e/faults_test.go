@@ -320,7 +320,7 @@ func TestRedis_connectionsKilled(t *testing.T) {
 			server, rdb := redisServer(t)
 			a, b := startPair(t, server.Addr(), "--rate-limits=false")
 			c := gather(t, rdb, a, b)
-			c.rush(40)
+			c.rush(80)
 			done := make(chan struct{})
 			go func() { c.ended.Wait(); close(done) }()
 			tick := time.NewTicker(40 * time.Millisecond)
@@ -395,4 +395,21 @@ func TestPubSub_deaf(t *testing.T) {
 	eventually(t, "the gateway to be ready again", a.ready)
 	cy.say("R", "three")
 	ana.hears("R cy: three")
+}
+
+// A client that enters again before it has been told that its room is gone
+// hears of the end first, and then of its entry like anybody else.
+func TestPubSub_endOvertaken(t *testing.T) {
+	t.Parallel()
+	server, rdb := redisServer(t)
+	link := faultproxy.StartRedis(t, server.Addr())
+	g := startGateway(t, link.Addr())
+	ana, book := enroll(g, t, "ana"), follow(t, rdb, "R")
+	ana.enter("R")
+	link.Messages(func(string, string) faultproxy.Fate { return nil })
+	destroy(t, g, "R")
+	book.find("the end", func(e roomstore.Event) bool { return e.Kind == roomstore.KindDestroyed })
+	ana.settled()
+	ana.send(protocol.MethodEnterRoom, enterR)
+	ana.hears("R disconnected roomNotExist", "R connecting activeEnter", "R connected success", "ok")
 }

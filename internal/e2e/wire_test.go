@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,7 +27,8 @@ type wire struct {
 	ws   *websocket.Conn
 	done chan struct{} // closed when reading has ended
 
-	id int // of the last request
+	id   int         // of the last request
+	mute atomic.Bool // pings are not answered
 
 	mu      sync.Mutex
 	frames  []string
@@ -54,6 +56,13 @@ func tryConnect(t testing.TB, url string, header http.Header) (*wire, *http.Resp
 		return nil, res, err
 	}
 	w := &wire{t: t, ws: ws, done: make(chan struct{}), arrived: make(chan struct{}, 1)}
+	answer := ws.PingHandler()
+	ws.SetPingHandler(func(data string) error {
+		if w.mute.Load() {
+			return nil
+		}
+		return answer(data)
+	})
 	go w.read()
 	t.Cleanup(func() {
 		w.drop()
