@@ -109,6 +109,12 @@ func membersFrame(method string, room roomstore.RoomID, data []string, count int
 // messageReceived frames a message. Its payload is the message as its sender's
 // gateway wrote it, a JSON object; what only the store knew is put behind.
 func messageReceived(room roomstore.RoomID, e roomstore.Event) []byte {
+	return messageFrame(room, e, 0)
+}
+
+// messageFrame is messageReceived that also says, unless it is 0, up to where
+// the client knows of members.
+func messageFrame(room roomstore.RoomID, e roomstore.Event, membersSeq int64) []byte {
 	return textFrame(320+2*len(room)+len(e.Data), func(b []byte) []byte {
 		b = append(b, `{"jsonrpc":"2.0","method":"roomMessageReceived","params":{"fromConversationID":"`...)
 		b = append(b, room...)
@@ -122,6 +128,10 @@ func messageReceived(room roomstore.RoomID, e roomstore.Event) []byte {
 		}
 		b = append(b, `":`...)
 		b = strconv.AppendInt(b, e.Seq, 10)
+		if membersSeq > 0 {
+			b = append(b, `,"membersSeq":`...)
+			b = strconv.AppendInt(b, membersSeq, 10)
+		}
 		return append(b, "}}"...)
 	})
 }

@@ -550,7 +550,8 @@ func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Positio
 // known is up to where the client has been told of members, which can be
 // further than its position: if something kept follows the difference, that,
 // and not the difference, moves the position, so that a link lost in between
-// loses nothing. The difference then carries membersSeq instead of a seq.
+// loses nothing. The difference then carries membersSeq instead of a seq; if
+// it comes to nothing, the first message carries it.
 func missed(room roomstore.RoomID, who roomstore.Session, events []roomstore.Event, known int64) [][]byte {
 	type change struct {
 		was, is bool
@@ -558,13 +559,13 @@ func missed(room roomstore.RoomID, who roomstore.Session, events []roomstore.Eve
 	}
 	var users []roomstore.UserID
 	changes := map[roomstore.UserID]*change{}
-	var kept [][]byte
+	var messages []roomstore.Event
 	var count, last int64
 	for _, e := range events {
 		switch e.Kind {
 		case roomstore.KindMessage:
 			if e.Origin != who.ID {
-				kept = append(kept, messageReceived(room, e))
+				messages = append(messages, e)
 			}
 		case roomstore.KindJoined, roomstore.KindLeft:
 			if count, last = e.Count, e.Seq; e.User == who.User || e.Seq <= known {
@@ -589,7 +590,7 @@ func missed(room roomstore.RoomID, who roomstore.Session, events []roomstore.Eve
 		}
 	}
 	final := seqOf(last)
-	if len(kept) > 0 {
+	if len(messages) > 0 {
 		final = membersSeqOf(last)
 	}
 	var frames [][]byte
@@ -600,12 +601,19 @@ func missed(room roomstore.RoomID, who roomstore.Session, events []roomstore.Eve
 		}
 		frames = append(frames, membersFrame(protocol.EventRoomMemberLeft, room, left, count, at))
 	}
-	// One that comes to nothing is told, too, if messages follow: they move the
-	// position to between changes of which the client has heard neither.
-	if len(joined) > 0 || len(left) == 0 && len(kept) > 0 && last > known {
+	if len(joined) > 0 {
 		frames = append(frames, membersFrame(protocol.EventRoomMemberJoined, room, joined, count, final))
 	}
-	return append(frames, kept...)
+	for i, e := range messages {
+		if i == 0 && len(frames) == 0 && last > known {
+			// A difference that comes to nothing: the message says it, since it
+			// moves the position to between changes of which none was told.
+			frames = append(frames, messageFrame(room, e, last))
+			continue
+		}
+		frames = append(frames, messageReceived(room, e))
+	}
+	return frames
 }
 
 // add puts a member on the feed, unless its session's socket has closed.

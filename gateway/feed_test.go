@@ -567,3 +567,31 @@ func TestHub_run_ends(t *testing.T) {
 		<-done
 	})
 }
+
+// A client that comes back more than once hears each change of members once,
+// wherever its link was lost in between.
+func TestMissed_twice(t *testing.T) {
+	t.Parallel()
+	ana := roomstore.Session{User: "ana", ID: "s-ana"}
+	log := []roomstore.Event{
+		left(1, 6, "cy", 1, roomstore.ReasonLeft), message(1, 7, "zoe", "hi"), joined(1, 8, "cy", 2), left(1, 9, "cy", 1, roomstore.ReasonLeft),
+	}
+	for _, tt := range []struct {
+		what   string
+		events []roomstore.Event
+		known  int64
+		want   []string
+	}{
+		{"first", log[:3], 5, []string{"R zoe: hi #7"}},
+		{"again, after the message", log[2:], 8, []string{"R -cy 1 #9"}},
+		{"again, before it", log, 8, []string{"R -cy 1", "R zoe: hi #7"}},
+		{"all at once", log, 5, []string{"R -cy 1", "R zoe: hi #7"}},
+		{"nothing of members", log[1:2], 6, []string{"R zoe: hi #7"}},
+	} {
+		w := newWire()
+		for _, b := range missed(room, ana, tt.events, tt.known) {
+			w.Write(b)
+		}
+		t.Run(tt.what, func(t *testing.T) { expect(t, w, tt.want...) })
+	}
+}

@@ -10,7 +10,7 @@ import (
 	"github.com/roomgate/roomgate/protocol"
 )
 
-// Limits of what clients send (semantics, section 1). Those that an operator
+// Limits of what clients send (docs/protocol.md, section 8). Those that an operator
 // can change are in the store's Config.
 const (
 	maxRoomName     = 64

@@ -197,7 +197,7 @@ func (c *conn) begin(node string, user roomstore.UserID, p *protocol.LoginParams
 }
 
 // comeBack tells the client of each room what became of its place there, and
-// what it missed (semantics, section 4).
+// what it missed (docs/protocol.md, section 4).
 func (c *conn) comeBack(s *session, rooms []roomstore.Return, named map[roomstore.RoomID]sight) {
 	for _, back := range rooms {
 		if !back.In {

@@ -1,5 +1,5 @@
 -- enter.lua makes a user a member of a room for one session: createRoom,
--- joinRoom and enterRoom (semantics, rows 1–13 and 31).
+-- joinRoom and enterRoom (rows 1–13 and 31).
 --
 -- Uses     value clock room log request depart session limits
 --

@@ -51,7 +51,9 @@ if m.generation ~= generation or m.node == "" then
 end
 
 -- Apply and announce.
-local seq = number(depart(part, id, room, user_key, user, m, "left", "", request_key, ttls, now_ms))
+-- An entry that is taken back may be made again, under its own key.
+local seq = number(depart(part, id, room, user_key, user, m, "left", "",
+  undoes == "" and request_key or "", ttls, now_ms))
 if undoes ~= "" then
   call("HDEL", key(part, "did", session), undoes)
 end

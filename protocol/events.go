@@ -26,13 +26,15 @@ type MembersChanged struct {
 
 // MessageReceived are the parameters of "roomMessageReceived". Text and custom
 // messages have Seq; commands and barrages have After, the room's seq when
-// they were sent.
+// they were sent. The first one that a client hears on coming back may have
+// MembersSeq, as [MembersChanged] has it, if there is no difference to tell.
 type MessageReceived struct {
 	FromConversationID string      `json:"fromConversationID"`
 	MessageList        []Message   `json:"messageList"`
 	Info               MessageInfo `json:"info"`
 	Seq                int64       `json:"seq,omitempty"`
 	After              *int64      `json:"after,omitempty"`
+	MembersSeq         int64       `json:"membersSeq,omitempty"`
 }
 
 // MessageInfo is there for ZIM's sake; IsOfflineMessage is always false.

@@ -186,8 +186,6 @@ func redisOptions(cfg *Config) (*redis.Options, *miniredis.Miniredis, error) {
 		}
 		embedded.ClockTTL(true)
 		options = &redis.Options{Addr: embedded.Addr()}
-	case strings.Contains(url, "master_name=") || strings.Contains(url, "addr="):
-		return nil, nil, errors.New("--redis-url: Sentinel and Cluster are not supported by this version; name a single Redis")
 	default:
 		var err error
 		if options, err = redis.ParseURL(url); err != nil {

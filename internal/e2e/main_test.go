@@ -39,8 +39,8 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// binary builds the gateway, once for all tests, as it is shipped: these tests
-// may run under the race detector, the gateway does not.
+// binary builds the gateway, once for all tests. These tests may run under the
+// race detector; the gateway does so only if GOFLAGS says so.
 var binary = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "roomgate-e2e-")
 	if err != nil {
@@ -137,6 +137,11 @@ func launch(t testing.TB, flags []string) *gateway {
 	}()
 	t.Cleanup(func() {
 		g.kill()
+		for _, bad := range []string{"panic:", "DATA RACE", `"level":"ERROR"`} {
+			if strings.Contains(g.out.String(), bad) {
+				t.Errorf("a gateway said %q", bad)
+			}
+		}
 		if t.Failed() {
 			t.Logf("gateway %d at %s said:\n%s", g.cmd.Process.Pid, g.addr, g.out.tail(150))
 		}

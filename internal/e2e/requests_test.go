@@ -301,3 +301,51 @@ func TestRequests_backToBack(t *testing.T) {
 		}
 	})
 }
+
+// leaveAllRoom leaves every room of the session, each with its state before the
+// answer, and none of another session of the user.
+func TestLeaveAllRoom(t *testing.T) {
+	t.Parallel()
+	server, _ := redisServer(t)
+	a, b := startPair(t, server.Addr())
+	ana, other, bo := enroll(a, t, "ana"), enroll(b, t, "ana"), enroll(b, t, "bo")
+	other.enter("of another device")
+	rooms := []string{"A", "B", "C"}
+	for _, room := range rooms {
+		bo.enter(room)
+		ana.enter(room)
+		bo.until(room + " +ana 2")
+	}
+	ana.send(protocol.MethodLeaveAllRoom, "{}")
+	events, r := ana.response()
+	var got []string
+	for _, e := range events {
+		got = append(got, brief(e))
+	}
+	slices.Sort(got)
+	if d := cmp.Diff([]string{"A disconnected success", "B disconnected success", "C disconnected success"}, got); d != "" {
+		t.Errorf("states (-want +got):\n%s", d)
+	}
+	var left protocol.LeaveAllResult
+	if err := json.Unmarshal(r.Result, &left); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(left.RoomIDs)
+	if !slices.Equal(left.RoomIDs, rooms) {
+		t.Errorf("got roomIDs %q, want %q", left.RoomIDs, rooms)
+	}
+	got = nil
+	for range rooms {
+		got = append(got, brief(bo.take()))
+	}
+	slices.Sort(got)
+	if d := cmp.Diff([]string{"A -ana 1", "B -ana 1", "C -ana 1"}, got); d != "" {
+		t.Errorf("bo (-want +got):\n%s", d)
+	}
+	other.say("of another device", "still here")
+
+	ana.send(protocol.MethodLeaveAllRoom, "{}")
+	if _, r := ana.response(); string(r.Result) != `{"roomIDs":[]}` {
+		t.Errorf("with none: got %s, want an empty list", r.Result)
+	}
+}
