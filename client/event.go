@@ -57,7 +57,7 @@ func (*ServerDraining) event()         {}
 func (*RawEvent) event()               {}
 
 // A place is the room an event belongs to, and its seq there if it has one; or,
-// if it lists members and what follows it moves the position, its membersSeq.
+// if it says up to where the client knows of members, its membersSeq.
 type place struct {
 	RoomID  string
 	Seq     int64
@@ -89,7 +89,7 @@ func decodeEvent(method, params []byte, raw bool) (Event, place, error) {
 		case protocol.EventRoomMessageReceived:
 			ev := new(MessageReceived)
 			err := json.Unmarshal(params, ev)
-			return ev, place{RoomID: ev.FromConversationID, Seq: ev.Seq}, err
+			return ev, place{ev.FromConversationID, ev.Seq, ev.MembersSeq}, err
 		case protocol.EventRoomMemberJoined:
 			ev := new(MemberJoined)
 			err := json.Unmarshal(params, ev)

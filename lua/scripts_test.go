@@ -258,13 +258,13 @@ var (
 	text    = regexp.MustCompile(`"[^"]*"`)
 )
 
-// calls says whether code refers to a function or constant of a lib.
-func calls(code, name string) bool {
+// reference matches what refers to a function or constant of a lib.
+func reference(name string) *regexp.Regexp {
 	after := `\(`
 	if strings.ToUpper(name) == name {
 		after = `\b`
 	}
-	return regexp.MustCompile(`(?:^|[^.:\w])` + name + after).MatchString(text.ReplaceAllString(code, `""`))
+	return regexp.MustCompile(`(?:^|[^.:\w])` + name + after)
 }
 
 // definition gives the text of what a lib defines: up to the next definition.
@@ -283,6 +283,7 @@ func TestScripts_uses(t *testing.T) {
 	t.Parallel()
 	libs := read(t, "lib/*.lua")
 	home := map[string]string{} // of what a lib defines
+	references := map[string]*regexp.Regexp{}
 	for name, lib := range libs {
 		if !strings.HasPrefix(lib.header, "-- "+name+".lua: ") {
 			t.Errorf("header of lib %s does not begin with its name", name)
@@ -291,7 +292,7 @@ func TestScripts_uses(t *testing.T) {
 			if other, ok := home[def]; ok {
 				t.Errorf("%s is defined in %s and %s", def, other, name)
 			}
-			home[def] = name
+			home[def], references[def] = name, reference(def)
 		}
 	}
 	everUsed := map[string]bool{}
@@ -301,8 +302,9 @@ func TestScripts_uses(t *testing.T) {
 		want, reached := map[string]bool{}, map[string]bool{}
 		var reach func(code, in string)
 		reach = func(code, in string) {
+			code = text.ReplaceAllString(code, `""`)
 			for def, lib := range home {
-				if !calls(code, def) {
+				if !references[def].MatchString(code) {
 					continue
 				}
 				if lib != in && slices.Index(uses, lib) > slices.Index(uses, in) && in != "" {

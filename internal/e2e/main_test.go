@@ -31,28 +31,30 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "roomgate-e2e-")
+	if err != nil {
+		panic(err)
+	}
+	binary = sync.OnceValues(func() (string, error) { return build(dir) })
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if path, err := binary(); err == nil {
-			os.RemoveAll(filepath.Dir(path))
-		}
+		os.RemoveAll(dir)
 		os.Exit(code)
 	}))
 }
 
-// binary builds the gateway, once for all tests. These tests may run under the
-// race detector; the gateway does so only if GOFLAGS says so.
-var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "roomgate-e2e-")
-	if err != nil {
-		return "", err
-	}
+// binary gives the path of the gateway, which is built when it is first asked
+// for. These tests may run under the race detector; the gateway does so only if
+// GOFLAGS says so. Set by TestMain.
+var binary func() (string, error)
+
+func build(dir string) (string, error) {
 	path := filepath.Join(dir, "roomgate")
 	out, err := exec.Command("go", "build", "-o", path, "github.com/roomgate/roomgate/cmd/roomgate").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return path, nil
-})
+}
 
 // patience is how long a test waits for what must come. It is long, since the
 // machine may be busy, and costs nothing when all is well.
