@@ -160,10 +160,12 @@ func (c *conn) serve() {
 	}
 }
 
+// buffers are for messages while they are handled.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
 // read reads messages until the connection ends.
 func (c *conn) read() error {
 	ctx := context.Background() // what ends a read is the socket
-	var buf bytes.Buffer
 	for {
 		kind, r, err := c.ws.Reader(ctx)
 		if err != nil {
@@ -173,6 +175,7 @@ func (c *conn) read() error {
 			c.close(protocol.CloseNotThisProtocol, "binary frames are not spoken here")
 			return nil
 		}
+		buf := buffers.Get().(*bytes.Buffer) // an idle connection holds none
 		buf.Reset()
 		if _, err := buf.ReadFrom(r); err != nil {
 			return err
@@ -183,10 +186,8 @@ func (c *conn) read() error {
 		default:
 		}
 		c.message(buf.Bytes())
+		buffers.Put(buf)
 		c.sock.pace()
-		if buf.Cap() > 2<<10 {
-			buf = bytes.Buffer{} // an idle connection keeps no memory for a large message
-		}
 	}
 }
 

@@ -677,6 +677,9 @@ func (f *feed) framed(e roomstore.Event) []byte {
 	case roomstore.KindLeft:
 		return membersFrame(protocol.EventRoomMemberLeft, f.room, []string{e.Data}, e.Count, seqOf(e.Seq))
 	case roomstore.KindMessage, roomstore.KindCommand:
+		if len(e.Data) <= len("{}") {
+			return nil // no gateway wrote that
+		}
 		return messageReceived(f.room, e)
 	}
 	return nil

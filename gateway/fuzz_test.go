@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/roomgate/roomgate/gateway/auth"
 	"github.com/roomgate/roomgate/protocol"
@@ -136,7 +137,7 @@ func compact(id json.RawMessage) string {
 // idsOf says which ids the answers to a text have.
 func idsOf(text []byte) []string {
 	requests, batch, err := parseRequests(text)
-	if err != nil || !json.Valid(text) {
+	if err != nil || !utf8.Valid(text) {
 		return []string{"null"}
 	}
 	var ids []string
@@ -174,6 +175,7 @@ func FuzzDeliver(f *testing.F) {
 	} {
 		f.Add(envelope(e))
 	}
+	f.Add("1\x002\x00m\x000\x00s\x00u\x001:1\x00id\x00") // without a payload
 	h := newHub(&fakeHistory{catchup: func(context.Context, roomstore.RoomID, roomstore.Position) (roomstore.History, error) {
 		return roomstore.History{}, roomstore.ErrNoRoom
 	}}, &fakeBus{}, time.Second, New(nil, (*pubsub.Bus)(nil), nil, Config{}).log, &Stats{})

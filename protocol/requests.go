@@ -86,7 +86,7 @@ type RoomConfig struct {
 	RoomAttributes map[string]string `json:"roomAttributes,omitempty"`
 	// RoomDestroyDelayTime is in whole seconds. It is read as any JSON number,
 	// so that a fraction is refused as a value rather than as a type.
-	RoomDestroyDelayTime json.Number `json:"roomDestroyDelayTime,omitempty"`
+	RoomDestroyDelayTime float64 `json:"roomDestroyDelayTime,omitempty"`
 }
 
 // EnterParams are the parameters of "createRoom" and "enterRoom".
