@@ -1,0 +1,195 @@
+package gateway
+
+// This file is how a feed makes good what its subscription did not bring.
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/roomgate/roomgate/protocol"
+	"github.com/roomgate/roomgate/roomstore"
+)
+
+// arm starts the wait for what is missing, unless one is under way.
+func (f *feed) arm() {
+	if !f.armed && !f.filling && !f.stopped {
+		f.armed, f.armedAt = true, f.at
+		f.timer.Reset(patience)
+	}
+}
+
+// late is called when patience has run out.
+func (f *feed) late() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.armed = false
+	switch {
+	case f.at.Epoch == 0 || len(f.early) == 0 && len(f.waiting) == 0:
+	case f.at != f.armedAt:
+		f.arm() // it goes on; what is missing now is missing for less long
+	default:
+		f.fill()
+	}
+}
+
+// compare is told where the room is now, according to the store.
+func (f *feed) compare(head roomstore.Position) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.at.Epoch == 0:
+		f.seen = head // for those who are entering
+	case f.filling:
+		f.again = true // the answer may be from before
+	case head.Epoch != f.at.Epoch || head.Seq > f.at.Seq:
+		f.fill()
+	}
+}
+
+// fill asks the store for what is missing, until it answers. Events that come
+// meanwhile wait.
+func (f *feed) fill() {
+	if f.filling || f.stopped {
+		return
+	}
+	f.filling, f.fresh = true, false
+	f.hub.stats.Fills.Add(1)
+	after := f.at
+	began := time.Now()
+	f.hub.background(func(ctx context.Context) {
+		backoff := 20 * time.Millisecond
+		for {
+			call, cancel := context.WithTimeout(ctx, f.hub.wait)
+			h, err := f.hub.store.Catchup(call, f.room, after)
+			cancel()
+			if err == nil || roomstore.Refused(err) {
+				f.filled(after, h, err)
+				return
+			}
+			f.mu.Lock()
+			if time.Since(began) > f.hub.wait {
+				f.release(func(waiter) bool { return true })
+			}
+			wanted := !f.stopped && (len(f.members) > 0 || len(f.waiting) > 0)
+			if !wanted {
+				f.reset()
+				f.filling = false
+			}
+			f.mu.Unlock()
+			if !wanted {
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(backoff):
+			}
+			backoff = min(2*backoff, time.Second)
+		}
+	})
+}
+
+// filled takes in what the store knew.
+func (f *feed) filled(after roomstore.Position, h roomstore.History, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.filling = false
+	switch {
+	case f.at != after:
+		// A new life began meanwhile; what is early belongs to it.
+	case errors.Is(err, roomstore.ErrNoRoom) || errors.Is(err, roomstore.ErrEpoch):
+		f.over(protocol.RoomNotExist)
+	case err != nil:
+		f.hub.log.Error("missing events could not be read", "room", f.room, "err", err)
+		f.release(func(waiter) bool { return true })
+	default:
+		f.catchUp(h)
+	}
+	f.catchEarly()
+	f.release(func(w waiter) bool { return w.at.Seq <= f.at.Seq || w.at.Epoch != f.at.Epoch })
+	again := f.again
+	f.again = false
+	switch {
+	case f.at.Epoch == 0:
+	case again:
+		f.fill()
+	case len(f.waiting) > 0:
+		f.arm() // it was not, while the store was asked
+	}
+}
+
+// catchUp hands on the events of a history. Where some are missing for good,
+// the members are told so, and those behind the last one missing are handed on.
+func (f *feed) catchUp(h roomstore.History) {
+	events := h.Events
+	if !h.Complete {
+		lost, known := lastMissing(events, f.at.Seq, h.Seq)
+		f.hub.stats.HistoryLost.Add(1)
+		f.hub.log.Warn("events were lost for good", "room", f.room, "count", lost-f.at.Seq)
+		for _, e := range events[:len(events)-len(known)] {
+			switch e.Kind {
+			case roomstore.KindLeft:
+				f.depart(e.Origin, e)
+			case roomstore.KindMoved:
+				f.depart(e.Old, e)
+			}
+		}
+		b := historyLost(f.room, f.at.Seq, lost)
+		for _, m := range f.members {
+			if m.from < lost {
+				m.s.event(b, classKept, f.room)
+			}
+		}
+		f.at.Seq, f.ring = lost, nil
+		events = known
+		f.doubtMembers()
+	}
+	for _, e := range events {
+		if f.at.Epoch == h.Epoch && e.Seq == f.at.Seq+1 {
+			f.pass(e)
+		}
+	}
+}
+
+// doubtMembers looks the members up in the store: the end of a membership may
+// be among what was lost. Who is not in the room finds out why by resuming.
+func (f *feed) doubtMembers() {
+	members := make([]roomstore.Session, len(f.members))
+	for i, m := range f.members {
+		members[i] = m.s.who
+	}
+	f.hub.background(func(ctx context.Context) {
+		for batch := range slices.Chunk(members, 500) {
+			call, cancel := context.WithTimeout(ctx, f.hub.wait)
+			absent, err := f.hub.store.Absent(call, f.room, batch)
+			cancel()
+			if err != nil {
+				absent = batch // unknown: they find out, too
+			}
+			f.mu.Lock()
+			for _, who := range absent {
+				if i := f.find(who.ID); i >= 0 && f.members[i].s.who.Generation == who.Generation {
+					f.members[i].s.c.fenced()
+				}
+			}
+			f.mu.Unlock()
+		}
+	})
+}
+
+// lastMissing gives the last seq in (after, head] that events lack, and the
+// events behind it.
+func lastMissing(events []roomstore.Event, after, head int64) (int64, []roomstore.Event) {
+	want := head
+	i := len(events)
+	for i > 0 && events[i-1].Seq == want {
+		want--
+		i--
+	}
+	if want < after {
+		want = after
+	}
+	return want, events[i:]
+}

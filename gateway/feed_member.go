@@ -1,0 +1,213 @@
+package gateway
+
+// This file is how sessions come into a feed and go from it.
+
+import (
+	"slices"
+
+	"github.com/roomgate/roomgate/protocol"
+	"github.com/roomgate/roomgate/roomstore"
+)
+
+// member is a session with its socket here, in this room.
+type member struct {
+	s       *session
+	from    int64 // gets events after this seq
+	entered int64 // seq of the membership's entry event
+	leaving bool  // a request of its own will say that it has left
+
+	untold protocol.RoomEvent // why it ended while it was leaving, if it did
+}
+
+// depart ends the local membership of a session whose departure e is.
+func (f *feed) depart(id roomstore.SessionID, e roomstore.Event) {
+	i := f.find(id)
+	if i < 0 || f.members[i].from >= e.Seq {
+		return
+	}
+	m := f.members[i]
+	f.remove(i)
+	switch {
+	case e.Kind == roomstore.KindMoved:
+		m.s.roomOver(f.room, protocol.RoomKickedOutByOtherDevice, "")
+	case m.leaving && e.Reason == roomstore.ReasonLeft:
+		m.untold = protocol.RoomSuccess // its own request says so, in its answer
+	default:
+		m.s.roomOver(f.room, overEvent(e.Reason), e.Extended)
+	}
+}
+
+// overEvent is what a client hears of a membership that ended for a reason.
+func overEvent(r roomstore.Reason) protocol.RoomEvent {
+	switch r {
+	case roomstore.ReasonLeft:
+		return protocol.RoomSuccess
+	case roomstore.ReasonKicked:
+		return protocol.RoomKickedOut
+	case roomstore.ReasonTimeout, roomstore.ReasonRecreated:
+		return protocol.RoomConnectTimeout
+	case roomstore.ReasonDevice:
+		return protocol.RoomKickedOutByOtherDevice
+	case roomstore.ReasonNoRoom, roomstore.ReasonDestroyed, roomstore.ReasonEmptied:
+		return protocol.RoomNotExist
+	}
+	return protocol.RoomNetworkDisconnected
+}
+
+func (f *feed) find(id roomstore.SessionID) int {
+	return slices.IndexFunc(f.members, func(m *member) bool { return m.s.who.ID == id })
+}
+
+// remove forgets a member. The order of the others does not matter.
+func (f *feed) remove(i int) {
+	last := len(f.members) - 1
+	f.members[i] = f.members[last]
+	f.members[last] = nil
+	f.members = f.members[:last]
+	f.hub.close(f)
+}
+
+// admit makes a session a member from its entry on. say queues what the
+// client hears of the entry; the events that have come since follow. The
+// caller's use of the feed becomes the member's.
+//
+// It does nothing, and says so, if the feed does not have those events any
+// more; then the member is to come in by rejoin.
+func (f *feed) admit(s *session, e roomstore.Entry, say func()) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.begin(e.Position) {
+		f.gone(s, say)
+		return true
+	}
+	if !f.has(e.Seq) {
+		return false
+	}
+	f.name, f.delay = e.Name, e.Delay
+	m := &member{s: s, from: e.Seq, entered: e.Entered}
+	if !f.add(m) {
+		say()
+		f.hub.close(f)
+		return true
+	}
+	say()
+	f.since(m, e.Seq)
+	f.catchEarly()
+	return true
+}
+
+// gone ends the caller's use of the feed for a session whose room is gone
+// already.
+func (f *feed) gone(s *session, say func()) {
+	if say != nil {
+		say()
+	}
+	f.hub.close(f)
+	s.destroyed(f.room, protocol.RoomNotExist)
+}
+
+// add puts a member on the feed, unless its session's socket has closed.
+func (f *feed) add(m *member) bool {
+	i := f.find(m.s.who.ID)
+	if i >= 0 && f.members[i].s.who.Generation > m.s.who.Generation {
+		return false // it goes on over another connection to this node
+	}
+	if f.stopped || !m.s.attach(f) {
+		return false
+	}
+	if i >= 0 {
+		f.members[i] = m // it has a use of the feed already
+		f.hub.close(f)
+		return true
+	}
+	f.members = append(f.members, m)
+	return true
+}
+
+// since hands a member that was just added the events after seq that the
+// others have had already. The feed must have them.
+func (f *feed) since(m *member, seq int64) {
+	for _, e := range f.ring {
+		if e.Seq <= seq {
+			continue
+		}
+		if f.ownDeparture(m, e) {
+			return
+		}
+		if b := f.framed(e); b != nil && e.Origin != m.s.who.ID {
+			m.s.event(b, classKept, f.room)
+		}
+	}
+}
+
+// ends says whether e is the end of the membership.
+func (m *member) ends(e roomstore.Event) bool {
+	return e.Seq > m.entered &&
+		(e.Kind == roomstore.KindLeft && e.Origin == m.s.who.ID || e.Kind == roomstore.KindMoved && e.Old == m.s.who.ID)
+}
+
+// ownDeparture ends the membership if that is what e is about.
+func (f *feed) ownDeparture(m *member, e roomstore.Event) bool {
+	if !m.ends(e) {
+		return false
+	}
+	if i := f.find(m.s.who.ID); i >= 0 && f.members[i] == m {
+		m.from = min(m.from, e.Seq-1)
+		f.depart(m.s.who.ID, e)
+	}
+	return true
+}
+
+// detach forgets a session whose socket has closed.
+func (f *feed) detach(s *session) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if i := f.find(s.who.ID); i >= 0 && f.members[i].s == s {
+		f.remove(i)
+	}
+}
+
+// leaving notes that a request of the session's own is about to end its
+// membership, and gives that, nil if there is none.
+func (f *feed) leaving(id roomstore.SessionID) *member {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i := f.find(id)
+	if i < 0 {
+		return nil
+	}
+	f.members[i].leaving = true
+	return f.members[i]
+}
+
+// stays notes that the request will not say so after all. If the membership has
+// ended meanwhile the client hears of it now.
+func (f *feed) stays(m *member) {
+	if m == nil {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m.leaving = false
+	if m.untold != "" {
+		m.s.destroyed(f.room, m.untold)
+		m.untold = ""
+	}
+}
+
+// left gives the answer of a departure at its place among the events, and
+// makes sure that nothing follows it. say hears whether the session is out of
+// the room; it is not if this was the repeat of an old request and the session
+// has entered again since.
+func (f *feed) left(id roomstore.SessionID, at roomstore.Position, say func(out bool)) {
+	f.after(at, func() {
+		i := f.find(id)
+		if i >= 0 && f.at.Epoch == at.Epoch && f.members[i].from < at.Seq {
+			m := f.members[i]
+			f.remove(i)
+			m.s.forget(f.room)
+			i = -1
+		}
+		say(i < 0)
+	})
+}

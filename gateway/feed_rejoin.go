@@ -1,0 +1,220 @@
+package gateway
+
+// This file is how a session that comes back hears what it missed.
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/roomgate/roomgate/protocol"
+	"github.com/roomgate/roomgate/roomstore"
+)
+
+// sight is how far a client that comes back knows a room.
+type sight struct {
+	roomstore.Position
+	members int64 // seq up to which it has been told of members, if further
+}
+
+// rejoin makes a session whose socket has come back a member again, and hands
+// it what it missed after the position its client named; seen is nil if the
+// client named none. say queues what comes first; nil: (connected, success).
+// The caller's use of the feed becomes the member's, also if this fails.
+func (f *feed) rejoin(ctx context.Context, s *session, back roomstore.Return, seen *sight, say func()) error {
+	from := back.Position
+	if seen != nil && seen.Epoch == back.Epoch && seen.Seq <= back.Seq {
+		from = seen.Position
+	}
+	if f.rejoinFromRing(s, back, from, seen, say) {
+		return nil
+	}
+	for {
+		h, err := f.hub.store.Catchup(ctx, f.room, from)
+		if done, err := f.rejoinFromStore(s, back, from, seen, say, h, err); done {
+			return err
+		}
+		// Meanwhile the feed has had, and let go, what came after h.
+	}
+}
+
+// rejoinFromStore is rejoin with what the store knew, unless that is too old.
+func (f *feed) rejoinFromStore(s *session, back roomstore.Return, from roomstore.Position, seen *sight, say func(),
+	h roomstore.History, err error) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if errors.Is(err, roomstore.ErrNoRoom) || errors.Is(err, roomstore.ErrEpoch) {
+		f.gone(s, say)
+		return true, nil
+	}
+	if err != nil {
+		f.hub.close(f)
+		return true, err
+	}
+	if !f.begin(h.Position) {
+		f.gone(s, say)
+		return true, nil
+	}
+	if !f.has(h.Seq) {
+		return false, nil
+	}
+	f.welcome(s, back, from, seen, say, h.Events, h.Complete, h.Position)
+	return true, nil
+}
+
+// rejoinFromRing is rejoin without asking the store, if the feed has all that
+// is missing.
+func (f *feed) rejoinFromRing(s *session, back roomstore.Return, from roomstore.Position, seen *sight, say func()) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.at.Epoch != from.Epoch || f.at.Seq < back.Seq || f.filling {
+		return false
+	}
+	i, _ := slices.BinarySearchFunc(f.ring, from.Seq, func(e roomstore.Event, seq int64) int { return int(e.Seq - seq - 1) })
+	events := f.ring[i:]
+	if !whole(events, from.Seq, f.at.Seq) {
+		return false
+	}
+	f.welcome(s, back, from, seen, say, events, true, f.at)
+	return true
+}
+
+// whole says whether events are those of every seq in (after, head].
+func whole(events []roomstore.Event, after, head int64) bool {
+	return int64(len(events)) == head-after && (len(events) == 0 || events[0].Seq == after+1)
+}
+
+// welcome adds a member that has come back and tells it what it missed up to
+// head: events are those after from, if whole.
+func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Position, seen *sight, say func(),
+	events []roomstore.Event, whole bool, head roomstore.Position) {
+	f.name, f.delay = back.Name, back.Delay
+	m := &member{s: s, from: head.Seq, entered: back.Entered}
+	if !f.add(m) {
+		f.hub.close(f)
+		return
+	}
+	// What follows its own departure is not for it.
+	end := slices.IndexFunc(events, m.ends)
+	connected := func(at roomstore.Position) {
+		if say != nil {
+			say()
+			return
+		}
+		s.event(roomConnected(f.room, at), classPull, f.room)
+	}
+	switch {
+	case seen != nil && seen.Epoch != back.Epoch:
+		// What the client knows is of another life.
+		connected(head)
+		s.event(historyLost(f.room, 0, head.Seq), classPull, f.room)
+	case !whole:
+		f.hub.stats.HistoryLost.Add(1)
+		connected(head)
+		s.event(historyLost(f.room, from.Seq, head.Seq), classPull, f.room)
+	default:
+		connected(from)
+		told := events
+		if end >= 0 {
+			told = events[:end]
+		}
+		known := from.Seq
+		if seen != nil {
+			known = max(known, seen.members)
+		}
+		frames := missed(f.room, s.who, told, known)
+		if say != nil {
+			// An entry: it hears each event, as it would have right after it.
+			frames = f.framedFor(s, told)
+		}
+		for _, b := range frames {
+			s.event(b, classPull, f.room)
+		}
+	}
+	if end < 0 || !f.ownDeparture(m, events[end]) {
+		f.since(m, head.Seq)
+	}
+	f.catchEarly()
+}
+
+// framedFor encodes events for one session.
+func (f *feed) framedFor(s *session, events []roomstore.Event) (frames [][]byte) {
+	for _, e := range events {
+		if b := f.framed(e); b != nil && e.Origin != s.who.ID {
+			frames = append(frames, b)
+		}
+	}
+	return frames
+}
+
+// missed frames what a session that was away gets: who left and who came, as
+// the net difference and one event each, then what was kept, in order.
+//
+// known is up to where the client has been told of members, which can be
+// further than its position: if something kept follows the difference, that,
+// and not the difference, moves the position, so that a link lost in between
+// loses nothing. The difference then carries membersSeq instead of a seq; if
+// it comes to nothing, the first message carries it.
+func missed(room roomstore.RoomID, who roomstore.Session, events []roomstore.Event, known int64) [][]byte {
+	type change struct {
+		was, is bool
+		data    string
+	}
+	var users []roomstore.UserID
+	changes := map[roomstore.UserID]*change{}
+	var messages []roomstore.Event
+	var count, last int64
+	for _, e := range events {
+		switch e.Kind {
+		case roomstore.KindMessage:
+			if e.Origin != who.ID {
+				messages = append(messages, e)
+			}
+		case roomstore.KindJoined, roomstore.KindLeft:
+			if count, last = e.Count, e.Seq; e.User == who.User || e.Seq <= known {
+				continue
+			}
+			c := changes[e.User]
+			if c == nil {
+				c = &change{was: e.Kind == roomstore.KindLeft}
+				changes[e.User] = c
+				users = append(users, e.User)
+			}
+			c.is, c.data = e.Kind == roomstore.KindJoined, e.Data
+		}
+	}
+	var left, joined []string
+	for _, u := range users {
+		switch c := changes[u]; {
+		case c.was && !c.is:
+			left = append(left, c.data)
+		case !c.was && c.is:
+			joined = append(joined, c.data)
+		}
+	}
+	final := seqOf(last)
+	if len(messages) > 0 {
+		final = membersSeqOf(last)
+	}
+	var frames [][]byte
+	if len(left) > 0 {
+		at := final
+		if len(joined) > 0 {
+			at = noPosition // the difference is told only with its second half
+		}
+		frames = append(frames, membersFrame(protocol.EventRoomMemberLeft, room, left, count, at))
+	}
+	if len(joined) > 0 {
+		frames = append(frames, membersFrame(protocol.EventRoomMemberJoined, room, joined, count, final))
+	}
+	for i, e := range messages {
+		if i == 0 && len(frames) == 0 && last > known {
+			// A difference that comes to nothing: the message says it, since it
+			// moves the position to between changes of which none was told.
+			frames = append(frames, messageFrame(room, e, last))
+			continue
+		}
+		frames = append(frames, messageReceived(room, e))
+	}
+	return frames
+}
