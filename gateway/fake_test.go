@@ -187,6 +187,9 @@ func brief(t testing.TB, text string) string {
 		for _, u := range p.MemberList {
 			s += " " + map[bool]string{true: "+", false: "-"}[m.Method == protocol.EventRoomMemberJoined] + u.UserID
 		}
+		if p.MembersSeq != 0 {
+			return fmt.Sprintf("%s %d members #%d", s, p.MemberCount, p.MembersSeq)
+		}
 		return fmt.Sprintf("%s %d%s", s, p.MemberCount, at(p.Seq))
 	case protocol.EventRoomMessageReceived:
 		var p protocol.MessageReceived
@@ -201,6 +204,9 @@ func brief(t testing.TB, text string) string {
 		}
 		if p.After != nil {
 			return fmt.Sprintf("%s >%d", s, *p.After)
+		}
+		if p.MembersSeq != 0 {
+			return fmt.Sprintf("%s%s members #%d", s, at(p.Seq), p.MembersSeq)
 		}
 		return s + at(p.Seq)
 	case protocol.EventRoomHistoryLost:

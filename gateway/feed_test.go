@@ -395,7 +395,7 @@ func TestFeed_rejoin_departed(t *testing.T) {
 		}
 		back := roomstore.Return{Room: room, In: true, Position: at(1, 3), Entered: 1}
 		seen := at(1, 1)
-		want := []string{"R connected success 1.1", "R +zoe 2", "R zoe: before #3", end.want}
+		want := []string{"R connected success 1.1", "R +zoe 2 members #2", "R zoe: before #3", end.want}
 		t.Run("from the store", func(t *testing.T) {
 			play(t, func(t *testing.T, st *stage) {
 				st.knows(log)
@@ -582,10 +582,10 @@ func TestMissed_twice(t *testing.T) {
 		known  int64
 		want   []string
 	}{
-		{"first", log[:3], 5, []string{"R zoe: hi #7"}},
+		{"first", log[:3], 5, []string{"R zoe: hi #7 members #8"}},
 		{"again, after the message", log[2:], 8, []string{"R -cy 1 #9"}},
-		{"again, before it", log, 8, []string{"R -cy 1", "R zoe: hi #7"}},
-		{"all at once", log, 5, []string{"R -cy 1", "R zoe: hi #7"}},
+		{"again, before it", log, 8, []string{"R -cy 1 members #9", "R zoe: hi #7"}},
+		{"all at once", log, 5, []string{"R -cy 1 members #9", "R zoe: hi #7"}},
 		{"nothing of members", log[1:2], 6, []string{"R zoe: hi #7"}},
 	} {
 		w := newWire()

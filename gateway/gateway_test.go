@@ -1,11 +1,9 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -403,45 +401,6 @@ func TestConn_batch(t *testing.T) {
 	c.text(`[{"jsonrpc":"2.0","method":"ping"}]`) // nothing to answer
 	c.text(`[]`)
 	c.hears("error null -32600")
-}
-
-// A client that asks and does not read is not read from, and costs no more
-// memory than a connection may.
-func TestConn_pace(t *testing.T) {
-	t.Parallel()
-	s := serve(t, Config{QueueBytes: 64 << 10})
-	c, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(s.url, "ws://"), protocol.Path))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	c.(*net.TCPConn).SetReadBuffer(4 << 10)
-	fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", protocol.Path)
-	s.until("it is connected", func() bool { return len(s.connections()) == 1 })
-	sock := s.connections()[0].sock
-
-	batch := masked(0x81, []byte("["+strings.Repeat("{},", protocol.MaxBatch-1)+"{}]"))
-	ping := masked(0x89, []byte("are you there"))
-	asked := bytes.Repeat(append(batch, ping...), 100)
-	c.SetWriteDeadline(time.Now().Add(time.Second))
-	sent := 0
-	for err == nil && sent < 64<<20 {
-		n := 0
-		n, err = c.Write(asked)
-		sent += n
-	}
-	if err == nil {
-		t.Errorf("%d bytes of requests were read", sent)
-	}
-	sock.mu.Lock()
-	defer sock.mu.Unlock()
-	most := 64<<10 + maxQueued*10<<10
-	if held := sock.pulled + sock.size; held > most {
-		t.Errorf("%d bytes wait for the client, want at most %d", held, most)
-	}
-	if len(sock.queue) > 64<<10/8 {
-		t.Errorf("%d frames wait for the client", len(sock.queue))
-	}
 }
 
 // masked makes a frame as a client sends it, with a mask of zeros.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -38,6 +39,14 @@ type peer struct {
 
 // accepted gives a gateway without a store, and a connection to it.
 func accepted(t *testing.T, cfg Config, alive bool) (*Gateway, *conn, *peer) {
+	g, c, far := piped(t, cfg)
+	p := &peer{Conn: far, alive: alive, start: time.Now()}
+	go p.read()
+	return g, c, p
+}
+
+// piped is accepted without a client.
+func piped(t *testing.T, cfg Config) (*Gateway, *conn, net.Conn) {
 	store := roomstore.New(roomstore.NewBatcher(nil, roomstore.BatcherConfig{}), roomstore.Config{})
 	g := New(store, (*pubsub.Bus)(nil), nil, cfg)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -51,10 +60,8 @@ func accepted(t *testing.T, cfg Config, alive bool) (*Gateway, *conn, *peer) {
 	r.Header.Set("Sec-WebSocket-Version", "13")
 	r.Header.Set("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA==")
 	g.accept(upgrade{httptest.NewRecorder(), near}, r)
-	p := &peer{Conn: far, alive: alive, start: time.Now()}
 	t.Cleanup(func() { far.Close() })
-	go p.read()
-	return g, g.connections()[0], p
+	return g, g.connections()[0], far
 }
 
 func (p *peer) read() {
@@ -213,7 +220,7 @@ func TestTokenTimer(t *testing.T) {
 		{"expires", time.Minute, 0, 0, []string{"30s " + fmt.Sprintf(warned, 30), "1m0s " + expired, "1m0s close 4503"}, true, 2 * time.Minute},
 		{"short", 5 * time.Second, 0, 0, []string{"0s " + fmt.Sprintf(warned, 5), "5s " + expired, "5s close 4503"}, true, time.Minute},
 		{"renewed in time", time.Minute, 20 * time.Second, time.Hour, nil, false, 40 * time.Minute},
-		{"renewed when warned", time.Minute, 30 * time.Second, time.Hour, []string{"30s " + fmt.Sprintf(warned, 30)}, false, 40 * time.Minute},
+		{"renewed when warned", time.Minute, 31 * time.Second, time.Hour, []string{"30s " + fmt.Sprintf(warned, 30)}, false, 40 * time.Minute},
 		{"renewed late", time.Minute, 59 * time.Second, time.Minute,
 			[]string{"30s " + fmt.Sprintf(warned, 30), "1m29s " + fmt.Sprintf(warned, 30), "1m59s " + expired, "1m59s close 4503"}, true, time.Hour},
 		{"renewed for good", time.Minute, 45 * time.Second, 0, []string{"30s " + fmt.Sprintf(warned, 30)}, false, time.Hour},
@@ -264,4 +271,63 @@ func TestTokenTimer_race(t *testing.T) {
 			c.close(protocol.CloseNormal, "")
 		})
 	}
+}
+
+// A client that does not read what it asked for, such as all that it missed, is
+// not read from meanwhile.
+func TestConn_pace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, c, client := piped(t, Config{QueueBytes: 1 << 10, LoginTimeout: time.Hour})
+		c.sock.Queue(payload("first", 2<<10), classPull)
+		synctest.Wait() // it is being written
+		c.sock.Queue(payload("more", 2<<10), classPull)
+		var wrote atomic.Int64
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for range 10 {
+				client.Write(masked(0x81, []byte(`{"jsonrpc":"2.0","id":1,"method":"ping"}`)))
+				wrote.Add(1)
+			}
+		}()
+		synctest.Wait()
+		if n := wrote.Load(); n != 1 {
+			t.Errorf("%d requests were read, want one", n)
+		}
+		p := &peer{Conn: client, start: time.Now()}
+		go p.read()
+		<-done
+		time.Sleep(time.Second)
+		if p.heard.mu.Lock(); len(p.heard.got) != 12 {
+			t.Errorf("heard %d messages, want all", len(p.heard.got))
+		}
+		p.heard.mu.Unlock()
+	})
+}
+
+// A client that asks on and on and reads nothing is sent away before it costs
+// more memory than a connection may.
+func TestConn_flood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const bound = 64 << 10
+		closed := 0
+		_, c, client := piped(t, Config{QueueBytes: bound, LoginTimeout: time.Hour, OnClose: func(code int) { closed = code }})
+		batch := masked(0x81, []byte("["+strings.Repeat("{},", protocol.MaxBatch-1)+"{}]"))
+		ping := masked(0x89, []byte("are you there"))
+		for range 1000 { // answers of some 8 MB
+			if _, err := client.Write(append(batch, ping...)); err != nil {
+				break
+			}
+			synctest.Wait()
+			c.sock.mu.Lock()
+			if held := c.sock.pulled + c.sock.size; held > bound+1<<10 {
+				t.Fatalf("%d bytes wait for the client", held)
+			}
+			c.sock.mu.Unlock()
+		}
+		synctest.Wait()
+		if closed != int(protocol.CloseSlowConsumer) {
+			t.Errorf("closed with %d", closed)
+		}
+	})
 }
