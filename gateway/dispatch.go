@@ -235,7 +235,8 @@ func attempt[T any](c *conn, call func(context.Context) (T, error)) (v T, open b
 			if errors.Is(err, roomstore.ErrBadReply) {
 				c.g.log.Error("the store broke its contract", "err", err)
 			}
-			return v, false, err
+			// That it came too late says nothing of those before it.
+			return v, open && errors.Is(err, roomstore.ErrLate), err
 		}
 		open = open || unknown(err)
 		select {
@@ -249,12 +250,6 @@ func attempt[T any](c *conn, call func(context.Context) (T, error)) (v T, open b
 // pursue makes a call whose outcome is open until it is known. It gives up when
 // the connection ends: parking the session then fences the call.
 func pursue[T any](c *conn, call func(context.Context) (T, error)) (v T, known bool, err error) {
-	return pursueUntil(c, c.gone, call)
-}
-
-// pursueUntil is pursue that gives up when until is closed; nil: with the
-// gateway's life.
-func pursueUntil[T any](c *conn, until <-chan struct{}, call func(context.Context) (T, error)) (v T, known bool, err error) {
 	for backoff := 50 * time.Millisecond; ; backoff = min(2*backoff, time.Second) {
 		ctx, cancel := context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
 		v, err = call(ctx)
@@ -263,7 +258,7 @@ func pursueUntil[T any](c *conn, until <-chan struct{}, call func(context.Contex
 			return v, true, err
 		}
 		select {
-		case <-until:
+		case <-c.gone:
 			return v, false, err
 		case <-c.g.backing().Done():
 			return v, false, err

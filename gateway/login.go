@@ -145,8 +145,9 @@ func before213(version string) bool {
 }
 
 // begin goes on with the session that the client names, or begins a new one.
-// An outcome that stays open is undone by rest: nobody is left behind that no
-// socket belongs to.
+// An outcome that stays open is not asked for again: by then the client may have
+// come back elsewhere, and must not be torn from there. Once the call would come
+// too late, rest parks what it brought here, if it did.
 func (c *conn) begin(node string, user roomstore.UserID, p *protocol.LoginParams, named map[roomstore.RoomID]sight) (
 	who roomstore.Session, rooms []roomstore.Return, resumed bool, rest func(), err error,
 ) {
@@ -167,12 +168,8 @@ func (c *conn) begin(node string, user roomstore.UserID, p *protocol.LoginParams
 		b, open, err := attempt(c, resume)
 		if err != nil {
 			if open {
-				rest = func() {
-					// The client may be gone; the session must not stay as if it were here.
-					if b, known, err := pursueUntil(c, nil, resume); known && err == nil && b.ok {
-						c.g.park(c.g.backing(), b.who, 0)
-					}
-				}
+				lost := roomstore.Session{User: user, ID: roomstore.SessionID(p.Resume.SessionID), Node: node}
+				rest = func() { c.g.abandon(lost, c.g.cfg.SessionTTL) }
 			}
 			return who, nil, false, rest, err
 		}
@@ -187,11 +184,7 @@ func (c *conn) begin(node string, user roomstore.UserID, p *protocol.LoginParams
 	}
 	who, open, err := attempt(c, login)
 	if err != nil && open {
-		rest = func() {
-			if who, known, err := pursueUntil(c, nil, login); known && err == nil {
-				c.g.park(c.g.backing(), who, c.g.cfg.SessionTTL)
-			}
-		}
+		rest = func() { c.g.abandon(roomstore.Session{User: user, ID: id, Node: node}, 0) }
 	}
 	return who, rooms, false, rest, err
 }

@@ -140,10 +140,35 @@ func (s *session) key(clients int64) roomstore.RequestKey {
 // claims the node does the same.
 func (g *Gateway) park(ctx context.Context, who roomstore.Session, silent time.Duration) {
 	left := max(0, g.cfg.SessionTTL-silent)
+	g.untilKnown(ctx, who, func(ctx context.Context) error { return g.store.Park(ctx, who, left) })
+}
+
+// abandon parks a session that a lost login or resume may have brought to this
+// node, when that can happen no more, unless a socket has come for it since.
+func (g *Gateway) abandon(who roomstore.Session, left time.Duration) {
+	ctx := g.backing()
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(2 * roomstore.Lateness):
+	}
+	g.untilKnown(ctx, who, func(ctx context.Context) error {
+		g.mu.Lock()
+		_, here := g.sessions[who.ID]
+		g.mu.Unlock()
+		if here {
+			return nil
+		}
+		return g.store.Abandon(ctx, who, left)
+	})
+}
+
+// untilKnown makes a call until its outcome is known, or ctx is done.
+func (g *Gateway) untilKnown(ctx context.Context, who roomstore.Session, do func(context.Context) error) {
 	backoff := 50 * time.Millisecond
 	for {
 		call, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
-		err := g.store.Park(call, who, left)
+		err := do(call)
 		cancel()
 		if err == nil || roomstore.Refused(err) {
 			return

@@ -10,8 +10,9 @@
 --
 -- ARGV[1]  user
 -- ARGV[2]  session
--- ARGV[3]  generation
--- ARGV[4]  left_ms  until the deadline
+-- ARGV[3]  generation  "" for any, if the session is on node
+-- ARGV[4]  left_ms     until the deadline
+-- ARGV[5]  node        used if generation is ""
 --
 -- Returns  {"ok", deadline}  on the awake clock, in ms
 --          {"fenced"}        the session has moved to another connection, is
@@ -20,12 +21,13 @@
 -- Publishes  nothing: the others see no change
 
 local user_key, uslot, control = KEYS[1], KEYS[2], KEYS[3]
-local user, session, generation, left_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local user, session, generation, left_ms, node = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 
 -- Decide.
 local fields = call("HGETALL", user_key)
 local s = session_record(call("HGET", user_key, "s:" .. session))
-if not s or s.generation ~= generation or s.deadline ~= "" then
+if not s or s.deadline ~= "" or generation ~= "" and s.generation ~= generation
+  or generation == "" and s.node ~= node then
   return { "fenced" }
 end
 

@@ -24,9 +24,9 @@ type reading struct {
 	at    time.Time
 }
 
-// lateness is how much later than its deadline a call may still take effect:
-// Redis's clock is known only roughly.
-const lateness = 500 * time.Millisecond
+// Lateness is how much later than its deadline a login or resume may still take
+// effect: Redis's clock is known only roughly.
+const Lateness = 500 * time.Millisecond
 
 // validUntil is when, on Redis's clock, nobody waits for a call made under ctx
 // any more; "" if that is not known.
@@ -36,7 +36,7 @@ func (s *Store) validUntil(ctx context.Context) string {
 	if !ok || heard == nil {
 		return ""
 	}
-	return strconv.FormatInt(heard.redis+ms(deadline.Sub(heard.at)+lateness), 10)
+	return strconv.FormatInt(heard.redis+ms(deadline.Sub(heard.at)+Lateness), 10)
 }
 
 // Lease begins (begin) or renews a node's lease. It fails with [ErrFenced] if

@@ -632,3 +632,27 @@ func TestStore_Probe(t *testing.T) {
 		w.heard("probe n1 no\x00nce")
 	})
 }
+
+// What a lost login or resume brought to a node is parked there, under whatever
+// generation; a session that is elsewhere, or parked, stays as it is.
+func TestStore_Abandon(t *testing.T) {
+	contract(t, roomstore.Config{}, func(w *world) {
+		inRoom("ana", "a")(w)
+		who := w.s("a1")
+		lost := roomstore.Session{User: who.User, ID: who.ID, Node: "elsewhere"}
+		before := w.dump()
+		w.refused(w.store.Abandon(w.ctx(), lost, time.Minute), roomstore.ErrFenced)
+		w.unchanged(before)
+		lost.Node = who.Node
+		w.must(w.store.Abandon(w.ctx(), lost, time.Minute))
+		parked, err := w.store.Replaced(w.ctx(), who.Node, []roomstore.Session{who})
+		w.must(err)
+		if !parked[who.ID] {
+			t.Errorf("replaced %v, want the session parked", parked)
+		}
+		before = w.dump()
+		w.refused(w.store.Abandon(w.ctx(), lost, time.Minute), roomstore.ErrFenced)
+		w.unchanged(before)
+		w.forget()
+	})
+}

@@ -2,6 +2,7 @@ package roomstore
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -100,9 +101,22 @@ func (s *Store) Resume(ctx context.Context, node string, user UserID, id Session
 //
 // It fails with [ErrFenced] if the session has moved on, which is as good.
 func (s *Store) Park(ctx context.Context, who Session, left time.Duration) error {
+	return s.park(ctx, who, fmt.Sprint(who.Generation), left)
+}
+
+// Abandon is Park for a session that a login or resume may have brought to a
+// node without anybody having heard: it is parked if it is on the node, under
+// whatever generation. Only Node, User and ID of who count. It may be repeated.
+//
+// It fails with [ErrFenced] if the session is not there, which is as good.
+func (s *Store) Abandon(ctx context.Context, who Session, left time.Duration) error {
+	return s.park(ctx, who, "", left)
+}
+
+func (s *Store) park(ctx context.Context, who Session, generation string, left time.Duration) error {
 	_, err := s.run(ctx, string(who.User), string(who.User), lua.Park,
 		[]string{s.keys.user(who.User), s.keys.uslot(s.keys.userSlot(who.User)), s.keys.control()},
-		string(who.User), string(who.ID), who.Generation, ms(max(0, left)))
+		string(who.User), string(who.ID), generation, ms(max(0, left)), who.Node)
 	return err
 }
 
