@@ -22,17 +22,42 @@ func entryRequest(mode roomstore.Mode, p *protocol.EnterParams) (roomstore.Entry
 		return none, err
 	}
 	req := roomstore.EntryRequest{Mode: mode, Room: room, Name: p.RoomInfo.RoomName}
-	if p.Config != nil {
-		var err *protocol.Error
-		if req.Delay, err = delayOf(p.Config.RoomDestroyDelayTime); err != nil {
-			return none, err
-		}
-		if err := checkAttributes(p.Config.RoomAttributes); err != nil {
-			return none, err
-		}
-		req.Attributes = p.Config.RoomAttributes
+	if err := configure(&req, p.Config); err != nil {
+		return none, err
 	}
 	return req, nil
+}
+
+// configure checks what a room is to be like if it is created.
+func configure(req *roomstore.EntryRequest, config *protocol.RoomConfig) (err *protocol.Error) {
+	if config == nil {
+		return nil
+	}
+	if req.Delay, err = delayOf(config.RoomDestroyDelayTime); err != nil {
+		return err
+	}
+	req.Attributes = config.RoomAttributes
+	return checkAttributes(req.Attributes)
+}
+
+// switchRequest checks the parameters of switchRoom.
+func switchRequest(p *protocol.SwitchParams) (from roomstore.RoomID, req roomstore.EntryRequest, err *protocol.Error) {
+	mode := roomstore.ModeJoin
+	if p.IsCreateWhenRoomNotExisted {
+		mode = roomstore.ModeEnter
+	}
+	req, err = entryRequest(mode, &protocol.EnterParams{RoomInfo: p.ToRoomInfo, Config: p.Config, RequestKey: p.RequestKey})
+	if err != nil {
+		return "", req, err
+	}
+	from, e := roomstore.ParseRoomID(p.FromRoomID)
+	switch {
+	case e != nil:
+		return "", req, wireError(e, "")
+	case from == req.Room:
+		return "", req, badParameter("fromRoomID and toRoomInfo.roomID are both %q", from)
+	}
+	return from, req, nil
 }
 
 // roomResult is a room as the caller of an entry gets it.
@@ -90,34 +115,130 @@ func (c *conn) enter(s *session, req roomstore.EntryRequest, clients int64, answ
 		return func() { c.undo(s, req.Room, call) }
 	}
 	result := roomResult(req.Room, e)
+	if e.Already && was {
+		done := make(chan struct{})
+		f.after(e.Position, func() { answer(result, nil); close(done) })
+		<-done
+		c.g.hub.close(f)
+		return nil
+	}
+	c.entered(s, f, req.Room, e, func() { answer(result, nil) }, refuse)
+	return nil
+}
+
+// entered makes a session a member on the feed f after an entry that the store
+// has applied, and tells the client: attributes, state, then what answer says,
+// then the events behind the entry.
+func (c *conn) entered(s *session, f *feed, room roomstore.RoomID, e roomstore.Entry, answer func(), refuse func(error)) {
 	say := func() {
 		if len(e.Attributes) > 0 {
-			s.event(attributesOnEntry(req.Room, e.Position, e.Attributes), classPull, req.Room)
+			s.event(attributesOnEntry(room, e.Position, e.Attributes), classPull, room)
 		}
-		s.state(roomConnected(req.Room, e.Position))
-		answer(result, nil)
+		s.state(roomConnected(room, e.Position))
+		answer()
 	}
 	switch {
 	case e.Gone: // a repeat, and what it did has ended since
 		c.g.hub.close(f)
-		s.state(roomOver(req.Room, protocol.RoomSuccess, ""))
-		answer(result, nil)
+		s.state(roomOver(room, protocol.RoomSuccess, ""))
+		answer()
 	case e.Again:
 		// A repeat: the client hears what it would have heard then.
-		back := roomstore.Return{Room: req.Room, In: true, Position: e.Position, Entered: e.Entered, Delay: e.Delay, Name: e.Name}
+		back := roomstore.Return{Room: room, In: true, Position: e.Position, Entered: e.Entered, Delay: e.Delay, Name: e.Name}
 		ctx, cancel := context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
 		defer cancel()
 		if err := f.rejoin(ctx, s, back, &e.Position, say); err != nil {
 			refuse(err)
 		}
-	case e.Already && was:
-		done := make(chan struct{})
-		f.after(e.Position, func() { answer(result, nil); close(done) })
-		<-done
-		c.g.hub.close(f)
 	default:
 		f.admit(s, e, say)
 	}
+}
+
+// switchRoom serves switchRoom (rows 15–20).
+func (c *conn) switchRoom(s *session, from roomstore.RoomID, req roomstore.EntryRequest, clients int64, answer reply) func() {
+	req.Data, req.RequestKey = s.data, s.key(clients)
+	left := s.in(from)
+	// Row 19 hears of no change. The session is not in from either if this is
+	// a repeat; that only the store can tell.
+	both := s.in(req.Room) != nil
+	was := left == nil || both
+	if !was {
+		s.state(roomState(req.Room, protocol.RoomConnecting, protocol.RoomActiveSwitch))
+	}
+	refuse := func(err error) {
+		if !was {
+			s.state(roomOver(req.Room, protocol.RoomSwitchFailed, ""))
+		}
+		if errors.Is(err, roomstore.ErrNotFrom) {
+			answer(nil, badParameter("fromRoomID: not in room %q", from))
+			return
+		}
+		answer(nil, wireError(err, string(req.Room)))
+	}
+	ctx, cancel := context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
+	f, err := c.g.hub.open(ctx, req.Room)
+	cancel()
+	if err != nil {
+		refuse(err)
+		return nil
+	}
+	if left != nil {
+		left.leaving(s.who.ID, true)
+	}
+	type outcome struct {
+		entry roomstore.Entry
+		left  roomstore.Position
+	}
+	call := func(ctx context.Context) (o outcome, err error) {
+		o.entry, o.left, err = c.g.store.Switch(ctx, s.who, from, req)
+		return o, err
+	}
+	o, open, err := attempt(c, call)
+	if err != nil {
+		c.g.hub.close(f)
+		if left != nil {
+			left.leaving(s.who.ID, false)
+		}
+		if errors.Is(err, roomstore.ErrFenced) {
+			c.fenced()
+			return nil
+		}
+		refuse(err)
+		if !open {
+			return nil
+		}
+		// If it happened the client hears that it has left from; it has been
+		// told that it is not in the other.
+		return func() {
+			c.undo(s, req.Room, func(ctx context.Context) (roomstore.Entry, error) {
+				o, err := call(ctx)
+				return o.entry, err
+			})
+		}
+	}
+	// Nothing of the room left may follow, and all that was before comes first.
+	if left != nil {
+		done := make(chan struct{})
+		left.left(s.who.ID, o.left, func(bool) { close(done) })
+		<-done
+	}
+	result := roomResult(req.Room, o.entry)
+	finish := func() {
+		if s.in(from) == nil {
+			s.roomOver(from, protocol.RoomSuccess, "")
+		}
+		answer(result, nil)
+	}
+	if both && !o.entry.Again {
+		// It was in both, and stays in this one.
+		done := make(chan struct{})
+		f.after(o.entry.Position, func() { finish(); close(done) })
+		<-done
+		c.g.hub.close(f)
+		return nil
+	}
+	c.entered(s, f, req.Room, o.entry, finish, refuse)
 	return nil
 }
 

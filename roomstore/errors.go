@@ -12,6 +12,7 @@ var (
 	ErrFull      = errors.New("the room is full")
 	ErrNoRoom    = errors.New("no such room")
 	ErrNotMember = errors.New("not in the room")
+	ErrNotFrom   = errors.New("not in the room to switch from")
 	ErrRoomLimit = errors.New("as many rooms exist as are allowed")
 	ErrUserLimit = errors.New("the user is in as many rooms as are allowed")
 
@@ -40,6 +41,7 @@ var refusals = map[string]error{
 	"full":       ErrFull,
 	"held":       ErrHeld,
 	"noroom":     ErrNoRoom,
+	"notfrom":    ErrNotFrom,
 	"notin":      ErrNotMember,
 	"partitions": ErrPartitions,
 	"paused":     ErrPaused,
