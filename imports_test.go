@@ -57,14 +57,15 @@ var allowed = map[string][]string{
 	"client": {"net/http", websocket, module + "protocol"},
 
 	"cmd/roomgate": {
-		"net/http", goredis, isatty, kong, miniredis, prometheus, tint, xsync,
+		"net/http", chi, goredis, isatty, kong, miniredis, prometheus, tint, xsync,
 		module + "protocol", module + "lua", module + "pubsub", module + "roomstore", module + "gateway",
 		module + "gateway/auth", module + "gateway/console", module + "gateway/serverapi", module + "gateway/webhook",
 	},
 	"cmd/roombench": {"net/http", hdr, kong, xsync, module + "client", module + "protocol"},
 	"cmd/roomctl":   {"net/http", kong, tint, module + "client", module + "protocol"},
 
-	"internal/redistest": {goredis, miniredis},
+	"internal/faultproxy": {},
+	"internal/redistest":  {goredis, miniredis},
 }
 
 // Imports point one way. Tests are exempt: they may look at anything.

@@ -236,7 +236,7 @@ func TestClient_operations(t *testing.T) {
 	}{
 		{
 			"create", func(c *client.Client) (any, error) {
-				return c.CreateRoom(ctx, protocol.RoomBaseInfo{RoomID: "r", RoomName: "R"}, &protocol.RoomConfig{RoomDestroyDelayTime: "30"})
+				return c.CreateRoom(ctx, protocol.RoomBaseInfo{RoomID: "r", RoomName: "R"}, &protocol.RoomConfig{RoomDestroyDelayTime: 30})
 			},
 			"createRoom", `{"requestKey":2,"roomInfo":{"roomID":"r","roomName":"R"},"config":{"roomDestroyDelayTime":30}}`,
 			`{"created":true,"epoch":7,"seq":1}`,

@@ -56,10 +56,12 @@ func (*TokenWillExpire) event()        {}
 func (*ServerDraining) event()         {}
 func (*RawEvent) event()               {}
 
-// A place is the room an event belongs to, and its seq there if it has one.
+// A place is the room an event belongs to, and its seq there if it has one; or,
+// if it says up to where the client knows of members, its membersSeq.
 type place struct {
-	RoomID string
-	Seq    int64
+	RoomID  string
+	Seq     int64
+	Members int64
 }
 
 // decodeEvent decodes a notification. The event shares no memory with params.
@@ -87,19 +89,19 @@ func decodeEvent(method, params []byte, raw bool) (Event, place, error) {
 		case protocol.EventRoomMessageReceived:
 			ev := new(MessageReceived)
 			err := json.Unmarshal(params, ev)
-			return ev, place{ev.FromConversationID, ev.Seq}, err
+			return ev, place{ev.FromConversationID, ev.Seq, ev.MembersSeq}, err
 		case protocol.EventRoomMemberJoined:
 			ev := new(MemberJoined)
 			err := json.Unmarshal(params, ev)
-			return ev, place{ev.RoomID, ev.Seq}, err
+			return ev, place{ev.RoomID, ev.Seq, ev.MembersSeq}, err
 		case protocol.EventRoomMemberLeft:
 			ev := new(MemberLeft)
 			err := json.Unmarshal(params, ev)
-			return ev, place{ev.RoomID, ev.Seq}, err
+			return ev, place{ev.RoomID, ev.Seq, ev.MembersSeq}, err
 		case protocol.EventRoomAttributesUpdated:
 			ev := new(AttributesUpdated)
 			err := json.Unmarshal(params, ev)
-			return ev, place{ev.RoomID, ev.Seq}, err
+			return ev, place{RoomID: ev.RoomID, Seq: ev.Seq}, err
 		}
 	}
 	// It may well be an event of a room and move its position, whatever it says.

@@ -60,6 +60,8 @@ func splitParams(b []byte) (place, error) {
 			err = json.Unmarshal(value, &at.RoomID)
 		case "seq":
 			at.Seq, err = strconv.ParseInt(string(value), 10, 64)
+		case "membersSeq":
+			at.Members, err = strconv.ParseInt(string(value), 10, 64)
 		case malformed:
 			err = errMalformed
 		}

@@ -318,6 +318,7 @@ func (c *Client) take(at place) verdict {
 	if r == nil {
 		return fresh
 	}
+	r.members = max(r.members, at.Members)
 	v := r.take(at.Seq)
 	switch v {
 	case duplicate:

@@ -14,6 +14,10 @@ type room struct {
 	// Where the client came in, or later jumped to when history was lost.
 	base int64
 
+	// Up to where the client was told who left and who came, which can be
+	// further than at: what else was missed follows that.
+	members int64
+
 	// The repeat of an entry sends what followed the entry again. If the client
 	// knows all of that, it passes over it, replaying, up to at. If not, it goes
 	// back to where the entry took effect; (seenLow, seenHigh] is then what had
@@ -97,7 +101,11 @@ func (rs *rooms) note(ev *RoomStateChanged) {
 func (rs rooms) positions() []protocol.ResumeRoom {
 	var out []protocol.ResumeRoom
 	for _, r := range rs {
-		out = append(out, protocol.ResumeRoom{RoomID: r.id, Position: r.at})
+		p := protocol.ResumeRoom{RoomID: r.id, Position: r.at}
+		if r.members > r.at.Seq {
+			p.MembersSeq = r.members
+		}
+		out = append(out, p)
 	}
 	return out
 }

@@ -75,6 +75,45 @@ func TestClient_resume(t *testing.T) {
 	})
 }
 
+// A difference of members that is further than the position, since missed
+// messages follow it, is named too: for as long as it is further, and in this
+// life of the room.
+func TestClient_resume_membersSeq(t *testing.T) {
+	for _, raw := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newFabric(t).gateway("a")
+			cfg := g.config()
+			cfg.RawEvents = raw
+			c, p := g.connect(cfg)
+			enter(t, c, p, "r", 3)
+			named := func(want protocol.ResumeRoom) {
+				t.Helper()
+				synctest.Wait()
+				if diff := cmp.Diff([]protocol.ResumeRoom{want}, c.Rooms()); diff != "" {
+					t.Errorf("raw %v: rooms (-want +got):\n%s", raw, diff)
+				}
+			}
+			message := func(seq int64) {
+				p.event(protocol.EventRoomMessageReceived, protocol.MessageReceived{
+					FromConversationID: "r", MessageList: []protocol.Message{{Message: "hi"}}, Seq: seq,
+				})
+			}
+			p.event(protocol.EventRoomMemberJoined, protocol.MembersChanged{
+				RoomID: "r", MemberList: []protocol.UserInfo{{UserID: "bo"}}, MembersSeq: 6,
+			})
+			message(4)
+			named(protocol.ResumeRoom{RoomID: "r", Position: protocol.Position{Epoch: 7, Seq: 4}, MembersSeq: 6})
+			message(6)
+			named(protocol.ResumeRoom{RoomID: "r", Position: protocol.Position{Epoch: 7, Seq: 6}})
+			p.event(protocol.EventRoomMemberLeft, protocol.MembersChanged{
+				RoomID: "r", MemberList: []protocol.UserInfo{{UserID: "bo"}}, MembersSeq: 9,
+			})
+			p.connected("r", 8, 2)
+			named(protocol.ResumeRoom{RoomID: "r", Position: protocol.Position{Epoch: 8, Seq: 2}})
+		})
+	}
+}
+
 // An event at or before the position is a duplicate, under the same epoch.
 func TestClient_duplicates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

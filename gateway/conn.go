@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -34,6 +35,8 @@ const (
 	maxQueued = 256
 	// stuckAfter is how long one write may take before the connection is cut.
 	stuckAfter = 20 * time.Second
+	// goodbye is how long a close frame has at least to go out.
+	goodbye = 100 * time.Millisecond
 	// abuseAfter is how many requests a minute may be refused as too fast
 	// before the connection is closed.
 	abuseAfter = 1000
@@ -65,6 +68,7 @@ type conn struct {
 	token  tokenTimer
 	closer sync.Once
 	gone   chan struct{} // closed when the connection is to end
+	said   chan struct{} // closed when the client has been told why, if it is
 
 	mu     sync.Mutex
 	claims map[roomstore.RoomID]claim // what row 14 is about
@@ -106,7 +110,7 @@ func (g *Gateway) accept(w http.ResponseWriter, r *http.Request) {
 		return // Accept has answered
 	}
 	ws.SetReadLimit(protocol.MaxMessage)
-	c := &conn{g: g, ws: ws, sock: h.socket, gone: make(chan struct{})}
+	c := &conn{g: g, ws: ws, sock: h.socket, gone: make(chan struct{}), said: make(chan struct{})}
 	if !g.add(c) {
 		c.shut(protocol.CloseTryAgainLater, closeReason(g.cfg.ReconnectAfter))
 		return
@@ -120,19 +124,27 @@ func (c *conn) serve() {
 	defer c.g.remove(c)
 	err := c.read()
 	c.login.Stop()
-	c.token.stop()
 	c.closer.Do(func() {
 		close(c.gone)
-		c.g.cfg.OnClose(int(websocket.CloseStatus(err)))
+		code := int(websocket.CloseStatus(err))
+		if errors.Is(err, websocket.ErrMessageTooBig) {
+			code = int(protocol.CloseTooBig)
+		}
+		c.g.cfg.OnClose(code)
+		close(c.said)
 	})
-	silent := c.sock.silent()
+	<-c.said
 	c.ws.CloseNow()
 
 	s := c.session.Load()
 	if s == nil {
+		// A login under way may still succeed.
 		c.tasks.running.Wait()
-		return
+		if s = c.session.Load(); s == nil {
+			return
+		}
 	}
+	c.token.end()
 	s.detach()
 	c.g.drop(s)
 	// A request under way knows its outcome first. One whose outcome stays
@@ -144,14 +156,16 @@ func (c *conn) serve() {
 	case <-time.After(c.g.cfg.RedisTimeout):
 	}
 	if !s.ended() {
-		c.g.park(c.g.backing(), s.who, silent)
+		c.g.park(c.g.backing(), s.who, c.sock.silent())
 	}
 }
+
+// buffers are for messages while they are handled.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // read reads messages until the connection ends.
 func (c *conn) read() error {
 	ctx := context.Background() // what ends a read is the socket
-	var buf bytes.Buffer
 	for {
 		kind, r, err := c.ws.Reader(ctx)
 		if err != nil {
@@ -161,6 +175,7 @@ func (c *conn) read() error {
 			c.close(protocol.CloseNotThisProtocol, "binary frames are not spoken here")
 			return nil
 		}
+		buf := buffers.Get().(*bytes.Buffer) // an idle connection holds none
 		buf.Reset()
 		if _, err := buf.ReadFrom(r); err != nil {
 			return err
@@ -171,9 +186,8 @@ func (c *conn) read() error {
 		default:
 		}
 		c.message(buf.Bytes())
-		if buf.Cap() > 2<<10 {
-			buf = bytes.Buffer{} // an idle connection keeps no memory for a large message
-		}
+		buffers.Put(buf)
+		c.sock.pace()
 	}
 }
 
@@ -238,13 +252,18 @@ func (c *conn) close(code protocol.CloseCode, reason string) {
 		if code == protocol.CloseSlowConsumer {
 			c.sock.drop()
 		}
-		c.g.closing.Go(func() { c.shut(code, reason) })
+		c.g.closing.Go(func() {
+			defer close(c.said)
+			c.shut(code, reason)
+		})
 	})
 }
 
-// shut says goodbye and waits, not for long, for the client to say it too.
+// shut says goodbye and waits, not for long, for the client to say it too. The
+// wait ends with the session's time, since only then its places are given up.
 func (c *conn) shut(code protocol.CloseCode, reason string) {
-	cut := time.AfterFunc(c.g.cfg.CloseTimeout, func() { c.sock.Close() })
+	left := c.g.cfg.SessionTTL - c.sock.silent()
+	cut := time.AfterFunc(min(c.g.cfg.CloseTimeout, max(goodbye, left)), func() { c.sock.Close() })
 	defer cut.Stop()
 	c.ws.Close(websocket.StatusCode(code), reason)
 }
@@ -252,7 +271,7 @@ func (c *conn) shut(code protocol.CloseCode, reason string) {
 // request serves one request that came alone.
 func (c *conn) request(r protocol.Request) {
 	if err := check(&r); err != nil {
-		if len(r.ID) > 0 && (r.ID[0] == '{' || r.ID[0] == '[') {
+		if !validID(r.ID) {
 			r.ID = nil
 		}
 		c.queue(textOf(errorText(r.ID, err)))
@@ -287,12 +306,14 @@ func (c *conn) request(r protocol.Request) {
 			answer(nil, wireError(errUnavailable, ""))
 			return
 		}
-		rest := p.run(answer)
-		p.answered()
+		rest := p.run(func(result any, err *protocol.Error) {
+			p.settle(err)
+			answer(result, err)
+		})
 		if rest != nil {
 			rest()
 		}
-		p.unclaim()
+		p.done()
 	})
 }
 
@@ -319,7 +340,8 @@ func (c *conn) batch(requests []protocol.Request) {
 	}
 	type item struct {
 		prepared
-		err *protocol.Error
+		err  *protocol.Error
+		rest func()
 	}
 	items := make([]item, len(requests))
 	owner := new(int)
@@ -334,7 +356,6 @@ func (c *conn) batch(requests []protocol.Request) {
 		defer c.queued.Add(-1)
 		c.sock.Hold()
 		var answers [][]byte
-		var rests []func()
 		for i := range items {
 			it := &items[i]
 			answer := func(result any, err *protocol.Error) {
@@ -349,29 +370,28 @@ func (c *conn) batch(requests []protocol.Request) {
 			case late:
 				answer(nil, wireError(errUnavailable, ""))
 			default:
-				if rest := it.run(answer); rest != nil {
-					rests = append(rests, rest)
-				}
+				it.rest = it.run(answer)
 			}
 		}
 		var frame []byte
 		if len(answers) > 0 {
 			frame = textOf(slices.Concat([]byte("["), bytes.Join(answers, []byte(",")), []byte("]")))
 		}
+		for i := range items {
+			if it := &items[i]; it.err == nil {
+				it.answered()
+				if it.rest == nil {
+					it.unclaim()
+				}
+			}
+		}
 		if err := c.sock.Release(frame); err != nil {
 			c.slow(err)
 		}
 		for i := range items {
-			if items[i].err == nil {
-				items[i].answered()
-			}
-		}
-		for _, rest := range rests {
-			rest()
-		}
-		for i := range items {
-			if items[i].err == nil {
-				items[i].unclaim()
+			if it := &items[i]; it.rest != nil {
+				it.rest()
+				it.unclaim()
 			}
 		}
 	})

@@ -3,6 +3,8 @@ package gateway
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -26,14 +28,25 @@ type prepared struct {
 	// done the request counts as under way.
 	run func(reply) (rest func())
 
-	answered func() // after the answer is queued
+	// Only the first call of each counts.
+	answered func() // when the answer is about to be queued
 	unclaim  func() // when the request is over
 }
 
-// done ends a request that was not run.
+// done ends a request.
 func (p *prepared) done() {
 	p.answered()
 	p.unclaim()
+}
+
+// settle ends what the next request could be refused for, before the answer
+// goes out: whoever hears it may send that request at once. A request whose
+// outcome is open stays under way.
+func (p *prepared) settle(err *protocol.Error) {
+	p.answered()
+	if err == nil || err.Code != protocol.CodeUnavailable {
+		p.unclaim()
+	}
 }
 
 func nothing() {}
@@ -206,7 +219,7 @@ func (c *conn) changing(rooms []roomstore.RoomID, do operation) (prepared, *prot
 	}
 	return prepared{
 		rooms: rooms, run: c.loggedIn(do), unclaim: nothing,
-		answered: func() { c.unanswered.Add(-1) },
+		answered: sync.OnceFunc(func() { c.unanswered.Add(-1) }),
 	}, nil
 }
 
@@ -220,7 +233,7 @@ func (c *conn) claiming(owner *int, key int64, do operation, rooms ...roomstore.
 		c.unclaim(rooms...)
 		return prepared{}, err
 	}
-	p.unclaim = func() { c.unclaim(rooms...) }
+	p.unclaim = sync.OnceFunc(func() { c.unclaim(rooms...) })
 	return p, nil
 }
 
@@ -232,6 +245,9 @@ func attempt[T any](c *conn, call func(context.Context) (T, error)) (v T, open b
 	for backoff := 10 * time.Millisecond; ; backoff = min(2*backoff, 200*time.Millisecond) {
 		v, err = call(ctx)
 		if err == nil || roomstore.Refused(err) {
+			if errors.Is(err, roomstore.ErrBadReply) {
+				c.g.log.Error("the store broke its contract", "err", err)
+			}
 			return v, false, err
 		}
 		open = open || unknown(err)
@@ -243,9 +259,15 @@ func attempt[T any](c *conn, call func(context.Context) (T, error)) (v T, open b
 	}
 }
 
-// pursue makes a call whose outcome is open until it is known. It gives up
-// when the connection ends: parking the session then fences the call.
+// pursue makes a call whose outcome is open until it is known. It gives up when
+// the connection ends: parking the session then fences the call.
 func pursue[T any](c *conn, call func(context.Context) (T, error)) (v T, known bool, err error) {
+	return pursueUntil(c, c.gone, call)
+}
+
+// pursueUntil is pursue that gives up when until is closed; nil: with the
+// gateway's life.
+func pursueUntil[T any](c *conn, until <-chan struct{}, call func(context.Context) (T, error)) (v T, known bool, err error) {
 	for backoff := 50 * time.Millisecond; ; backoff = min(2*backoff, time.Second) {
 		ctx, cancel := context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
 		v, err = call(ctx)
@@ -254,7 +276,7 @@ func pursue[T any](c *conn, call func(context.Context) (T, error)) (v T, known b
 			return v, true, err
 		}
 		select {
-		case <-c.gone:
+		case <-until:
 			return v, false, err
 		case <-c.g.backing().Done():
 			return v, false, err

@@ -62,10 +62,24 @@ func attributesOnEntry(room roomstore.RoomID, at roomstore.Position, pairs []str
 	})
 }
 
-// membersChanged frames entries or departures: each of data is what others see
-// of a user, as JSON. seq 0 is left out: a difference merged over what a client
-// missed does not move its position.
-func membersChanged(method string, room roomstore.RoomID, data []string, count, seq int64) []byte {
+// membersPosition is what an event about members says of the log: a JSON
+// member, and its value.
+type membersPosition struct {
+	name string
+	seq  int64
+}
+
+// seqOf moves the client's position.
+func seqOf(seq int64) membersPosition { return membersPosition{`,"seq":`, seq} }
+
+// membersSeqOf does not: it says up to where the client knows of members.
+func membersSeqOf(seq int64) membersPosition { return membersPosition{`,"membersSeq":`, seq} }
+
+var noPosition membersPosition
+
+// membersFrame frames entries or departures: each of data is what others see
+// of a user, as JSON.
+func membersFrame(method string, room roomstore.RoomID, data []string, count int64, at membersPosition) []byte {
 	size := 160 + len(room)
 	for _, d := range data {
 		size += len(d) + 1
@@ -84,9 +98,9 @@ func membersChanged(method string, room roomstore.RoomID, data []string, count, 
 		}
 		b = append(b, `],"memberCount":`...)
 		b = strconv.AppendInt(b, count, 10)
-		if seq > 0 {
-			b = append(b, `,"seq":`...)
-			b = strconv.AppendInt(b, seq, 10)
+		if at != noPosition {
+			b = append(b, at.name...)
+			b = strconv.AppendInt(b, at.seq, 10)
 		}
 		return append(b, "}}"...)
 	})
@@ -95,6 +109,12 @@ func membersChanged(method string, room roomstore.RoomID, data []string, count, 
 // messageReceived frames a message. Its payload is the message as its sender's
 // gateway wrote it, a JSON object; what only the store knew is put behind.
 func messageReceived(room roomstore.RoomID, e roomstore.Event) []byte {
+	return messageFrame(room, e, 0)
+}
+
+// messageFrame is messageReceived that also says, unless it is 0, up to where
+// the client knows of members.
+func messageFrame(room roomstore.RoomID, e roomstore.Event, membersSeq int64) []byte {
 	return textFrame(320+2*len(room)+len(e.Data), func(b []byte) []byte {
 		b = append(b, `{"jsonrpc":"2.0","method":"roomMessageReceived","params":{"fromConversationID":"`...)
 		b = append(b, room...)
@@ -108,6 +128,10 @@ func messageReceived(room roomstore.RoomID, e roomstore.Event) []byte {
 		}
 		b = append(b, `":`...)
 		b = strconv.AppendInt(b, e.Seq, 10)
+		if membersSeq > 0 {
+			b = append(b, `,"membersSeq":`...)
+			b = strconv.AppendInt(b, membersSeq, 10)
+		}
 		return append(b, "}}"...)
 	})
 }

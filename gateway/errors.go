@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -23,7 +22,7 @@ func badParameter(format string, args ...any) *protocol.Error {
 	return fail(protocol.CodeBadParameter, format, args...)
 }
 
-// codes maps the store's refusals to the wire's codes (semantics, section 3).
+// codes maps the store's refusals to the wire's codes (docs/protocol.md).
 var codes = []struct {
 	err  error
 	code protocol.Code
@@ -31,6 +30,7 @@ var codes = []struct {
 	{roomstore.ErrBadID, protocol.CodeBadParameter},
 	{roomstore.ErrBlocked, protocol.CodeBlocked},
 	{roomstore.ErrExists, protocol.CodeRoomExists},
+	{roomstore.ErrMisused, protocol.CodeBadParameter},
 	{roomstore.ErrFull, protocol.CodeRoomFull},
 	{roomstore.ErrNoRoom, protocol.CodeNoRoom},
 	{roomstore.ErrNotMember, protocol.CodeNotInRoom},
@@ -51,6 +51,11 @@ func wireError(err error, on string) *protocol.Error {
 			}
 			return fail(c.code, "%s: %q", c.err, on)
 		}
+	}
+	if errors.Is(err, roomstore.ErrMemory) {
+		e := fail(protocol.CodeUnavailable, "the room store is full; nothing changed")
+		e.Data = &protocol.ErrorData{Retryable: true}
+		return e
 	}
 	if errors.Is(err, roomstore.ErrBadReply) {
 		return fail(protocol.CodeInternal, "internal error; the gateway's log says more")
@@ -97,6 +102,3 @@ func HTTPError(err error) (status, code int, message string) {
 	}
 	return status, int(e.Code), e.Message
 }
-
-// ended says whether a context's end is behind err.
-func ended(ctx context.Context) bool { return ctx.Err() != nil }

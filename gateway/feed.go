@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/roomgate/roomgate/protocol"
@@ -37,9 +38,13 @@ type feed struct {
 	live  chan struct{} // closed when subscribed, or when that failed
 	err   error         // why it failed; set before live is closed
 	users int           // guarded by hub.mu
+	used  atomic.Bool   // has had a position
 
 	mu       sync.Mutex
 	at       roomstore.Position // of the last event handed on; Epoch 0: not known yet
+	fresh    bool               // nothing has been handed on since at became known
+	ended    int64              // epoch of the last life that is known to be over
+	seen     roomstore.Position // where the store was seen while at was not known
 	members  []*member
 	ring     []roomstore.Event // the last ones handed on, oldest first
 	early    []roomstore.Event // those that came before it was their turn
@@ -47,7 +52,10 @@ type feed struct {
 	command  int
 	waiting  []waiter // answers that wait for a position
 	filling  bool     // the store is being asked
+	again    bool     // and is to be asked once more
 	timer    *time.Timer
+	armed    bool               // the timer runs
+	armedAt  roomstore.Position // at, when it was set
 	stopped  bool
 
 	// What a heal needs to know of the room.
@@ -61,6 +69,8 @@ type member struct {
 	from    int64 // gets events after this seq
 	entered int64 // seq of the membership's entry event
 	leaving bool  // a request of its own will say that it has left
+
+	untold protocol.RoomEvent // why it ended while it was leaving, if it did
 }
 
 // waiter is an answer that must not overtake the events before it.
@@ -118,6 +128,8 @@ func (f *feed) take(e roomstore.Event) {
 		f.over(protocol.RoomNotExist)
 		f.keepEarly(e)
 		return
+	case f.first(e):
+		f.at.Seq = e.Seq - 1
 	case e.Kind == roomstore.KindCommand:
 		switch {
 		case e.Seq > f.at.Seq:
@@ -200,7 +212,7 @@ func (f *feed) pass(e roomstore.Event) {
 		}
 		return
 	}
-	f.at.Seq = e.Seq
+	f.at.Seq, f.fresh = e.Seq, false
 	switch e.Kind {
 	case roomstore.KindDestroyed:
 		f.over(protocol.RoomNotExist)
@@ -263,7 +275,7 @@ func (f *feed) depart(id roomstore.SessionID, e roomstore.Event) {
 	case e.Kind == roomstore.KindMoved:
 		m.s.roomOver(f.room, protocol.RoomKickedOutByOtherDevice, "")
 	case m.leaving && e.Reason == roomstore.ReasonLeft:
-		// Its own request says so, in its answer.
+		m.untold = protocol.RoomSuccess // its own request says so, in its answer
 	default:
 		m.s.roomOver(f.room, overEvent(e.Reason), e.Extended)
 	}
@@ -295,9 +307,16 @@ func (f *feed) over(event protocol.RoomEvent) {
 		if !m.leaving {
 			m.s.destroyed(f.room, event)
 		} else {
+			m.untold = event
 			m.s.forget(f.room)
 		}
 	}
+	f.ended = max(f.ended, f.at.Epoch)
+	f.reset()
+}
+
+// reset forgets where the room is.
+func (f *feed) reset() {
 	// What came early may be of the next life.
 	f.early = slices.DeleteFunc(f.early, func(e roomstore.Event) bool { return e.Epoch <= f.at.Epoch })
 	f.at = roomstore.Position{}
@@ -319,74 +338,140 @@ func (f *feed) remove(i int) {
 }
 
 // begin sets the position of a feed that has none, or that is in an earlier
-// life, to one that an entry or a look at the store has shown.
-func (f *feed) begin(at roomstore.Position) {
+// life, to one that an entry or a look at the store has shown. It says whether
+// that life still goes on, as far as the feed knows.
+func (f *feed) begin(at roomstore.Position) bool {
+	if at.Epoch <= f.ended || at.Epoch < f.at.Epoch {
+		return false
+	}
 	if f.at.Epoch != 0 && f.at.Epoch < at.Epoch {
 		f.over(protocol.RoomNotExist)
 	}
-	if f.at.Epoch == 0 {
-		f.at = at
+	switch {
+	case f.at.Epoch == 0:
+		f.at, f.fresh = at, true
+		f.used.Store(true)
+		for _, e := range f.early {
+			if f.first(e) {
+				f.at.Seq = e.Seq - 1
+			}
+		}
+		if f.seen.Epoch > at.Epoch || f.seen.Epoch == at.Epoch && f.seen.Seq > f.at.Seq {
+			f.fill()
+		}
+		f.seen = roomstore.Position{}
+	case f.fresh && f.at.Epoch == at.Epoch:
+		f.at.Seq = min(f.at.Seq, at.Seq)
 	}
+	return true
+}
+
+// first says whether e is where the feed begins. What comes after a
+// subscription comes whole and in order, but the answers to entries, from
+// which a new feed has its position, do not: those before it are still to
+// come. No member gets what is not after its own entry.
+func (f *feed) first(e roomstore.Event) bool {
+	return f.fresh && e.Kind != roomstore.KindCommand && e.Epoch == f.at.Epoch && e.Seq <= f.at.Seq
+}
+
+// has says whether the feed can still hand on all it has had after seq.
+func (f *feed) has(seq int64) bool {
+	return f.at.Seq <= seq || len(f.ring) > 0 && f.ring[0].Seq <= seq+1
 }
 
 // admit makes a session a member from its entry on. say queues what the
 // client hears of the entry; the events that have come since follow. The
 // caller's use of the feed becomes the member's.
-func (f *feed) admit(s *session, e roomstore.Entry, say func()) {
+//
+// It does nothing, and says so, if the feed does not have those events any
+// more; then the member is to come in by rejoin.
+func (f *feed) admit(s *session, e roomstore.Entry, say func()) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.begin(e.Position)
-	f.name, f.delay = e.Name, e.Delay
-	if f.at.Epoch > e.Epoch {
-		// The room it entered is gone already.
-		say()
-		f.hub.close(f)
-		s.destroyed(f.room, protocol.RoomNotExist)
-		return
+	if !f.begin(e.Position) {
+		f.gone(s, say)
+		return true
 	}
+	if !f.has(e.Seq) {
+		return false
+	}
+	f.name, f.delay = e.Name, e.Delay
 	m := &member{s: s, from: e.Seq, entered: e.Entered}
 	if !f.add(m) {
 		say()
 		f.hub.close(f)
-		return
+		return true
 	}
 	say()
 	f.since(m, e.Seq)
 	f.catchEarly()
+	return true
+}
+
+// gone ends the caller's use of the feed for a session whose room is gone
+// already.
+func (f *feed) gone(s *session, say func()) {
+	if say != nil {
+		say()
+	}
+	f.hub.close(f)
+	s.destroyed(f.room, protocol.RoomNotExist)
+}
+
+// sight is how far a client that comes back knows a room.
+type sight struct {
+	roomstore.Position
+	members int64 // seq up to which it has been told of members, if further
 }
 
 // rejoin makes a session whose socket has come back a member again, and hands
 // it what it missed after the position its client named; seen is nil if the
 // client named none. say queues what comes first; nil: (connected, success).
 // The caller's use of the feed becomes the member's, also if this fails.
-func (f *feed) rejoin(ctx context.Context, s *session, back roomstore.Return, seen *roomstore.Position, say func()) error {
+func (f *feed) rejoin(ctx context.Context, s *session, back roomstore.Return, seen *sight, say func()) error {
 	from := back.Position
 	if seen != nil && seen.Epoch == back.Epoch && seen.Seq <= back.Seq {
-		from = *seen
+		from = seen.Position
 	}
 	if f.rejoinFromRing(s, back, from, seen, say) {
 		return nil
 	}
-	h, err := f.hub.store.Catchup(ctx, f.room, from)
+	for {
+		h, err := f.hub.store.Catchup(ctx, f.room, from)
+		if done, err := f.rejoinFromStore(s, back, from, seen, say, h, err); done {
+			return err
+		}
+		// Meanwhile the feed has had, and let go, what came after h.
+	}
+}
+
+// rejoinFromStore is rejoin with what the store knew, unless that is too old.
+func (f *feed) rejoinFromStore(s *session, back roomstore.Return, from roomstore.Position, seen *sight, say func(),
+	h roomstore.History, err error) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if errors.Is(err, roomstore.ErrNoRoom) || errors.Is(err, roomstore.ErrEpoch) {
-		f.hub.close(f)
-		s.destroyed(f.room, protocol.RoomNotExist)
-		return nil
+		f.gone(s, say)
+		return true, nil
 	}
 	if err != nil {
 		f.hub.close(f)
-		return err
+		return true, err
 	}
-	f.begin(h.Position)
+	if !f.begin(h.Position) {
+		f.gone(s, say)
+		return true, nil
+	}
+	if !f.has(h.Seq) {
+		return false, nil
+	}
 	f.welcome(s, back, from, seen, say, h.Events, h.Complete, h.Position)
-	return nil
+	return true, nil
 }
 
 // rejoinFromRing is rejoin without asking the store, if the feed has all that
 // is missing.
-func (f *feed) rejoinFromRing(s *session, back roomstore.Return, from roomstore.Position, seen *roomstore.Position, say func()) bool {
+func (f *feed) rejoinFromRing(s *session, back roomstore.Return, from roomstore.Position, seen *sight, say func()) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.at.Epoch != from.Epoch || f.at.Seq < back.Seq || f.filling {
@@ -408,7 +493,7 @@ func whole(events []roomstore.Event, after, head int64) bool {
 
 // welcome adds a member that has come back and tells it what it missed up to
 // head: events are those after from, if whole.
-func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Position, seen *roomstore.Position, say func(),
+func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Position, seen *sight, say func(),
 	events []roomstore.Event, whole bool, head roomstore.Position) {
 	f.name, f.delay = back.Name, back.Delay
 	m := &member{s: s, from: head.Seq, entered: back.Entered}
@@ -416,6 +501,8 @@ func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Positio
 		f.hub.close(f)
 		return
 	}
+	// What follows its own departure is not for it.
+	end := slices.IndexFunc(events, m.ends)
 	connected := func(at roomstore.Position) {
 		if say != nil {
 			say()
@@ -434,11 +521,24 @@ func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Positio
 		s.event(historyLost(f.room, from.Seq, head.Seq), classPull, f.room)
 	default:
 		connected(from)
-		for _, b := range missed(f.room, s.who, events) {
+		told := events
+		if end >= 0 {
+			told = events[:end]
+		}
+		known := from.Seq
+		if seen != nil {
+			known = max(known, seen.members)
+		}
+		frames := missed(f.room, s.who, told, known)
+		if say != nil {
+			// An entry: it hears each event, as it would have right after it.
+			frames = f.framedFor(s, told)
+		}
+		for _, b := range frames {
 			s.event(b, classPull, f.room)
 		}
 	}
-	if !slices.ContainsFunc(events, func(e roomstore.Event) bool { return f.ownDeparture(m, e) }) {
+	if end < 0 || !f.ownDeparture(m, events[end]) {
 		f.since(m, head.Seq)
 	}
 	f.catchEarly()
@@ -446,24 +546,29 @@ func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Positio
 
 // missed frames what a session that was away gets: who left and who came, as
 // the net difference and one event each, then what was kept, in order.
-func missed(room roomstore.RoomID, who roomstore.Session, events []roomstore.Event) [][]byte {
+//
+// known is up to where the client has been told of members, which can be
+// further than its position: if something kept follows the difference, that,
+// and not the difference, moves the position, so that a link lost in between
+// loses nothing. The difference then carries membersSeq instead of a seq; if
+// it comes to nothing, the first message carries it.
+func missed(room roomstore.RoomID, who roomstore.Session, events []roomstore.Event, known int64) [][]byte {
 	type change struct {
 		was, is bool
 		data    string
 	}
 	var users []roomstore.UserID
 	changes := map[roomstore.UserID]*change{}
+	var messages []roomstore.Event
 	var count, last int64
-	var kept [][]byte
 	for _, e := range events {
 		switch e.Kind {
 		case roomstore.KindMessage:
 			if e.Origin != who.ID {
-				kept = append(kept, messageReceived(room, e))
+				messages = append(messages, e)
 			}
 		case roomstore.KindJoined, roomstore.KindLeft:
-			count, last = e.Count, e.Seq
-			if e.User == who.User {
+			if count, last = e.Count, e.Seq; e.User == who.User || e.Seq <= known {
 				continue
 			}
 			c := changes[e.User]
@@ -475,11 +580,6 @@ func missed(room roomstore.RoomID, who roomstore.Session, events []roomstore.Eve
 			c.is, c.data = e.Kind == roomstore.KindJoined, e.Data
 		}
 	}
-	// The difference is merged over all that was missed. It carries a seq, and
-	// so moves the client's position, only if nothing kept is still to come.
-	if len(kept) > 0 {
-		last = 0
-	}
 	var left, joined []string
 	for _, u := range users {
 		switch c := changes[u]; {
@@ -489,26 +589,43 @@ func missed(room roomstore.RoomID, who roomstore.Session, events []roomstore.Eve
 			joined = append(joined, c.data)
 		}
 	}
+	final := seqOf(last)
+	if len(messages) > 0 {
+		final = membersSeqOf(last)
+	}
 	var frames [][]byte
 	if len(left) > 0 {
-		seq := last
+		at := final
 		if len(joined) > 0 {
-			seq = 0
+			at = noPosition // the difference is told only with its second half
 		}
-		frames = append(frames, membersChanged(protocol.EventRoomMemberLeft, room, left, count, seq))
+		frames = append(frames, membersFrame(protocol.EventRoomMemberLeft, room, left, count, at))
 	}
 	if len(joined) > 0 {
-		frames = append(frames, membersChanged(protocol.EventRoomMemberJoined, room, joined, count, last))
+		frames = append(frames, membersFrame(protocol.EventRoomMemberJoined, room, joined, count, final))
 	}
-	return append(frames, kept...)
+	for i, e := range messages {
+		if i == 0 && len(frames) == 0 && last > known {
+			// A difference that comes to nothing: the message says it, since it
+			// moves the position to between changes of which none was told.
+			frames = append(frames, messageFrame(room, e, last))
+			continue
+		}
+		frames = append(frames, messageReceived(room, e))
+	}
+	return frames
 }
 
 // add puts a member on the feed, unless its session's socket has closed.
 func (f *feed) add(m *member) bool {
+	i := f.find(m.s.who.ID)
+	if i >= 0 && f.members[i].s.who.Generation > m.s.who.Generation {
+		return false // it goes on over another connection to this node
+	}
 	if f.stopped || !m.s.attach(f) {
 		return false
 	}
-	if i := f.find(m.s.who.ID); i >= 0 {
+	if i >= 0 {
 		f.members[i] = m // it has a use of the feed already
 		f.hub.close(f)
 		return true
@@ -518,15 +635,8 @@ func (f *feed) add(m *member) bool {
 }
 
 // since hands a member that was just added the events after seq that the
-// others have had already.
+// others have had already. The feed must have them.
 func (f *feed) since(m *member, seq int64) {
-	if f.at.Seq <= seq {
-		return
-	}
-	if len(f.ring) == 0 || f.ring[0].Seq > seq+1 {
-		m.s.event(historyLost(f.room, seq, f.at.Seq), classPull, f.room)
-		return
-	}
 	for _, e := range f.ring {
 		if e.Seq <= seq {
 			continue
@@ -540,16 +650,19 @@ func (f *feed) since(m *member, seq int64) {
 	}
 }
 
+// ends says whether e is the end of the membership.
+func (m *member) ends(e roomstore.Event) bool {
+	return e.Seq > m.entered &&
+		(e.Kind == roomstore.KindLeft && e.Origin == m.s.who.ID || e.Kind == roomstore.KindMoved && e.Old == m.s.who.ID)
+}
+
 // ownDeparture ends the membership if that is what e is about.
 func (f *feed) ownDeparture(m *member, e roomstore.Event) bool {
-	switch {
-	case e.Kind == roomstore.KindLeft && e.Origin == m.s.who.ID && e.Seq > m.entered,
-		e.Kind == roomstore.KindMoved && e.Old == m.s.who.ID && e.Seq > m.entered:
-	default:
+	if !m.ends(e) {
 		return false
 	}
 	if i := f.find(m.s.who.ID); i >= 0 && f.members[i] == m {
-		f.members[i].from = min(f.members[i].from, e.Seq-1)
+		m.from = min(m.from, e.Seq-1)
 		f.depart(m.s.who.ID, e)
 	}
 	return true
@@ -560,13 +673,26 @@ func (f *feed) ownDeparture(m *member, e roomstore.Event) bool {
 func (f *feed) framed(e roomstore.Event) []byte {
 	switch e.Kind {
 	case roomstore.KindJoined:
-		return membersChanged(protocol.EventRoomMemberJoined, f.room, []string{e.Data}, e.Count, e.Seq)
+		return membersFrame(protocol.EventRoomMemberJoined, f.room, []string{e.Data}, e.Count, seqOf(e.Seq))
 	case roomstore.KindLeft:
-		return membersChanged(protocol.EventRoomMemberLeft, f.room, []string{e.Data}, e.Count, e.Seq)
+		return membersFrame(protocol.EventRoomMemberLeft, f.room, []string{e.Data}, e.Count, seqOf(e.Seq))
 	case roomstore.KindMessage, roomstore.KindCommand:
+		if len(e.Data) <= len("{}") {
+			return nil // no gateway wrote that
+		}
 		return messageReceived(f.room, e)
 	}
 	return nil
+}
+
+// framedFor encodes events for one session.
+func (f *feed) framedFor(s *session, events []roomstore.Event) (frames [][]byte) {
+	for _, e := range events {
+		if b := f.framed(e); b != nil && e.Origin != s.who.ID {
+			frames = append(frames, b)
+		}
+	}
+	return frames
 }
 
 // detach forgets a session whose socket has closed.
@@ -579,12 +705,30 @@ func (f *feed) detach(s *session) {
 }
 
 // leaving notes that a request of the session's own is about to end its
-// membership, or that it did not.
-func (f *feed) leaving(id roomstore.SessionID, yes bool) {
+// membership, and gives that, nil if there is none.
+func (f *feed) leaving(id roomstore.SessionID) *member {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if i := f.find(id); i >= 0 {
-		f.members[i].leaving = yes
+	i := f.find(id)
+	if i < 0 {
+		return nil
+	}
+	f.members[i].leaving = true
+	return f.members[i]
+}
+
+// stays notes that the request will not say so after all. If the membership has
+// ended meanwhile the client hears of it now.
+func (f *feed) stays(m *member) {
+	if m == nil {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m.leaving = false
+	if m.untold != "" {
+		m.s.destroyed(f.room, m.untold)
+		m.untold = ""
 	}
 }
 
@@ -637,9 +781,10 @@ func (f *feed) release(ready func(waiter) bool) {
 	}
 }
 
-// arm starts the wait for what is missing.
+// arm starts the wait for what is missing, unless one is under way.
 func (f *feed) arm() {
-	if !f.filling && !f.stopped {
+	if !f.armed && !f.filling && !f.stopped {
+		f.armed, f.armedAt = true, f.at
 		f.timer.Reset(patience)
 	}
 }
@@ -648,17 +793,26 @@ func (f *feed) arm() {
 func (f *feed) late() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.at.Epoch == 0 || len(f.early) == 0 && len(f.waiting) == 0 {
-		return
+	f.armed = false
+	switch {
+	case f.at.Epoch == 0 || len(f.early) == 0 && len(f.waiting) == 0:
+	case f.at != f.armedAt:
+		f.arm() // it goes on; what is missing now is missing for less long
+	default:
+		f.fill()
 	}
-	f.fill()
 }
 
 // compare is told where the room is now, according to the store.
 func (f *feed) compare(head roomstore.Position) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.at.Epoch != 0 && f.at != head && (head.Epoch != f.at.Epoch || head.Seq > f.at.Seq) {
+	switch {
+	case f.at.Epoch == 0:
+		f.seen = head // for those who are entering
+	case f.filling:
+		f.again = true // the answer may be from before
+	case head.Epoch != f.at.Epoch || head.Seq > f.at.Seq:
 		f.fill()
 	}
 }
@@ -669,7 +823,7 @@ func (f *feed) fill() {
 	if f.filling || f.stopped {
 		return
 	}
-	f.filling = true
+	f.filling, f.fresh = true, false
 	f.hub.stats.Fills.Add(1)
 	after := f.at
 	began := time.Now()
@@ -689,7 +843,7 @@ func (f *feed) fill() {
 			}
 			wanted := !f.stopped && (len(f.members) > 0 || len(f.waiting) > 0)
 			if !wanted {
-				f.over(protocol.RoomNetworkDisconnected) // nobody is told
+				f.reset()
 				f.filling = false
 			}
 			f.mu.Unlock()
@@ -718,11 +872,21 @@ func (f *feed) filled(after roomstore.Position, h roomstore.History, err error) 
 		f.over(protocol.RoomNotExist)
 	case err != nil:
 		f.hub.log.Error("missing events could not be read", "room", f.room, "err", err)
+		f.release(func(waiter) bool { return true })
 	default:
 		f.catchUp(h)
 	}
 	f.catchEarly()
 	f.release(func(w waiter) bool { return w.at.Seq <= f.at.Seq || w.at.Epoch != f.at.Epoch })
+	again := f.again
+	f.again = false
+	switch {
+	case f.at.Epoch == 0:
+	case again:
+		f.fill()
+	case len(f.waiting) > 0:
+		f.arm() // it was not, while the store was asked
+	}
 }
 
 // catchUp hands on the events of a history. Where some are missing for good,
@@ -734,8 +898,11 @@ func (f *feed) catchUp(h roomstore.History) {
 		f.hub.stats.HistoryLost.Add(1)
 		f.hub.log.Warn("events were lost for good", "room", f.room, "count", lost-f.at.Seq)
 		for _, e := range events[:len(events)-len(known)] {
-			if e.Kind == roomstore.KindLeft {
+			switch e.Kind {
+			case roomstore.KindLeft:
 				f.depart(e.Origin, e)
+			case roomstore.KindMoved:
+				f.depart(e.Old, e)
 			}
 		}
 		b := historyLost(f.room, f.at.Seq, lost)
@@ -746,12 +913,39 @@ func (f *feed) catchUp(h roomstore.History) {
 		}
 		f.at.Seq, f.ring = lost, nil
 		events = known
+		f.doubtMembers()
 	}
 	for _, e := range events {
 		if f.at.Epoch == h.Epoch && e.Seq == f.at.Seq+1 {
 			f.pass(e)
 		}
 	}
+}
+
+// doubtMembers looks the members up in the store: the end of a membership may
+// be among what was lost. Who is not in the room finds out why by resuming.
+func (f *feed) doubtMembers() {
+	members := make([]roomstore.Session, len(f.members))
+	for i, m := range f.members {
+		members[i] = m.s.who
+	}
+	f.hub.background(func(ctx context.Context) {
+		for batch := range slices.Chunk(members, 500) {
+			call, cancel := context.WithTimeout(ctx, f.hub.wait)
+			absent, err := f.hub.store.Absent(call, f.room, batch)
+			cancel()
+			if err != nil {
+				absent = batch // unknown: they find out, too
+			}
+			f.mu.Lock()
+			for _, who := range absent {
+				if i := f.find(who.ID); i >= 0 && f.members[i].s.who.Generation == who.Generation {
+					f.members[i].s.c.fenced()
+				}
+			}
+			f.mu.Unlock()
+		}
+	})
 }
 
 // lastMissing gives the last seq in (after, head] that events lack, and the

@@ -115,7 +115,7 @@ func New(store *roomstore.Store, bus *pubsub.Bus, verifier auth.Verifier, cfg Co
 func (g *Gateway) Handler() http.Handler {
 	r := chi.NewRouter()
 	r.Get(protocol.Path, g.accept)
-	r.Handle("/v1/rooms/*", serverapi.New(backend{g.store}, serverapi.Config{
+	r.Handle("/v1/rooms/*", serverapi.New(backend{g.store, g.cfg.RedisTimeout}, serverapi.Config{
 		Keys: g.cfg.APIKeys, Errors: HTTPError, Log: g.log,
 	}))
 	g.Health(r)
@@ -146,8 +146,6 @@ func (g *Gateway) Health(r chi.Router) {
 // Run serves until ctx is done, then sees the clients off and hands their
 // sessions over, within the drain window, and returns nil. The store's batcher
 // and the bus must run for longer than it does.
-//
-// It returns an error if the node's lease cannot be begun.
 func (g *Gateway) Run(ctx context.Context) error {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -235,7 +233,7 @@ func (g *Gateway) remove(c *conn) {
 
 // register makes a session known by its ID. An earlier connection of it on
 // this node is closed. It fails if the session belongs to an incarnation of
-// this node that has ended.
+// this node that has ended, or if this is the earlier connection.
 func (g *Gateway) register(s *session) bool {
 	g.mu.Lock()
 	now := g.current.Load()
@@ -244,6 +242,11 @@ func (g *Gateway) register(s *session) bool {
 		return false
 	}
 	old := g.sessions[s.who.ID]
+	if old != nil && old.who.Generation > s.who.Generation {
+		g.mu.Unlock()
+		s.replaced(protocol.CloseTakenOver)
+		return false
+	}
 	g.sessions[s.who.ID] = s
 	g.mu.Unlock()
 	if old != nil {
@@ -303,13 +306,18 @@ func (g *Gateway) drain() {
 }
 
 // backend is the store as the server API uses it.
-type backend struct{ store *roomstore.Store }
+type backend struct {
+	store   *roomstore.Store
+	timeout time.Duration
+}
 
 func (b backend) Destroy(ctx context.Context, room string) error {
 	id, err := roomstore.ParseRoomID(room)
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	defer cancel()
 	return b.store.Destroy(ctx, id)
 }
 
@@ -322,5 +330,7 @@ func (b backend) Kick(ctx context.Context, room, user string, extendedData strin
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	defer cancel()
 	return b.store.Kick(ctx, id, who, extendedData)
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/roomgate/roomgate/protocol"
@@ -13,6 +14,8 @@ import (
 // over slots, and each tick looks at one slot.
 type heartbeat struct {
 	interval, tick time.Duration
+
+	ticked atomic.Int64 // when the last tick came, in unix ns
 
 	mu    sync.Mutex
 	slots []map[*conn]struct{}
@@ -48,13 +51,24 @@ func (h *heartbeat) remove(c *conn) {
 func (h *heartbeat) run(ctx context.Context) error {
 	t := time.NewTicker(h.tick)
 	defer t.Stop()
+	h.ticked.Store(time.Now().UnixNano())
 	for i := 0; ; i = (i + 1) % len(h.slots) {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
 		}
+		stood := h.stoodStill()
+		h.ticked.Store(time.Now().UnixNano())
 		h.mu.Lock()
+		if stood {
+			// Nobody could be heard: that counts as life.
+			for _, slot := range h.slots {
+				for c := range slot {
+					c.sock.alive()
+				}
+			}
+		}
 		due := make([]*conn, 0, len(h.slots[i]))
 		for c := range h.slots[i] {
 			due = append(due, c)
@@ -64,6 +78,12 @@ func (h *heartbeat) run(ctx context.Context) error {
 			c.beat(h.interval)
 		}
 	}
+}
+
+// stoodStill says whether this process, or the machine, has stood still: the
+// tick that should have come by now has not.
+func (h *heartbeat) stoodStill() bool {
+	return time.Since(time.Unix(0, h.ticked.Load())) > h.tick+standstill
 }
 
 // beat pings the client, unless it has been silent for too long.
@@ -81,7 +101,7 @@ func (c *conn) beat(interval time.Duration) {
 }
 
 func (c *conn) checkSilence() {
-	if c.sock.silent() >= c.g.cfg.SessionTTL {
+	if c.sock.silent() >= c.g.cfg.SessionTTL && !c.g.beat.stoodStill() {
 		c.close(protocol.CloseNoSignOfLife, "nothing was heard for the session TTL")
 	}
 }

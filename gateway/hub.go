@@ -15,11 +15,25 @@ import (
 // that people coming and going do not subscribe anew each time.
 const feedLinger = 10 * time.Second
 
+// history is what feeds ask of the room store.
+type history interface {
+	Topic(roomstore.RoomID) string
+	Catchup(context.Context, roomstore.RoomID, roomstore.Position) (roomstore.History, error)
+	Positions(context.Context, []roomstore.RoomID) (map[roomstore.RoomID]roomstore.Position, error)
+	Absent(context.Context, roomstore.RoomID, []roomstore.Session) ([]roomstore.Session, error)
+}
+
+// topics is what feeds need of the bus.
+type topics interface {
+	Subscribe(ctx context.Context, topic string, h pubsub.Handler) error
+	Unsubscribe(topic string)
+}
+
 // hub holds the feeds: one for each room with members on this node. Its lock
 // may be taken while a feed's is held, not the other way round.
 type hub struct {
-	bus   *pubsub.Bus
-	store *roomstore.Store
+	bus   topics
+	store history
 	log   *slog.Logger
 	stats *Stats
 	wait  time.Duration // how long a feed may keep an answer waiting
@@ -34,7 +48,7 @@ type hub struct {
 	closed bool
 }
 
-func newHub(store *roomstore.Store, bus *pubsub.Bus, wait time.Duration, log *slog.Logger, stats *Stats) *hub {
+func newHub(store history, bus topics, wait time.Duration, log *slog.Logger, stats *Stats) *hub {
 	return &hub{
 		bus: bus, store: store, log: log, stats: stats, wait: wait,
 		feeds: map[roomstore.RoomID]*feed{}, idle: map[*feed]time.Time{},
@@ -151,8 +165,12 @@ func (h *hub) close(f *feed) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f.users--
-	if f.users == 0 && h.feeds[f.room] == f {
-		h.idle[f] = time.Now()
+	if f.users > 0 || h.feeds[f.room] != f {
+		return
+	}
+	h.idle[f] = time.Now()
+	if !f.used.Load() {
+		h.idle[f] = time.Time{} // there may be no such room; it goes at the next tick
 	}
 }
 

@@ -1,16 +1,14 @@
 package gateway
 
 import (
-	"encoding/json"
 	"math"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/roomgate/roomgate/protocol"
 )
 
-// Limits of what clients send (semantics, section 1). Those that an operator
+// Limits of what clients send (docs/protocol.md, section 8). Those that an operator
 // can change are in the store's Config.
 const (
 	maxRoomName     = 64
@@ -47,15 +45,11 @@ func checkRequestKey(k int64) *protocol.Error {
 }
 
 // delayOf reads roomDestroyDelayTime: whole seconds from 0 to 10800.
-func delayOf(n json.Number) (int, *protocol.Error) {
-	if n == "" {
-		return 0, nil
+func delayOf(seconds float64) (int, *protocol.Error) {
+	if seconds < 0 || seconds > maxDelay || seconds != math.Trunc(seconds) {
+		return 0, badParameter("roomDestroyDelayTime %v is not a whole number of seconds from 0 to %d", seconds, maxDelay)
 	}
-	f, err := strconv.ParseFloat(string(n), 64)
-	if err != nil || f < 0 || f > maxDelay || f != math.Trunc(f) {
-		return 0, badParameter("roomDestroyDelayTime %s is not a whole number of seconds from 0 to %d", n, maxDelay)
-	}
-	return int(f), nil
+	return int(seconds), nil
 }
 
 func checkAttributes(a map[string]string) *protocol.Error {

@@ -43,6 +43,10 @@ func (c *conn) logIn(p *protocol.LoginParams, answer reply) func() {
 		return nil
 	}
 	node := c.g.node()
+	if node == "" { // there is no lease that the session could depend on
+		c.close(protocol.CloseTryAgainLater, closeReason(c.g.cfg.ReconnectAfter))
+		return nil
+	}
 	who, rooms, resumed, rest, err := c.begin(node, user, p, named)
 	if err != nil {
 		if errors.Is(err, roomstore.ErrFenced) {
@@ -83,7 +87,7 @@ func (c *conn) logIn(p *protocol.LoginParams, answer reply) func() {
 
 // checkLogin checks the parameters of a login, and gives the positions that a
 // resume names.
-func checkLogin(p *protocol.LoginParams) (roomstore.UserID, map[roomstore.RoomID]roomstore.Position, *protocol.Error) {
+func checkLogin(p *protocol.LoginParams) (roomstore.UserID, map[roomstore.RoomID]sight, *protocol.Error) {
 	user, err := roomstore.ParseUserID(p.UserID)
 	if err != nil {
 		return "", nil, wireError(err, "")
@@ -112,13 +116,13 @@ func checkLogin(p *protocol.LoginParams) (roomstore.UserID, map[roomstore.RoomID
 	if n := len(p.Resume.Rooms); n > 500 {
 		return "", nil, badParameter("resume.rooms has %d rooms, allowed are 500", n)
 	}
-	named := make(map[roomstore.RoomID]roomstore.Position, len(p.Resume.Rooms))
+	named := make(map[roomstore.RoomID]sight, len(p.Resume.Rooms))
 	for _, r := range p.Resume.Rooms {
 		room, err := roomstore.ParseRoomID(r.RoomID)
 		if err != nil {
 			return "", nil, wireError(err, "")
 		}
-		named[room] = roomstore.Position(r.Position)
+		named[room] = sight{roomstore.Position(r.Position), r.MembersSeq}
 	}
 	return user, named, nil
 }
@@ -143,7 +147,7 @@ func before213(version string) bool {
 // begin goes on with the session that the client names, or begins a new one.
 // An outcome that stays open is undone by rest: nobody is left behind that no
 // socket belongs to.
-func (c *conn) begin(node string, user roomstore.UserID, p *protocol.LoginParams, named map[roomstore.RoomID]roomstore.Position) (
+func (c *conn) begin(node string, user roomstore.UserID, p *protocol.LoginParams, named map[roomstore.RoomID]sight) (
 	who roomstore.Session, rooms []roomstore.Return, resumed bool, rest func(), err error,
 ) {
 	if p.Resume != nil {
@@ -164,7 +168,8 @@ func (c *conn) begin(node string, user roomstore.UserID, p *protocol.LoginParams
 		if err != nil {
 			if open {
 				rest = func() {
-					if b, known, err := pursue(c, resume); known && err == nil && b.ok {
+					// The client may be gone; the session must not stay as if it were here.
+					if b, known, err := pursueUntil(c, nil, resume); known && err == nil && b.ok {
 						c.g.park(c.g.backing(), b.who, 0)
 					}
 				}
@@ -183,7 +188,7 @@ func (c *conn) begin(node string, user roomstore.UserID, p *protocol.LoginParams
 	who, open, err := attempt(c, login)
 	if err != nil && open {
 		rest = func() {
-			if who, known, err := pursue(c, login); known && err == nil {
+			if who, known, err := pursueUntil(c, nil, login); known && err == nil {
 				c.g.park(c.g.backing(), who, c.g.cfg.SessionTTL)
 			}
 		}
@@ -192,8 +197,8 @@ func (c *conn) begin(node string, user roomstore.UserID, p *protocol.LoginParams
 }
 
 // comeBack tells the client of each room what became of its place there, and
-// what it missed (semantics, section 4).
-func (c *conn) comeBack(s *session, rooms []roomstore.Return, named map[roomstore.RoomID]roomstore.Position) {
+// what it missed (docs/protocol.md, section 4).
+func (c *conn) comeBack(s *session, rooms []roomstore.Return, named map[roomstore.RoomID]sight) {
 	for _, back := range rooms {
 		if !back.In {
 			if back.Named {
@@ -204,7 +209,7 @@ func (c *conn) comeBack(s *session, rooms []roomstore.Return, named map[roomstor
 		ctx, cancel := context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
 		f, err := c.g.hub.open(ctx, back.Room)
 		if err == nil {
-			var seen *roomstore.Position
+			var seen *sight
 			if at, ok := named[back.Room]; ok {
 				seen = &at
 			}
@@ -232,20 +237,31 @@ func (s *session) notBack(back roomstore.Return) {
 
 // logOut serves logout (row 25).
 func (c *conn) logOut(s *session, answer reply) func() {
-	_, rest, err := c.leaveEverything(s, "", true)
+	over := func() {
+		s.end()
+		c.queue(notification(protocol.EventConnectionStateChanged, protocol.ConnectionStateChanged{
+			State: protocol.ConnectionDisconnected, Event: protocol.ConnectionSuccess,
+		}))
+	}
+	goodbye := func() { c.close(protocol.CloseNormal, "") }
+	_, rest, err := c.leaveEverything(s, s.key(0), true)
 	if err != nil {
 		if !errors.Is(err, roomstore.ErrFenced) {
 			answer(nil, wireError(err, ""))
 		}
-		return rest
+		if rest == nil {
+			return nil
+		}
+		return func() {
+			if rest() {
+				over()
+				goodbye()
+			}
+		}
 	}
-	s.end()
-	c.queue(notification(protocol.EventConnectionStateChanged, protocol.ConnectionStateChanged{
-		State: protocol.ConnectionDisconnected, Event: protocol.ConnectionSuccess,
-	}))
+	over()
 	answer(struct{}{}, nil)
-	c.close(protocol.CloseNormal, "")
-	return nil
+	return goodbye // a batch is answered first
 }
 
 // renewToken serves renewToken.
@@ -270,27 +286,42 @@ func (c *conn) renewToken(s *session, p *protocol.RenewTokenParams, answer reply
 type tokenTimer struct {
 	mu    sync.Mutex
 	timer *time.Timer
+	over  bool // the connection is
 }
 
 func (t *tokenTimer) set(c *conn, expires time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.over {
+		return
+	}
 	expire := func() {
 		c.queue(notification(protocol.EventConnectionStateChanged, protocol.ConnectionStateChanged{
 			State: protocol.ConnectionDisconnected, Event: protocol.ConnectionTokenExpired,
 		}))
 		c.close(protocol.CloseNotAuthorised, "the token has expired")
 	}
+	var mine *time.Timer
 	warn := func() {
-		left := time.Until(expires)
-		c.queue(notification(protocol.EventTokenWillExpire, protocol.TokenWillExpire{Second: int64((left + time.Second/2) / time.Second)}))
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if t.timer != nil {
-			t.timer = time.AfterFunc(left, expire)
+		if t.timer != mine {
+			return // renewed meanwhile
 		}
+		left := time.Until(expires)
+		c.queue(notification(protocol.EventTokenWillExpire, protocol.TokenWillExpire{Second: int64((left + time.Second/2) / time.Second)}))
+		t.timer = time.AfterFunc(left, expire)
 	}
-	t.timer = time.AfterFunc(max(0, time.Until(expires)-tokenWarning), warn)
+	mine = time.AfterFunc(max(0, time.Until(expires)-tokenWarning), warn)
+	t.timer = mine
+}
+
+// end is stop for good.
+func (t *tokenTimer) end() {
+	t.stop()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.over = true
 }
 
 func (t *tokenTimer) stop() {

@@ -19,6 +19,11 @@ const (
 	nodeTick   = 500 * time.Millisecond
 	standstill = 2 * time.Second
 
+	// renewEvery is how often the lease is renewed, and with it is learned how
+	// long ago the last sweep was. Short, so that a silence of the node that
+	// sweeps is noticed before it counts as time in which nobody could serve.
+	renewEvery = time.Second
+
 	// sweepEvery is the longest pause between two sweeps by the node that is
 	// to do it; after sweepSilence any node does.
 	sweepEvery   = time.Second
@@ -47,6 +52,7 @@ type incarnation struct {
 	sweepAt    time.Time
 	silent     bool // nobody has swept for too long
 	probed     time.Time
+	remade     time.Time // the subscription, because it was deaf
 	compared   time.Time
 	suspicious map[string]suspicion
 }
@@ -141,9 +147,6 @@ func (n *incarnation) run(ctx context.Context) error {
 				}
 				continue
 			}
-			for _, c := range g.connections() {
-				c.sock.alive()
-			}
 		case <-tick.C:
 		}
 		if err := n.due(ctx); errors.Is(err, roomstore.ErrFenced) {
@@ -178,7 +181,7 @@ func watchStandstill(ctx context.Context, stood chan<- struct{}) {
 // due does what is due now. It returns an error only if the node is fenced.
 func (n *incarnation) due(ctx context.Context) error {
 	g, now := n.g, time.Now()
-	if now.Sub(n.renewed) >= g.cfg.LeaseTTL/4 {
+	if now.Sub(n.renewed) >= min(renewEvery, g.cfg.LeaseTTL/4) {
 		if err := n.lease(ctx, false); errors.Is(err, roomstore.ErrFenced) {
 			return err
 		}
@@ -241,7 +244,7 @@ func (n *incarnation) elected() bool {
 // sweep sweeps until nothing is due, and claims nodes whose lease has been
 // lapsed for a lease TTL of our own clock.
 func (n *incarnation) sweep(ctx context.Context) error {
-	g := n.g
+	g, began := n.g, time.Now()
 	for ctx.Err() == nil {
 		var claims []roomstore.Lapse
 		for node, s := range n.suspicious {
@@ -264,8 +267,12 @@ func (n *incarnation) sweep(ctx context.Context) error {
 		g.stats.Finished.Add(uint64(done.Finished))
 		g.stats.Claimed.Add(uint64(done.Claimed))
 		n.suspect(done.Lapsed)
-		if done.More {
+		if done.More && time.Since(began) < sweepEvery {
 			continue
+		}
+		if done.More { // the lease comes in between
+			n.sweepAt = n.swept
+			return nil
 		}
 		if done.Next >= 0 && done.Next < sweepEvery {
 			n.sweepAt = n.swept.Add(done.Next)
@@ -299,9 +306,9 @@ func (n *incarnation) probe(ctx context.Context) {
 	if err := g.store.Probe(ctx, n.id, strconv.FormatInt(int64(g.since()), 10)); err != nil {
 		return // Redis is away, which is another matter
 	}
-	if g.since()-time.Duration(n.heard.Load()) > probesMissed*probeEvery {
+	if g.since()-time.Duration(n.heard.Load()) > probesMissed*probeEvery && time.Since(n.remade) > probesMissed*probeEvery {
 		g.log.Warn("subscription is deaf, making it anew", "node", n.id)
-		n.heard.Store(int64(g.since()))
+		n.remade = time.Now()
 		g.bus.Reset()
 	}
 }
@@ -360,12 +367,20 @@ func (n *incarnation) compare(ctx context.Context) {
 			n.gap.Store(true) // again, at the next tick
 			return
 		}
-		for _, id := range gone {
+		for _, who := range group {
+			parked, replaced := gone[who.ID]
+			if !replaced {
+				continue
+			}
 			g.mu.Lock()
-			s := g.sessions[id]
+			s := g.sessions[who.ID]
 			g.mu.Unlock()
-			if s != nil {
+			switch {
+			case s == nil || s.who.Generation != who.Generation: // it has gone on meanwhile
+			case parked:
 				s.c.fenced()
+			default:
+				s.replaced(protocol.CloseTakenOver)
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"reflect"
@@ -55,10 +56,15 @@ func check(r *protocol.Request) *protocol.Error {
 		return fail(protocol.CodeInvalidRequest, `not a JSON-RPC 2.0 request: jsonrpc is %q, not "2.0"`, r.JSONRPC)
 	case r.Method == "":
 		return fail(protocol.CodeInvalidRequest, "not a JSON-RPC 2.0 request: method is missing")
-	case len(r.ID) > 0 && (r.ID[0] == '{' || r.ID[0] == '['):
+	case !validID(r.ID):
 		return fail(protocol.CodeInvalidRequest, "not a JSON-RPC 2.0 request: id is neither a string nor a number")
 	}
 	return nil
+}
+
+// validID says whether id is absent, a string, a number or null.
+func validID(id json.RawMessage) bool {
+	return len(id) == 0 || !bytes.ContainsAny(id[:1], "{[tf")
 }
 
 // parseParams reads params into v, a pointer to one of protocol's types. What
@@ -70,7 +76,11 @@ func parseParams(params json.RawMessage, v any) *protocol.Error {
 	if err := json.Unmarshal(params, v); err != nil {
 		var wrong *json.UnmarshalTypeError
 		if errors.As(err, &wrong) {
-			return fail(protocol.CodeInvalidParams, "%s must not be a %s", name(strings.TrimPrefix(wrong.Field, "params.")), wrong.Value)
+			code := protocol.CodeInvalidParams
+			if strings.HasPrefix(wrong.Value, "number ") {
+				code = protocol.CodeBadParameter // the right JSON type: a number that is not whole, or too large
+			}
+			return fail(code, "%s must not be a %s", cmp.Or(wrong.Field, "params"), wrong.Value)
 		}
 		return fail(protocol.CodeInvalidParams, "params: %v", err)
 	}

@@ -109,65 +109,90 @@ func (c *conn) enter(s *session, req roomstore.EntryRequest, clients int64, answ
 	case err != nil:
 		c.g.hub.close(f)
 		refuse(err)
-		if !open {
-			return nil
+		if !open || was {
+			return nil // what happened, if it did, changed nothing
 		}
-		return func() { c.undo(s, req.Room, call) }
+		return func() { c.undo(s, req, call) }
 	}
 	result := roomResult(req.Room, e)
-	if e.Already && was {
-		done := make(chan struct{})
-		f.after(e.Position, func() { answer(result, nil); close(done) })
-		<-done
-		c.g.hub.close(f)
-		return nil
-	}
-	c.entered(s, f, req.Room, e, func() { answer(result, nil) }, refuse)
-	return nil
+	return c.entered(s, f, e, arrival{
+		room: req.Room, active: active, was: was, told: !was,
+		answer: func() { answer(result, nil) }, refuse: refuse,
+		undo: func() { c.undo(s, req, call) },
+	})
 }
 
-// entered makes a session a member on the feed f after an entry that the store
-// has applied, and tells the client: attributes, state, then what answer says,
-// then the events behind the entry.
-func (c *conn) entered(s *session, f *feed, room roomstore.RoomID, e roomstore.Entry, answer func(), refuse func(error)) {
+// arrival is what an entry that the store has applied means to the client.
+type arrival struct {
+	room   roomstore.RoomID
+	active protocol.RoomEvent // of connecting
+	was    bool               // the session was in the room before, as far as was known
+	told   bool               // the client has been told connecting
+
+	// Said behind (connected, success), or instead of it; nothing of the
+	// room comes between.
+	answer func()
+	refuse func(error) // the client cannot be told what came after the entry
+	undo   func()      // left to do after refuse, for an entry that is new
+}
+
+// entered makes a session a member on the feed f, and tells the client:
+// attributes, state, the answer, then the events behind the entry. The caller's
+// use of the feed becomes the member's. What it returns, if anything, is left
+// to do after the answer.
+func (c *conn) entered(s *session, f *feed, e roomstore.Entry, a arrival) (rest func()) {
 	say := func() {
-		if len(e.Attributes) > 0 {
-			s.event(attributesOnEntry(room, e.Position, e.Attributes), classPull, room)
+		// What a batch holds back of the room is from before this.
+		s.c.sock.ReleaseRoom(string(a.room))
+		if !a.told && !e.Already && !e.Again {
+			// It was not in the room any more, and has only been told so now.
+			s.state(roomState(a.room, protocol.RoomConnecting, a.active))
 		}
-		s.state(roomConnected(room, e.Position))
-		answer()
+		if len(e.Attributes) > 0 {
+			s.state(attributesOnEntry(a.room, e.Position, e.Attributes))
+		}
+		s.state(roomConnected(a.room, e.Position))
+		a.answer()
 	}
 	switch {
 	case e.Gone: // a repeat, and what it did has ended since
 		c.g.hub.close(f)
-		s.state(roomOver(room, protocol.RoomSuccess, ""))
-		answer()
-	case e.Again:
-		// A repeat: the client hears what it would have heard then.
-		back := roomstore.Return{Room: room, In: true, Position: e.Position, Entered: e.Entered, Delay: e.Delay, Name: e.Name}
+		s.state(roomOver(a.room, protocol.RoomSuccess, ""))
+		a.answer()
+	case e.Already && a.was:
+		done := make(chan struct{})
+		f.after(e.Position, func() { a.answer(); close(done) })
+		<-done
+		c.g.hub.close(f)
+	case !e.Again && f.admit(s, e, say):
+	default:
+		// A repeat, whose client hears what it would have heard then, or an
+		// answer so late that the feed has let go what came after the entry.
+		back := roomstore.Return{Room: a.room, In: true, Position: e.Position, Entered: e.Entered, Delay: e.Delay, Name: e.Name}
 		ctx, cancel := context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
 		defer cancel()
-		if err := f.rejoin(ctx, s, back, &e.Position, say); err != nil {
-			refuse(err)
+		if err := f.rejoin(ctx, s, back, &sight{Position: e.Position}, say); err != nil {
+			a.refuse(err)
+			if !e.Again {
+				return a.undo
+			}
 		}
-	default:
-		f.admit(s, e, say)
 	}
+	return nil
 }
 
 // switchRoom serves switchRoom (rows 15–20).
 func (c *conn) switchRoom(s *session, from roomstore.RoomID, req roomstore.EntryRequest, clients int64, answer reply) func() {
 	req.Data, req.RequestKey = s.data, s.key(clients)
-	left := s.in(from)
-	// Row 19 hears of no change. The session is not in from either if this is
-	// a repeat; that only the store can tell.
-	both := s.in(req.Room) != nil
-	was := left == nil || both
-	if !was {
+	left, both := s.in(from), s.in(req.Room) != nil
+	// Row 19 hears of no change, nor of connecting does who is there already. A
+	// repeat is not in from either; that only the store can tell.
+	told := left != nil && !both
+	if told {
 		s.state(roomState(req.Room, protocol.RoomConnecting, protocol.RoomActiveSwitch))
 	}
 	refuse := func(err error) {
-		if !was {
+		if told {
 			s.state(roomOver(req.Room, protocol.RoomSwitchFailed, ""))
 		}
 		if errors.Is(err, roomstore.ErrNotFrom) {
@@ -183,8 +208,9 @@ func (c *conn) switchRoom(s *session, from roomstore.RoomID, req roomstore.Entry
 		refuse(err)
 		return nil
 	}
+	var m *member
 	if left != nil {
-		left.leaving(s.who.ID, true)
+		m = left.leaving(s.who.ID)
 	}
 	type outcome struct {
 		entry roomstore.Entry
@@ -194,67 +220,71 @@ func (c *conn) switchRoom(s *session, from roomstore.RoomID, req roomstore.Entry
 		o.entry, o.left, err = c.g.store.Switch(ctx, s.who, from, req)
 		return o, err
 	}
+	undo := func() {
+		c.undo(s, req, func(ctx context.Context) (roomstore.Entry, error) {
+			o, err := call(ctx)
+			return o.entry, err
+		})
+	}
 	o, open, err := attempt(c, call)
 	if err != nil {
 		c.g.hub.close(f)
 		if left != nil {
-			left.leaving(s.who.ID, false)
+			left.stays(m)
 		}
 		if errors.Is(err, roomstore.ErrFenced) {
 			c.fenced()
 			return nil
 		}
 		refuse(err)
-		if !open {
+		switch {
+		case !open:
 			return nil
+		case both:
+			// If it happened, or does now, the event of from says so.
+			return func() { pursue(c, call) }
 		}
-		// If it happened the client hears that it has left from; it has been
-		// told that it is not in the other.
-		return func() {
-			c.undo(s, req.Room, func(ctx context.Context) (roomstore.Entry, error) {
-				o, err := call(ctx)
-				return o.entry, err
-			})
-		}
+		// If it happened, the event of from says so; the client has been told
+		// that it is not in the other.
+		return undo
 	}
 	// Nothing of the room left may follow, and all that was before comes first.
+	out := true
 	if left != nil {
 		done := make(chan struct{})
-		left.left(s.who.ID, o.left, func(bool) { close(done) })
+		left.left(s.who.ID, o.left, func(is bool) { out = is; close(done) })
 		<-done
+		if !out {
+			left.stays(m)
+		}
 	}
-	result := roomResult(req.Room, o.entry)
-	finish := func() {
-		if s.in(from) == nil {
+	over := func() {
+		if out {
 			s.roomOver(from, protocol.RoomSuccess, "")
 		}
-		answer(result, nil)
 	}
-	if both && !o.entry.Again {
-		// It was in both, and stays in this one.
-		done := make(chan struct{})
-		f.after(o.entry.Position, func() { finish(); close(done) })
-		<-done
-		c.g.hub.close(f)
-		return nil
-	}
-	c.entered(s, f, req.Room, o.entry, finish, refuse)
-	return nil
+	result := roomResult(req.Room, o.entry)
+	return c.entered(s, f, o.entry, arrival{
+		room: req.Room, active: protocol.RoomActiveSwitch, was: both, told: told,
+		answer: func() { over(); answer(result, nil) },
+		refuse: func(err error) { over(); refuse(err) },
+		undo:   undo,
+	})
 }
 
 // undo finds out what became of an entry whose client has been told that it
 // failed, and takes it back if it happened.
-func (c *conn) undo(s *session, room roomstore.RoomID, enter func(context.Context) (roomstore.Entry, error)) {
+func (c *conn) undo(s *session, req roomstore.EntryRequest, enter func(context.Context) (roomstore.Entry, error)) {
 	e, known, err := pursue(c, enter)
-	if !known || err != nil || e.Gone {
+	if !known || err != nil || e.Gone || e.Already {
 		return
 	}
 	key := s.key(0)
 	_, _, err = pursue(c, func(ctx context.Context) (roomstore.Position, error) {
-		return c.g.store.Leave(ctx, s.who, room, key)
+		return c.g.store.Undo(ctx, s.who, req.Room, key, req.RequestKey)
 	})
 	if err != nil && !roomstore.Refused(err) {
-		c.g.log.Warn("entry not taken back", "room", room, "session", s.who.ID, "err", err)
+		c.g.log.Warn("entry not taken back", "room", req.Room, "user", s.who.User, "err", err)
 	}
 }
 
@@ -262,14 +292,15 @@ func (c *conn) undo(s *session, room roomstore.RoomID, enter func(context.Contex
 func (c *conn) leave(s *session, room roomstore.RoomID, clients int64, answer reply) func() {
 	key := s.key(clients)
 	f := s.in(room)
+	var m *member
 	if f != nil {
-		f.leaving(s.who.ID, true)
+		m = f.leaving(s.who.ID)
 	}
 	call := func(ctx context.Context) (roomstore.Position, error) { return c.g.store.Leave(ctx, s.who, room, key) }
 	at, open, err := attempt(c, call)
 	if err != nil {
 		if f != nil {
-			f.leaving(s.who.ID, false)
+			f.stays(m)
 		}
 		switch {
 		case errors.Is(err, roomstore.ErrFenced):
@@ -308,7 +339,10 @@ func (c *conn) leaveAll(s *session, clients int64, answer reply) func() {
 		if !errors.Is(err, roomstore.ErrFenced) {
 			answer(nil, wireError(err, ""))
 		}
-		return rest
+		if rest == nil {
+			return nil
+		}
+		return func() { rest() }
 	}
 	answer(protocol.LeaveAllResult{RoomIDs: rooms}, nil)
 	return nil
@@ -316,11 +350,14 @@ func (c *conn) leaveAll(s *session, clients int64, answer reply) func() {
 
 // leaveEverything takes the session out of all its rooms, ending it if end is
 // set, and tells the client of each.
-func (c *conn) leaveEverything(s *session, key roomstore.RequestKey, end bool) (rooms []string, rest func(), err error) {
+//
+// If the outcome is open, rest pursues it and says whether it happened.
+func (c *conn) leaveEverything(s *session, key roomstore.RequestKey, end bool) (rooms []string, rest func() bool, err error) {
 	feeds := map[roomstore.RoomID]*feed{}
+	members := map[*feed]*member{}
 	for _, f := range s.feeds() {
 		feeds[f.room] = f
-		f.leaving(s.who.ID, true)
+		members[f] = f.leaving(s.who.ID)
 	}
 	call := func(ctx context.Context) ([]roomstore.Departure, error) {
 		return c.g.store.LeaveAll(ctx, s.who, key, end)
@@ -328,13 +365,16 @@ func (c *conn) leaveEverything(s *session, key roomstore.RequestKey, end bool) (
 	left, open, err := attempt(c, call)
 	if err != nil {
 		for _, f := range feeds {
-			f.leaving(s.who.ID, false)
+			f.stays(members[f])
 		}
 		if errors.Is(err, roomstore.ErrFenced) {
 			c.fenced()
 		}
 		if open {
-			rest = func() { pursue(c, call) }
+			rest = func() bool {
+				_, known, err := pursue(c, call)
+				return known && err == nil
+			}
 		}
 		return nil, rest, err
 	}
@@ -357,7 +397,7 @@ func (c *conn) leaveEverything(s *session, key roomstore.RequestKey, end bool) (
 		<-done
 	}
 	for _, f := range feeds {
-		f.leaving(s.who.ID, false) // their end is on its way
+		f.stays(members[f]) // their end has come, or is on its way
 	}
 	return rooms, nil, nil
 }

@@ -151,7 +151,7 @@ func (g *Gateway) park(ctx context.Context, who roomstore.Session, silent time.D
 		g.stats.ParkRetries.Add(1)
 		select {
 		case <-ctx.Done():
-			g.log.Warn("session not parked", "session", who.ID, "err", err)
+			g.log.Warn("session not parked, its end is left to the node's lease", "user", who.User, "err", err)
 			return
 		case <-time.After(backoff):
 		}

@@ -40,7 +40,7 @@ type frame struct {
 // socket is the connection under a WebSocket. It gathers frames: all that is
 // queued goes out in one system call. The WebSocket library above writes only
 // control frames through it, each with one Write; messages come framed by
-// Queue, so no frame is ever inside another.
+// Queue, so no frame is ever inside another. A close frame is the last.
 //
 // A goroutine writes while there is something to write, and none waits when
 // there is not.
@@ -54,12 +54,14 @@ type socket struct {
 	since atomic.Int64 // when the write under way began, likewise; 0: none is
 
 	mu      sync.Mutex
-	idle    sync.Cond // on mu: signalled when writing ends
+	moved   sync.Cond // on mu: signalled when frames leave the queue, and when writing ends
 	queue   []frame
 	size    int  // bytes of the queue and of held that count
+	pulled  int  // bytes of the queue that do not
 	writing bool // a goroutine writes
+	last    bool // a close frame was queued
 	err     error
-	holding bool        // events wait for the answer to a batch
+	holding int         // events wait for the answers to as many batches
 	held    []heldFrame // those that do
 }
 
@@ -70,7 +72,7 @@ type heldFrame struct {
 
 func newSocket(c net.Conn, bound int) *socket {
 	s := &socket{Conn: c, bound: bound, start: time.Now()}
-	s.idle.L = &s.mu
+	s.moved.L = &s.mu
 	s.heard.Store(int64(time.Since(s.start)))
 	return s
 }
@@ -91,10 +93,39 @@ func (s *socket) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write queues a control frame behind what is queued already.
+// Opcodes of control frames (RFC 6455, section 11.8), with the bit of a frame
+// that is whole.
+const (
+	opClose = 0x88
+	opPong  = 0x8a
+)
+
+// Write sends a control frame behind what is queued already. A close frame has
+// been written when it returns, so that the connection may be closed. Of pongs
+// that wait only the last is kept (RFC 6455, section 5.5.3), so that a client
+// that asks and does not read costs nothing.
 func (s *socket) Write(p []byte) (int, error) {
-	if err := s.Queue(bytes.Clone(p), classPull); err != nil {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p[0] == opPong {
+		if s.last {
+			return len(p), nil // nothing follows a close frame
+		}
+		for i, f := range s.queue {
+			if f.bytes[0] == opPong {
+				s.pulled += len(p) - len(f.bytes)
+				s.queue[i].bytes = bytes.Clone(p)
+				return len(p), nil
+			}
+		}
+	}
+	if err := s.queueLocked(frame{bytes.Clone(p), classPull}); err != nil {
 		return 0, err
+	}
+	if p[0] == opClose {
+		s.last = true
+		s.moved.Broadcast()
+		s.flushed()
 	}
 	return len(p), nil
 }
@@ -130,16 +161,12 @@ func (s *socket) Queue(b []byte, c class) error {
 func (s *socket) QueueEvent(b []byte, c class, room string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.holding {
+	if s.holding == 0 {
 		return s.queueLocked(frame{b, c})
 	}
-	if s.size+len(b) > s.bound {
-		if c >= classShed1 {
-			return nil
-		}
-		return errSlow
+	if ok, err := s.admit(len(b), c); !ok {
+		return err
 	}
-	s.size += len(b)
 	s.held = append(s.held, heldFrame{frame{b, c}, room})
 	return nil
 }
@@ -148,27 +175,36 @@ func (s *socket) QueueEvent(b []byte, c class, room string) error {
 func (s *socket) Hold() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.holding = true
+	s.holding++
 }
 
 // Release queues b, and behind it the events that waited.
 func (s *socket) Release(b []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.holding = false
-	held := s.held
-	s.held = nil
 	var err error
 	if b != nil {
-		err = s.queueLocked(frame{b, classPull})
+		err = s.queueLocked(frame{b, classKept})
 	}
+	if s.holding--; s.holding > 0 {
+		return err
+	}
+	held := s.held
+	s.held = nil
 	for _, h := range held {
-		s.size -= len(h.bytes)
-		if e := s.queueLocked(h.frame); err == nil {
+		if e := s.unhold(h.frame); err == nil {
 			err = e
 		}
 	}
 	return err
+}
+
+// unhold queues a frame that was held, and has its room.
+func (s *socket) unhold(f frame) error {
+	if f.class != classPull {
+		s.size -= len(f.bytes)
+	}
+	return s.queueLocked(f)
 }
 
 // ReleaseRoom queues the events of one room that wait: it is being left, and
@@ -180,25 +216,23 @@ func (s *socket) ReleaseRoom(room string) {
 		if h.room != room {
 			return false
 		}
-		s.size -= len(h.bytes)
-		s.queueLocked(h.frame)
+		s.unhold(h.frame)
 		return true
 	})
 }
 
 func (s *socket) queueLocked(f frame) error {
-	if s.err != nil {
+	switch {
+	case s.err != nil:
 		return s.err
+	case s.last:
+		return net.ErrClosed
 	}
-	n := len(f.bytes)
-	if f.class != classPull {
-		if s.size+n > s.bound && !s.shed(n, f.class) {
-			if f.class >= classShed1 {
-				return nil
-			}
-			return errSlow
-		}
-		s.size += n
+	if ok, err := s.admit(len(f.bytes), f.class); !ok {
+		return err
+	}
+	if f.class == classPull {
+		s.pulled += len(f.bytes)
 	}
 	s.queue = append(s.queue, f)
 	if !s.writing {
@@ -206,6 +240,22 @@ func (s *socket) queueLocked(f frame) error {
 		go s.write()
 	}
 	return nil
+}
+
+// admit makes room for a frame of n bytes, or says that there is none: without
+// an error if the frame may be dropped.
+func (s *socket) admit(n int, c class) (bool, error) {
+	if c == classPull {
+		return true, nil
+	}
+	if s.size+n > s.bound && !s.shed(n, c) {
+		if c >= classShed1 {
+			return false, nil
+		}
+		return false, errSlow
+	}
+	s.size += n
+	return true, nil
 }
 
 // shed makes room for n bytes of class c by dropping frames that may be
@@ -224,6 +274,11 @@ func (s *socket) shed(n int, c class) bool {
 				free += len(f.bytes)
 			}
 		}
+		for _, h := range s.held {
+			if h.class == low {
+				free += len(h.bytes)
+			}
+		}
 		last = low
 	}
 	if free < n {
@@ -231,14 +286,16 @@ func (s *socket) shed(n int, c class) bool {
 	}
 	need := n - (s.bound - s.size)
 	for low := classShed1; low <= last && need > 0; low++ {
-		s.queue = slices.DeleteFunc(s.queue, func(f frame) bool {
+		drop := func(f frame) bool {
 			if f.class != low || need <= 0 {
 				return false
 			}
 			need -= len(f.bytes)
 			s.size -= len(f.bytes)
 			return true
-		})
+		}
+		s.queue = slices.DeleteFunc(s.queue, drop)
+		s.held = slices.DeleteFunc(s.held, func(h heldFrame) bool { return drop(h.frame) })
 	}
 	return true
 }
@@ -248,7 +305,19 @@ func (s *socket) drop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.queue)
-	s.queue, s.held, s.size = s.queue[:0], nil, 0
+	s.queue, s.held, s.size, s.pulled = s.queue[:0], nil, 0, 0
+	s.moved.Broadcast()
+}
+
+// pace waits while more waits for the client, of what it asked for, than a
+// connection may hold. The reader calls it: nobody is to ask for more than he
+// reads.
+func (s *socket) pace() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.pulled > s.bound && s.err == nil && !s.last {
+		s.moved.Wait()
+	}
 }
 
 // gathered is how many frames one system call takes at most.
@@ -265,7 +334,7 @@ func (s *socket) write() {
 		n := min(len(s.queue), gathered)
 		if n == 0 || s.err != nil {
 			s.writing = false
-			s.idle.Broadcast()
+			s.moved.Broadcast()
 			if cap(s.queue) > 16 {
 				s.queue = nil // an idle connection holds no memory for a burst
 			}
@@ -275,10 +344,13 @@ func (s *socket) write() {
 		*batch = (*batch)[:0]
 		for _, f := range s.queue[:n] {
 			*batch = append(*batch, f.bytes)
-			if f.class != classPull {
+			if f.class == classPull {
+				s.pulled -= len(f.bytes)
+			} else {
 				s.size -= len(f.bytes)
 			}
 		}
+		s.moved.Broadcast()
 		rest := copy(s.queue, s.queue[n:])
 		clear(s.queue[rest:])
 		s.queue = s.queue[:rest]
@@ -297,7 +369,8 @@ func (s *socket) write() {
 		if err != nil {
 			s.mu.Lock()
 			s.err = err
-			s.queue, s.size = nil, 0
+			s.queue, s.size, s.pulled = nil, 0, 0
+			s.moved.Broadcast()
 			s.mu.Unlock()
 			s.Conn.Close() // so that the reader ends, too
 		}
@@ -310,16 +383,15 @@ func (s *socket) Close() error {
 	if s.err == nil {
 		s.err = net.ErrClosed
 	}
+	s.moved.Broadcast()
 	s.mu.Unlock()
 	return s.Conn.Close()
 }
 
 // flushed waits until all that is queued has been written, or cannot be.
 func (s *socket) flushed() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for s.writing {
-		s.idle.Wait()
+	for s.writing && s.err == nil {
+		s.moved.Wait()
 	}
 }
 

@@ -38,7 +38,7 @@ func (t *tasks) add(rooms []roomstore.RoomID, patience time.Duration, do func(la
 		t.tails = make(map[roomstore.RoomID]chan struct{}, 2)
 	}
 	for _, room := range rooms {
-		if tail := t.tails[room]; tail != nil {
+		if tail := t.tails[room]; tail != nil && tail != done {
 			before = append(before, tail)
 		}
 		t.tails[room] = done

@@ -1,5 +1,5 @@
 -- enter.lua makes a user a member of a room for one session: createRoom,
--- joinRoom and enterRoom (semantics, rows 1–13 and 31).
+-- joinRoom and enterRoom (rows 1–13 and 31).
 --
 -- Uses     value clock room log request depart session limits join result
 --
@@ -25,11 +25,12 @@
 -- ARGV[16]  max_rooms     0 for any number
 -- ARGV[17]  partitions
 -- ARGV[18]  did_ttl       ms
--- ARGV[19]  log_size      events
--- ARGV[20]  log_bytes
--- ARGV[21]  log_ttl       ms
--- ARGV[22]  attributes    how many; key and value of each follow; used if the room is created
--- ARGV[23]  key, value, …
+-- ARGV[19]  gone_ttl      ms
+-- ARGV[20]  log_size      events
+-- ARGV[21]  log_bytes
+-- ARGV[22]  log_ttl       ms
+-- ARGV[23]  attributes    how many; key and value of each follow; used if the room is created
+-- ARGV[24]  key, value, …
 --
 -- Returns  {"ok", epoch, seq, count, created, entered, delay, name, attributes, key, value, …}
 --                         entered is the seq of the membership's entry event
@@ -43,6 +44,7 @@
 --          {"blocked"}    the user is blocked from the room
 --          {"userlimit"}  the user is in max_user_rooms
 --          {"full"}       max_members are in the room
+--          {"misused"}    the request_key was another request's
 --          {"fenced"}     the node has been given up, or the session has moved,
 --                         is parked, or has ended
 --
@@ -54,9 +56,12 @@ local mode, id, user, session, generation, node = ARGV[1], ARGV[2], ARGV[3], ARG
 local request_key, partition, user_slot, data = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local name, delay, keep = ARGV[11], ARGV[12], ARGV[13]
 local max_members, max_user_rooms, max_rooms = tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16])
-local partitions, did_ttl = tonumber(ARGV[17]), ARGV[18]
-local limits = { size = tonumber(ARGV[19]), bytes = tonumber(ARGV[20]), ttl = tonumber(ARGV[21]) }
-local attributes = tonumber(ARGV[22])
+local partitions, did_ttl, gone_ttl = tonumber(ARGV[17]), ARGV[18], ARGV[19]
+local limits = { size = tonumber(ARGV[20]), bytes = tonumber(ARGV[21]), ttl = tonumber(ARGV[22]) }
+local attributes = {}
+for i = 1, tonumber(ARGV[23]) do
+  attributes[2 * i - 1], attributes[2 * i] = ARGV[22 + 2 * i], ARGV[23 + 2 * i]
+end
 
 local info, members = key(part, "info", id), key(part, "members", id)
 
@@ -68,10 +73,13 @@ local s = session_record(call("HGET", user_key, "s:" .. session))
 if not s or s.generation ~= generation or s.deadline ~= "" then
   return { "fenced" }
 end
-local before = outcome(part, session, request_key)
+local before, misused = outcome(part, session, request_key, mode, id)
+if misused then
+  return { "misused" }
+end
 local m = membership(call("HGET", info, user))
 if before then
-  return repeated(before, m and m.session == session)
+  return repeated(before, part, id, m, session)
 end
 local gone = call("HGET", key(part, "gone", session), id)
 if gone and overtaken(gone, generation, request_key) then
@@ -112,15 +120,14 @@ end
 -- Apply and announce.
 local created = room and "0" or "1"
 if not room then
-  room = create(part, control, id, user,
-    { name = name, delay = delay, keep = keep, attributes = { unpack(ARGV, 23, 22 + 2 * attributes) } }, now_ms, now_us)
+  room = create(part, control, id, user, { name = name, delay = delay, keep = keep, attributes = attributes }, now_ms, now_us)
 end
 local mine = { session = session, generation = generation, node = node, user_slot = user_slot, data = data }
 local seq, entered, count = join(part, id, room, user_key, user, mine, m, partition,
-  mode == "enter" and name or nil, limits, did_ttl, now_ms)
+  mode == "enter" and name or nil, limits, gone_ttl, now_ms)
 if gone then
   call("HDEL", key(part, "gone", session), id)
 end
-remember(part, session, request_key,
+remember(part, session, request_key, mode, id,
   table.concat({ room.epoch, seq, count, created, entered, room.delay, room.name }, NUL), did_ttl)
 return result("ok", part, id, room.epoch, seq, count, created, entered, room.delay, room.name)

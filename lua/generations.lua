@@ -9,8 +9,9 @@
 -- ARGV[2]  count  of the sessions; three arguments each follow
 -- ARGV[3]  user, session, generation, …
 --
--- Returns  {"ok", session, …}  those that are not this node's any more under
---                              the generation given
+-- Returns  {"ok", session, what, …}  those that are not this node's any more
+--                                    under the generation given: "moved" to
+--                                    another connection, "over" or "parked"
 
 local uslot, node, count = KEYS[1], ARGV[1], tonumber(ARGV[2])
 
@@ -18,8 +19,17 @@ local reply = { "ok" }
 for i = 0, count - 1 do
   local user, session, generation = ARGV[3 + 3 * i], ARGV[4 + 3 * i], ARGV[5 + 3 * i]
   local s = session_record(call("HGET", key(uslot, "user", user), "s:" .. session))
-  if not s or s.generation ~= generation or s.node ~= node then
+  local what
+  if not s then
+    what = "over"
+  elseif s.generation ~= generation then
+    what = "moved"
+  elseif s.node ~= node then
+    what = "parked"
+  end
+  if what then
     reply[#reply + 1] = session
+    reply[#reply + 1] = what
   end
 end
 return reply

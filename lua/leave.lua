@@ -13,11 +13,13 @@
 -- ARGV[6]  did_ttl      ms
 -- ARGV[7]  log_ttl      ms
 -- ARGV[8]  gone_ttl     ms
+-- ARGV[9]  undoes       request_key of an entry that is taken back; "" for none
 --
 -- Returns  {"ok", epoch, seq}     of the departure
 --          {"again", epoch, seq}  the same, of an earlier call under this request_key
 --          {"noroom"}
 --          {"notin"}              the session is not in the room
+--          {"misused"}            the request_key was another request's
 --          {"fenced"}             the session has moved to another connection, or is parked
 --
 -- Publishes  "l"; "d" and "destroyed" if that was the last member and the
@@ -25,10 +27,13 @@
 
 local part, user_key = KEYS[1], KEYS[2]
 local id, user, session, generation, request_key = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local did_ttl, ttls = ARGV[6], { log = ARGV[7], gone = ARGV[8] }
+local did_ttl, ttls, undoes = ARGV[6], { log = ARGV[7], gone = ARGV[8] }, ARGV[9]
 
 -- Decide.
-local before = outcome(part, session, request_key)
+local before, misused = outcome(part, session, request_key, "leave", id)
+if misused then
+  return { "misused" }
+end
 if before then
   return { "again", before:match("^(%d+)%z(%d+)") }
 end
@@ -46,6 +51,11 @@ if m.generation ~= generation or m.node == "" then
 end
 
 -- Apply and announce.
-local seq = number(depart(part, id, room, user_key, user, m, "left", "", request_key, ttls, now_ms))
-remember(part, session, request_key, room.epoch .. NUL .. seq, did_ttl)
+-- An entry that is taken back may be made again, under its own key.
+local seq = number(depart(part, id, room, user_key, user, m, "left", "",
+  undoes == "" and request_key or "", ttls, now_ms))
+if undoes ~= "" then
+  call("HDEL", key(part, "did", session), undoes)
+end
+remember(part, session, request_key, "leave", id, room.epoch .. NUL .. seq, did_ttl)
 return { "ok", room.epoch, seq }

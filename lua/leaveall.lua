@@ -19,6 +19,7 @@
 --          {"again", room, epoch, seq, …}  the same, of an earlier call under
 --                                          this request_key
 --          {"fenced"}  the session has moved to another connection, or has ended
+--          {"misused"} the request_key was another request's
 --
 -- Publishes  "l" in each room, and what the emptiness rule adds
 
@@ -27,7 +28,10 @@ local user, session, generation, request_key, end_session = ARGV[1], ARGV[2], AR
 local did_ttl, ttls = ARGV[6], { log = ARGV[7], gone = ARGV[8] }
 
 -- Decide.
-local before = outcome(uslot, session, request_key)
+local before, misused = outcome(uslot, session, request_key, "all", "")
+if misused then
+  return { "misused" }
+end
 if before then
   local reply = { "again" }
   for field in before:gmatch("([^%z]*)%z") do
@@ -52,14 +56,17 @@ for _, r in ipairs(rooms_of(call("HGETALL", user_key), session)) do
     local n = #reply
     reply[n + 1], reply[n + 2], reply[n + 3] = r.id, room.epoch, number(seq)
   else
-    call("HDEL", user_key, "r:" .. r.id)
+    void(part, r.id, user_key, user, session, s.node)
   end
 end
 if end_session == "1" then
   call("HDEL", user_key, "s:" .. session)
   call("ZREM", uslot .. "parked", session .. NUL .. user)
   call("SREM", key(uslot, "nodesessions", s.node), session .. NUL .. user)
-else
-  remember(uslot, session, request_key, table.concat(reply, NUL, 2) .. NUL, did_ttl)
 end
+local left = {}
+for i = 2, #reply do
+  left[i - 1] = reply[i] .. NUL
+end
+remember(uslot, session, request_key, "all", "", table.concat(left), did_ttl)
 return reply

@@ -15,9 +15,11 @@
 -- ARGV[6]  max_devices
 -- ARGV[7]  log_ttl      ms
 -- ARGV[8]  gone_ttl     ms
+-- ARGV[9]  valid_until  Redis's time in ms, "" for ever
 --
 -- Returns  {"ok", generation}
 --          {"fenced"}  the node has been given up
+--          {"late"}    the call came after valid_until
 --
 -- Publishes  an order to close on the channel of each node whose session had
 -- to go, and "l" in each room that such a session left.
@@ -32,15 +34,21 @@ if dead(control, node) then
   return { "fenced" }
 end
 local now_ms = now()
+if late(now_ms, ARGV[9]) then
+  return { "late" }
+end
 local awake_ms = awake(control, now_ms)
 local fields = call("HGETALL", user_key)
 local replaced, others = {}, {}
+local again -- the same session, if this call is repeated
 for i = 1, #fields, 2 do
   local id = fields[i]:match("^s:(.*)$")
-  if id and id ~= session then
+  if id then
     local s = session_record(fields[i + 1])
     s.id = id
-    if device ~= "" and s.device == device then
+    if id == session then
+      again = s
+    elseif device ~= "" and s.device == device then
       replaced[#replaced + 1] = s
     elseif s.deadline == "" or tonumber(s.deadline) > awake_ms then
       others[#others + 1] = s
@@ -73,7 +81,8 @@ local function drop(s, code)
 end
 
 for _, s in ipairs(replaced) do
-  park_rooms(uslot, fields, user, s.id, awake_ms + session_ttl)
+  -- One that was parked already keeps its deadline.
+  park_rooms(uslot, user_key, fields, user, s.id, s.node, tonumber(s.deadline) or awake_ms + session_ttl)
   drop(s, "4510")
 end
 for i = 1, #others + 1 - max_devices do
@@ -85,15 +94,22 @@ for i = 1, #others + 1 - max_devices do
     if m and m.session == s.id then
       depart(part, r.id, room, user_key, user, m, "kicked", "", "", ttls, now_ms)
     else
-      call("HDEL", user_key, "r:" .. r.id)
+      void(part, r.id, user_key, user, s.id, s.node)
     end
   end
   drop(s, "4509")
 end
 
-local generation = number(now_ms)
+local generation, began = number(now_ms), number(now_ms)
+if again then
+  generation, began = number(math.max(tonumber(again.generation) + 1, now_ms)), again.login
+  call("ZREM", uslot .. "parked", session .. NUL .. user)
+  if again.node ~= "" then
+    call("SREM", key(uslot, "nodesessions", again.node), session .. NUL .. user)
+  end
+end
 call("HSET", user_key, "s:" .. session, session_value({
-  generation = generation, node = node, deadline = "", login = generation, device = device,
+  generation = generation, node = node, deadline = "", login = began, device = device,
 }))
 call("SADD", key(uslot, "nodesessions", node), session .. NUL .. user)
 return { "ok", generation }

@@ -31,7 +31,7 @@ end
 
 -- Apply.
 local deadline = awake(control, (now())) + left_ms
-park_rooms(uslot, fields, user, session, deadline)
+park_rooms(uslot, user_key, fields, user, session, s.node, deadline)
 call("SREM", key(uslot, "nodesessions", s.node), session .. NUL .. user)
 call("ZADD", uslot .. "parked", deadline, session .. NUL .. user)
 s.node, s.deadline = "", number(deadline)

@@ -11,12 +11,14 @@
 -- ARGV[1]  user
 -- ARGV[2]  session
 -- ARGV[3]  node
--- ARGV[4]  count  of the rooms the client named; two arguments each follow
--- ARGV[5]  room, partition, …
+-- ARGV[4]  valid_until  Redis's time in ms, "" for ever
+-- ARGV[5]  count  of the rooms the client named; two arguments each follow
+-- ARGV[6]  room, partition, …
 --
 -- Returns  {"ok", generation, …}  the session goes on; six values a room follow
 --          {"unknown", "", …}     it does not, or no more; likewise
 --          {"fenced"}             the node has been given up
+--          {"late"}               the call came after valid_until
 --          A room's six: id, what, epoch, seq, text, named ("1" or "0").
 --          what is "in" (epoch and seq are the room's position now, text is
 --          "delay NUL entry seq NUL name"), or why the session is not in it:
@@ -26,13 +28,16 @@
 -- Publishes  an order to close on the channel of the node that had the session
 
 local user_key, uslot, control = KEYS[1], KEYS[2], KEYS[3]
-local user, session, node, count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local user, session, node, count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[5])
 
 -- Decide.
 if dead(control, node) then
   return { "fenced" }
 end
 local now_ms = now()
+if late(now_ms, ARGV[4]) then
+  return { "late" }
+end
 local s = session_record(call("HGET", user_key, "s:" .. session))
 local goes_on = s and (s.deadline == "" or tonumber(s.deadline) > awake(control, now_ms))
 local reply = { "unknown", "" }
@@ -67,7 +72,7 @@ end
 
 local named = {}
 for i = 1, count do
-  named[ARGV[3 + 2 * i]] = ARGV[4 + 2 * i]
+  named[ARGV[4 + 2 * i]] = ARGV[5 + 2 * i]
 end
 
 -- Apply.
@@ -100,7 +105,7 @@ if goes_on then
       say(r.id, "in", room.epoch, number(room.seq),
         room.delay .. NUL .. entered .. NUL .. room.name, named[r.id])
     else
-      call("HDEL", user_key, "r:" .. r.id)
+      void(part, r.id, user_key, user, session, s.node)
       local what, text = why(part, r.id, room, r.epoch)
       say(r.id, what, r.epoch, "0", text, named[r.id])
     end
@@ -115,7 +120,7 @@ if goes_on then
 end
 
 for i = 1, count do
-  local id, partition = ARGV[3 + 2 * i], ARGV[4 + 2 * i]
+  local id, partition = ARGV[4 + 2 * i], ARGV[5 + 2 * i]
   if not seen[id] then
     local part = slot(uslot, partition)
     local what, text = why(part, id, load(part, id, now_ms), nil)

@@ -25,6 +25,7 @@ var files embed.FS
 
 // The scripts.
 var (
+	Absent      = load("absent")
 	Catchup     = load("catchup")
 	Count       = load("count")
 	Destroy     = load("destroy")
@@ -51,7 +52,7 @@ var (
 
 // All is every script there is.
 var All = []Script{
-	Catchup, Count, Destroy, Enter, Generations, Greet, Kick, Lease, Leave, LeaveAll, Login, MemberInfo,
+	Absent, Catchup, Count, Destroy, Enter, Generations, Greet, Kick, Lease, Leave, LeaveAll, Login, MemberInfo,
 	Members, Park, Positions, Probe, Relay, Release, Resume, Send, Sweep, Switch,
 }
 

@@ -21,6 +21,7 @@
 --          {"again", …}  the same, of an earlier call under this request_key
 --          {"noroom"}
 --          {"notin"}     the session is not in the room
+--          {"misused"}   the request_key was another request's
 --          {"fenced"}    the session has moved to another connection, or is parked
 --
 -- Publishes  "m"
@@ -31,7 +32,10 @@ local message_id, payload, did_ttl = ARGV[6], ARGV[7], ARGV[8]
 local limits = { size = tonumber(ARGV[9]), bytes = tonumber(ARGV[10]), ttl = tonumber(ARGV[11]) }
 
 -- Decide.
-local before = outcome(part, session, request_key)
+local before, misused = outcome(part, session, request_key, "send", id)
+if misused then
+  return { "misused" }
+end
 if before then
   return { "again", before:match("^(%d+)%z(%d+)%z(%d+)%z(%d+)%z(%d+)%z(.*)$") }
 end
@@ -57,7 +61,7 @@ local message = event(room.epoch, seq, "m", now_ms, session, user,
 local bytes = append(part, id, message, seq, now_ms, room.log_bytes, limits)
 call("HSET", key(part, "room", id), "seq", seq, "messageSeq", message_seq, "order", order_key, "logbytes", bytes)
 local reply = { "ok", room.epoch, number(seq), number(message_seq), order_key, at, message_id }
-remember(part, session, request_key, table.concat(reply, NUL, 2), did_ttl)
+remember(part, session, request_key, "send", id, table.concat(reply, NUL, 2), did_ttl)
 
 -- Announce.
 publish(part, id, message)

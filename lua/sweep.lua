@@ -41,6 +41,8 @@ local now_ms = now()
 local c = call("HMGET", control .. "clock", "last", "paused")
 local last, paused = tonumber(c[1] or now_ms), tonumber(c[2] or 0)
 local gap = now_ms - last
+-- The first write frees memory, so that a full Redis lets people go.
+call("HDEL", control .. "clock", "last")
 call("HSET", control .. "clock", "last", number(now_ms), "paused", number(paused))
 if gap > GAP_MS or gap < 0 then
   call("HSET", control .. "clock", "paused", number(paused + gap))
@@ -85,9 +87,12 @@ for p = 0, partitions - 1 do
       if not load(part, id, now_ms) then
         finished = finished + 1
       end
-    elseif not room and call("ZSCORE", part .. "rooms", id) then
+    else
       -- Its keys have expired by themselves; its end is still announced once.
-      finish(part, id, { epoch = epoch, seq = 0 }, "emptied", now_ms)
+      if not room then
+        call("ZREM", part .. "rooms", id)
+      end
+      announce_end(part, id, epoch, "emptied")
       finished = finished + 1
     end
   end)
@@ -108,6 +113,7 @@ for p = 0, partitions - 1 do
     local s = session_record(call("HGET", user_key, "s:" .. session))
     if s and s.deadline ~= "" and tonumber(s.deadline) <= awake_ms then
       call("HDEL", user_key, "s:" .. session)
+      drop_void(uslot, user_key, user)
     end
   end)
 end

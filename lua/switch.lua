@@ -38,11 +38,14 @@
 --          {"again", …}   the same, of an earlier call under this request_key;
 --                         with attributes "0", or "-1" if the session is not
 --                         in the room any more
---          {"notfrom"}    the session is not in from_room
+--          {"already", …} the same; the session was in to_room, too, where
+--                         nothing changed
+--          {"notfrom"}    the session is not in from_room, or that is to_room
 --          {"noroom"}     there is no to_room, and it may not be created
 --          {"roomlimit"}  there is no to_room, and max_rooms exist
 --          {"blocked"}    the user is blocked from to_room
 --          {"full"}       max_members are in to_room
+--          {"misused"}    the request_key was another request's
 --          {"fenced"}     the node has been given up, or the session has moved,
 --                         is parked, or has ended
 --
@@ -53,9 +56,12 @@ local from_id, id, user, session, generation, node = ARGV[1], ARGV[2], ARGV[3], 
 local request_key, partition, user_slot, data = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local may_create, name, delay, keep = ARGV[11], ARGV[12], ARGV[13], ARGV[14]
 local max_members, max_rooms, partitions = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17])
-local did_ttl, ttls = ARGV[18], { log = ARGV[22], gone = ARGV[19] }
-local limits = { size = tonumber(ARGV[20]), bytes = tonumber(ARGV[21]), ttl = tonumber(ARGV[22]) }
-local attributes = tonumber(ARGV[23])
+local did_ttl, gone_ttl, log_ttl = ARGV[18], ARGV[19], ARGV[22]
+local limits = { size = tonumber(ARGV[20]), bytes = tonumber(ARGV[21]), ttl = tonumber(log_ttl) }
+local attributes = {}
+for i = 1, tonumber(ARGV[23]) do
+  attributes[2 * i - 1], attributes[2 * i] = ARGV[22 + 2 * i], ARGV[23 + 2 * i]
+end
 
 -- The answer of an entry, with where the other room was left.
 local function with_departure(epoch, seq, reply)
@@ -72,23 +78,30 @@ local s = session_record(call("HGET", user_key, "s:" .. session))
 if not s or s.generation ~= generation or s.deadline ~= "" then
   return { "fenced" }
 end
-local before = outcome(to, session, request_key)
+local before, misused = outcome(to, session, request_key, "switch", id)
+local before_id, before_epoch, before_seq, rest
+if before then
+  before_id, before_epoch, before_seq, rest = before:match("^([^%z]*)%z(%d+)%z(%d+)%z(.*)$")
+end
+if misused or before and before_id ~= from_id then
+  return { "misused" }
+end
 local m = membership(call("HGET", key(to, "info", id), user))
 if before then
-  local from_epoch, from_seq, rest = before:match("^(%d+)%z(%d+)%z(.*)$")
-  return with_departure(from_epoch, from_seq, repeated(rest, m and m.session == session))
+  return with_departure(before_epoch, before_seq, repeated(rest, to, id, m, session))
 end
 local now_ms, now_us = now()
-local from_room = load(from, from_id, now_ms)
+local from_room = from_id ~= id and load(from, from_id, now_ms)
 local old = from_room and membership(call("HGET", key(from, "info", from_id), user))
 if not old or old.session ~= session then
   return { "notfrom" }
 end
 local gone = call("HGET", key(to, "gone", session), id)
-if old.generation ~= generation or gone and overtaken(gone, generation, request_key) then
+if old.generation ~= generation or old.node == "" or gone and overtaken(gone, generation, request_key) then
   return { "fenced" }
 end
 local room = load(to, id, now_ms)
+local stays = room and m and m.session == session
 if not room then
   m = nil
   if max_rooms > 0 and rooms_exist(to, partitions, now_ms) >= max_rooms then
@@ -96,6 +109,10 @@ if not room then
   end
   if may_create ~= "1" then
     return { "noroom" }
+  end
+elseif stays then
+  if m.generation ~= generation then
+    return { "fenced" }
   end
 elseif blocked(to, id, user, now_ms) then
   return { "blocked" }
@@ -106,24 +123,25 @@ end
 -- Apply and announce. The user's room limit is not asked: one in, one out.
 local created = room and "0" or "1"
 if not room then
-  room = create(to, control, id, user,
-    { name = name, delay = delay, keep = keep, attributes = { unpack(ARGV, 24, 23 + 2 * attributes) } }, now_ms, now_us)
+  room = create(to, control, id, user, { name = name, delay = delay, keep = keep, attributes = attributes }, now_ms, now_us)
 end
-local seq, entered, count
-if m and m.session == session then
-  -- The session was in both; only the departure is left to do.
-  seq, count = number(room.seq), number(call("ZCARD", key(to, "members", id)))
-  entered = number(tonumber(call("ZSCORE", key(to, "members", id), user)))
+local seq, entered, count, reply
+if stays then
+  local members = key(to, "members", id)
+  seq, count = number(room.seq), number(call("ZCARD", members))
+  entered = number(tonumber(call("ZSCORE", members, user)))
+  reply = result("already", to, id, room.epoch, seq, count, created, entered, room.delay, room.name)
 else
   local mine = { session = session, generation = generation, node = node, user_slot = user_slot, data = data }
   seq, entered, count = join(to, id, room, user_key, user, mine, m, partition,
-    may_create == "1" and name or nil, limits, did_ttl, now_ms)
+    may_create == "1" and name or nil, limits, gone_ttl, now_ms)
+  reply = result("ok", to, id, room.epoch, seq, count, created, entered, room.delay, room.name)
 end
 if gone then
   call("HDEL", key(to, "gone", session), id)
 end
-local from_seq = number(depart(from, from_id, from_room, user_key, user, old, "left", "", request_key, ttls, now_ms))
-remember(to, session, request_key, table.concat(
-  { from_room.epoch, from_seq, room.epoch, seq, count, created, entered, room.delay, room.name }, NUL), did_ttl)
-return with_departure(from_room.epoch, from_seq,
-  result("ok", to, id, room.epoch, seq, count, created, entered, room.delay, room.name))
+local from_seq = number(depart(from, from_id, from_room, user_key, user, old, "left", "", request_key,
+  { log = log_ttl, gone = gone_ttl }, now_ms))
+remember(to, session, request_key, "switch", id, table.concat(
+  { from_id, from_room.epoch, from_seq, room.epoch, seq, count, created, entered, room.delay, room.name }, NUL), did_ttl)
+return with_departure(from_room.epoch, from_seq, reply)

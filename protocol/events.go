@@ -12,25 +12,29 @@ type RoomStateChanged struct {
 }
 
 // MembersChanged are the parameters of "roomMemberJoined" and
-// "roomMemberLeft". Seq is that of the last change contained. It is absent from
-// the difference that a client hears on coming back if missed messages follow:
-// they, and not it, move the client's position.
+// "roomMemberLeft". Seq is that of the last change contained. The difference
+// that a client hears on coming back has MembersSeq instead if missed messages
+// follow it: they, and not it, move the client's position. MemberList is then
+// empty if nobody was missed in the end.
 type MembersChanged struct {
 	RoomID      string     `json:"roomID"`
 	MemberList  []UserInfo `json:"memberList"`
 	MemberCount int64      `json:"memberCount"`
 	Seq         int64      `json:"seq,omitempty"`
+	MembersSeq  int64      `json:"membersSeq,omitempty"`
 }
 
 // MessageReceived are the parameters of "roomMessageReceived". Text and custom
 // messages have Seq; commands and barrages have After, the room's seq when
-// they were sent.
+// they were sent. The first one that a client hears on coming back may have
+// MembersSeq, as [MembersChanged] has it, if there is no difference to tell.
 type MessageReceived struct {
 	FromConversationID string      `json:"fromConversationID"`
 	MessageList        []Message   `json:"messageList"`
 	Info               MessageInfo `json:"info"`
 	Seq                int64       `json:"seq,omitempty"`
 	After              *int64      `json:"after,omitempty"`
+	MembersSeq         int64       `json:"membersSeq,omitempty"`
 }
 
 // MessageInfo is there for ZIM's sake; IsOfflineMessage is always false.

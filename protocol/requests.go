@@ -40,9 +40,12 @@ type Resume struct {
 }
 
 // ResumeRoom names a room and the position up to which the client knows it.
+// MembersSeq may be added if the client has been told of members further than
+// that (see [MembersChanged]), so that it does not hear the same again.
 type ResumeRoom struct {
 	RoomID string `json:"roomID" required:"true"`
 	Position
+	MembersSeq int64 `json:"membersSeq,omitempty"`
 }
 
 // LoginResult answers "login". Times are unix milliseconds.
@@ -83,7 +86,7 @@ type RoomConfig struct {
 	RoomAttributes map[string]string `json:"roomAttributes,omitempty"`
 	// RoomDestroyDelayTime is in whole seconds. It is read as any JSON number,
 	// so that a fraction is refused as a value rather than as a type.
-	RoomDestroyDelayTime json.Number `json:"roomDestroyDelayTime,omitempty"`
+	RoomDestroyDelayTime float64 `json:"roomDestroyDelayTime,omitempty"`
 }
 
 // EnterParams are the parameters of "createRoom" and "enterRoom".

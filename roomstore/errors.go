@@ -10,6 +10,8 @@ var (
 	ErrExists    = errors.New("the room exists already")
 	ErrFenced    = errors.New("the session or its gateway has been replaced")
 	ErrFull      = errors.New("the room is full")
+	ErrMisused   = errors.New("the requestKey was that of another request")
+	ErrLate      = errors.New("the call came after the time it was valid for")
 	ErrNoRoom    = errors.New("no such room")
 	ErrNotMember = errors.New("not in the room")
 	ErrNotFrom   = errors.New("not in the room to switch from")
@@ -40,6 +42,8 @@ var refusals = map[string]error{
 	"fenced":     ErrFenced,
 	"full":       ErrFull,
 	"held":       ErrHeld,
+	"late":       ErrLate,
+	"misused":    ErrMisused,
 	"noroom":     ErrNoRoom,
 	"notfrom":    ErrNotFrom,
 	"notin":      ErrNotMember,
@@ -76,5 +80,5 @@ func Refused(err error) bool {
 			return true
 		}
 	}
-	return errors.Is(err, ErrMemory) || errors.Is(err, ErrBadReply)
+	return errors.Is(err, ErrMemory) || errors.Is(err, ErrBadID) || errors.Is(err, ErrBadReply)
 }

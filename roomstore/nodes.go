@@ -18,6 +18,27 @@ type Lease struct {
 	Alive      []string      // nodes whose lease holds, this one among them
 }
 
+// reading is what Redis's clock said, in unix ms, when it was last heard.
+type reading struct {
+	redis int64
+	at    time.Time
+}
+
+// lateness is how much later than its deadline a call may still take effect:
+// Redis's clock is known only roughly.
+const lateness = 500 * time.Millisecond
+
+// validUntil is when, on Redis's clock, nobody waits for a call made under ctx
+// any more; "" if that is not known.
+func (s *Store) validUntil(ctx context.Context) string {
+	deadline, ok := ctx.Deadline()
+	heard := s.clock.Load()
+	if !ok || heard == nil {
+		return ""
+	}
+	return strconv.FormatInt(heard.redis+ms(deadline.Sub(heard.at)+lateness), 10)
+}
+
 // Lease begins (begin) or renews a node's lease. It fails with [ErrFenced] if
 // the node has been given up, or its lease is not there to be renewed.
 func (s *Store) Lease(ctx context.Context, node string, begin bool) (Lease, error) {
@@ -30,7 +51,9 @@ func (s *Store) Lease(ctx context.Context, node string, begin bool) (Lease, erro
 	if err != nil {
 		return Lease{}, err
 	}
-	l := Lease{Now: time.UnixMilli(r.int()), SinceSweep: millis(r.int())}
+	now := r.int()
+	l := Lease{Now: time.UnixMilli(now), SinceSweep: millis(r.int())}
+	s.clock.Store(&reading{redis: now, at: time.Now()})
 	l.Alive, r.fields = r.fields, nil
 	return l, opErr("lease", node, r.done())
 }

@@ -145,17 +145,38 @@ func complete(events []Event, after, head int64) bool {
 	return true
 }
 
-// count fills in the member count after each event, given the one now.
+// count fills in the member count after each entry and departure, given the
+// one now.
 func count(events []Event, now int64) {
 	for i := len(events) - 1; i >= 0; i-- {
-		events[i].Count = now
-		switch events[i].Kind {
+		switch e := &events[i]; e.Kind {
 		case KindJoined:
+			e.Count = now
 			now--
 		case KindLeft:
+			e.Count = now
 			now++
 		}
 	}
+}
+
+// Absent gives those of the sessions, at most 500, that are not in a room.
+func (s *Store) Absent(ctx context.Context, room RoomID, sessions []Session) ([]Session, error) {
+	args := []any{string(room), len(sessions)}
+	byID := make(map[SessionID]Session, len(sessions))
+	for _, who := range sessions {
+		args = append(args, string(who.User), string(who.ID))
+		byID[who.ID] = who
+	}
+	r, err := s.run(ctx, string(room), string(room), lua.Absent, []string{s.keys.part(s.keys.partition(room))}, args...)
+	if err != nil {
+		return nil, err
+	}
+	var absent []Session
+	for len(r.fields) > 0 {
+		absent = append(absent, byID[SessionID(r.text())])
+	}
+	return absent, nil
 }
 
 // Positions says where rooms are now; a room that does not exist has the zero

@@ -73,7 +73,7 @@ func (s *Store) Enter(ctx context.Context, who Session, req EntryRequest) (Entry
 		string(req.Mode), string(req.Room), string(who.User), string(who.ID), who.Generation, who.Node,
 		string(req.RequestKey), p, s.keys.userSlot(who.User), req.Data, req.Name, req.Delay, s.keep(),
 		s.cfg.MaxMembers, s.cfg.MaxRoomsPerUser, s.cfg.MaxRooms, s.cfg.Partitions,
-		ms(outcomesFor), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), len(req.Attributes),
+		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), len(req.Attributes),
 	}
 	for k, v := range req.Attributes {
 		args = append(args, k, v)
@@ -151,10 +151,20 @@ func (s *Store) keep() string {
 //
 // It fails with [ErrNoRoom], [ErrNotMember] or [ErrFenced].
 func (s *Store) Leave(ctx context.Context, who Session, room RoomID, key RequestKey) (Position, error) {
+	return s.leave(ctx, who, room, key, "")
+}
+
+// Undo is Leave for an entry whose client was told that it failed: the entry's
+// outcome is forgotten with it, so that a repeat of the entry is decided anew.
+func (s *Store) Undo(ctx context.Context, who Session, room RoomID, key, entry RequestKey) (Position, error) {
+	return s.leave(ctx, who, room, key, entry)
+}
+
+func (s *Store) leave(ctx context.Context, who Session, room RoomID, key, undoes RequestKey) (Position, error) {
 	r, err := s.run(ctx, string(room), string(room), lua.Leave,
 		[]string{s.keys.part(s.keys.partition(room)), s.keys.user(who.User)},
 		string(room), string(who.User), string(who.ID), who.Generation, string(key),
-		ms(outcomesFor), ms(s.cfg.LogTTL), s.goneTTL())
+		ms(outcomesFor), ms(s.cfg.LogTTL), s.goneTTL(), string(undoes))
 	if err != nil {
 		return Position{}, err
 	}

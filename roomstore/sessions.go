@@ -13,13 +13,14 @@ import (
 // the same device is replaced; devices over the limit are sent away.
 //
 // Repeating it with the same ID begins it again and harms nothing. It fails
-// with [ErrFenced] if the node has been given up.
+// with [ErrFenced] if the node has been given up, and with [ErrLate] if Redis
+// got the call so late that nobody waits for it.
 func (s *Store) Login(ctx context.Context, node string, user UserID, id SessionID, device string) (Session, error) {
 	slot := s.keys.userSlot(user)
 	r, err := s.run(ctx, string(user), string(user), lua.Login,
 		[]string{s.keys.user(user), s.keys.uslot(slot), s.keys.control()},
 		string(user), string(id), node, device, ms(s.cfg.SessionTTL), s.cfg.MaxDevices,
-		ms(s.cfg.LogTTL), s.goneTTL())
+		ms(s.cfg.LogTTL), s.goneTTL(), s.validUntil(ctx))
 	if err != nil {
 		return Session{}, err
 	}
@@ -46,10 +47,11 @@ type Return struct {
 // then only the named rooms are answered for, and nothing was changed.
 //
 // Repeating it raises the generation once more and harms nothing. It fails
-// with [ErrFenced] if the node has been given up.
+// with [ErrFenced] if the node has been given up, and with [ErrLate] if Redis
+// got the call so late that nobody waits for it.
 func (s *Store) Resume(ctx context.Context, node string, user UserID, id SessionID, named []RoomID) (who Session, rooms []Return, ok bool, err error) {
 	slot := s.keys.userSlot(user)
-	args := []any{string(user), string(id), node, len(named)}
+	args := []any{string(user), string(id), node, s.validUntil(ctx), len(named)}
 	for _, room := range named {
 		args = append(args, string(room), s.keys.partition(room))
 	}
@@ -105,9 +107,11 @@ func (s *Store) Park(ctx context.Context, who Session, left time.Duration) error
 }
 
 // Replaced says which of the sessions are not this node's any more under their
-// generation. All sessions must be of users in one slot; [Store.BySlot] sorts
-// them. At most 500 a call.
-func (s *Store) Replaced(ctx context.Context, node string, sessions []Session) ([]SessionID, error) {
+// generation, and whether that is since they are parked: the node was given up,
+// and their clients are to resume. The others have moved or are over. All
+// sessions must be of users in one slot; [Store.BySlot] sorts them. At most 500
+// a call.
+func (s *Store) Replaced(ctx context.Context, node string, sessions []Session) (parked map[SessionID]bool, err error) {
 	if len(sessions) == 0 {
 		return nil, nil
 	}
@@ -120,11 +124,12 @@ func (s *Store) Replaced(ctx context.Context, node string, sessions []Session) (
 	if err != nil {
 		return nil, err
 	}
-	var ids []SessionID
-	for len(r.fields) > 0 {
-		ids = append(ids, SessionID(r.text()))
+	parked = map[SessionID]bool{}
+	for len(r.fields) > 0 && r.err == nil {
+		id := SessionID(r.text())
+		parked[id] = r.text() == "parked"
 	}
-	return ids, nil
+	return parked, opErr("generations", node, r.done())
 }
 
 // BySlot splits sessions into groups fit for [Store.Replaced].

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/roomgate/roomgate/lua"
@@ -53,6 +54,7 @@ type Store struct {
 	calls *Batcher
 	cfg   Config
 	keys  keys
+	clock atomic.Pointer[reading]
 }
 
 // New returns a Store that sends its scripts through calls.

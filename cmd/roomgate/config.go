@@ -51,7 +51,7 @@ type Config struct {
 	JWTSecret     secret   `kong:"-"`
 	APIKeys       []secret `kong:"-"`
 
-	RedisURL          redisURL      `group:"redis" name:"redis-url" placeholder:"URL" help:"redis://, rediss:// (TLS) or unix://. With ?master_name=NAME it names a Sentinel, with ?addr=HOST:PORT further nodes of a Redis Cluster."`
+	RedisURL          redisURL      `group:"redis" name:"redis-url" placeholder:"URL" help:"redis://, rediss:// (TLS) or unix://, of a single Redis; Sentinel and Cluster are not supported yet."`
 	RedisPasswordFile string        `group:"redis" placeholder:"FILE" help:"File with the password of Redis; one newline at its end is not part of it. Or the password itself in ROOMGATE_REDIS_PASSWORD."`
 	RedisTimeout      time.Duration `group:"redis" default:"2s" help:"How long a call to Redis may take before the client is told that Redis is unavailable (6000007). Shorter than --lease-ttl."`
 	RedisPrefix       string        `group:"redis" default:"rg" help:"What all keys and channels in Redis begin with. Gateways with different prefixes do not see each other."`
@@ -193,6 +193,14 @@ func (c Config) apiKeys() []string {
 		keys = append(keys, string(key))
 	}
 	return keys
+}
+
+// origins returns the origins that may connect.
+func (c Config) origins() []string {
+	if c.Dev {
+		return []string{"*"}
+	}
+	return c.AllowedOrigins
 }
 
 // A secret prints as asterisks, however it is printed. string(s) is its value.
@@ -393,10 +401,8 @@ func parseRedisURL(raw string) error {
 		return errors.New("is not a URL; in a password, characters other than letters and digits must be written %XX, or use ROOMGATE_REDIS_PASSWORD or --redis-password-file")
 	case u.Scheme != "redis" && u.Scheme != "rediss" && u.Scheme != "unix" || u.Opaque != "":
 		return fmt.Errorf("is %s, it must begin with redis://, rediss:// or unix://", redisURL(raw))
-	case u.Query().Has("master_name"):
-		_, err = redis.ParseFailoverURL(raw)
-	case u.Query().Has("addr"):
-		_, err = redis.ParseClusterURL(raw)
+	case u.Query().Has("master_name") || u.Query().Has("addr"):
+		return errors.New("names a Sentinel or a Cluster, which this version does not support: name a single Redis")
 	default:
 		_, err = redis.ParseURL(raw)
 	}

@@ -86,7 +86,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	})
 	bus := pubsub.New(rdb, pubsub.Config{Log: log.With("pkg", "pubsub")})
 	gw := gateway.New(store, bus, verifier, gateway.Config{
-		Log: log.With("pkg", "gateway"), Node: cfg.NodeName, APIKeys: cfg.apiKeys(), AllowedOrigins: cfg.AllowedOrigins,
+		Log: log.With("pkg", "gateway"), Node: cfg.NodeName, APIKeys: cfg.apiKeys(), AllowedOrigins: cfg.origins(),
 		MaxConnections: cfg.MaxConnections, RateLimits: cfg.RateLimits,
 		SessionTTL: cfg.SessionTTL, LeaseTTL: cfg.LeaseTTL, HeartbeatInterval: cfg.HeartbeatInterval,
 		RedisTimeout: cfg.RedisTimeout, DrainWindow: cfg.DrainWindow,
@@ -138,7 +138,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 func serve(ctx context.Context, gw *gateway.Gateway, public, internal net.Listener, metrics http.Handler, log *slog.Logger) error {
 	server := func(h http.Handler) *http.Server {
 		return &http.Server{
-			Handler: h, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10,
+			Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 			ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		}
 	}
@@ -186,8 +186,6 @@ func redisOptions(cfg *Config) (*redis.Options, *miniredis.Miniredis, error) {
 		}
 		embedded.ClockTTL(true)
 		options = &redis.Options{Addr: embedded.Addr()}
-	case strings.Contains(url, "master_name=") || strings.Contains(url, "addr="):
-		return nil, nil, errors.New("--redis-url: Sentinel and Cluster are not supported by this version; name a single Redis")
 	default:
 		var err error
 		if options, err = redis.ParseURL(url); err != nil {

@@ -58,7 +58,7 @@ func newMetrics() *metrics {
 		}, []string{"method", "code"}),
 		closes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "roomgate_gateway_closes_total",
-			Help: "Ended WebSocket connections by close code; 1006 is a link that broke without one.",
+			Help: "Ended WebSocket connections by close code; other includes links that broke without one.",
 		}, []string{"code"}),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{

@@ -12,6 +12,12 @@ local function now()
   return math.floor(us / 1000), us
 end
 
+-- late says whether a call that was valid until a time, "" for ever, comes
+-- after it: whoever sent it has long given it up.
+local function late(now_ms, valid_until)
+  return valid_until ~= "" and now_ms > tonumber(valid_until)
+end
+
 -- awake gives the awake time in ms. A gap that the sweep has not yet added to
 -- paused is left out here already.
 local function awake(control, now_ms)

@@ -6,9 +6,13 @@ local LEFT_KEPT = 1024
 -- ever comes back to finish it.
 local ORPHAN_MS = 3600 * 1000
 
+-- What an empty room still has, and does not expire by itself.
+local LASTING = { "room", "attrs", "attrmeta", "memberattrs", "blocked" }
+
 -- keep_for lets an empty room's keys expire by themselves; 0 takes that back.
 local function keep_for(part, id, ms)
-  for _, k in ipairs(room_keys(part, id)) do
+  for _, kind in ipairs(LASTING) do
+    local k = key(part, kind, id)
     if ms > 0 then
       call("PEXPIRE", k, ms)
     else

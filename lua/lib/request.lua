@@ -3,22 +3,31 @@
 
 local OUTCOMES_KEPT = 64
 
--- outcome gives what an earlier call under this key came to, or nil.
-local function outcome(part, session, request_key)
+-- outcome gives what an earlier call under this key came to, or nil; and
+-- whether that call was another one than operation on room.
+local function outcome(part, session, request_key, operation, room)
   if request_key == "" then
-    return nil
+    return nil, false
   end
-  return call("HGET", key(part, "did", session), request_key) or nil
+  local value = call("HGET", key(part, "did", session), request_key)
+  if not value then
+    return nil, false
+  end
+  local what = operation .. NUL .. room .. NUL
+  if value:sub(1, #what) ~= what then
+    return nil, true
+  end
+  return value:sub(#what + 1), false
 end
 
 -- remember keeps an applied outcome. Old ones are dropped now and then rather
 -- than each time, so that the cost of a call does not grow with them.
-local function remember(part, session, request_key, value, ttl_ms)
+local function remember(part, session, request_key, operation, room, value, ttl_ms)
   if request_key == "" then
     return
   end
   local did = key(part, "did", session)
-  call("HSET", did, request_key, value)
+  call("HSET", did, request_key, operation .. NUL .. room .. NUL .. value)
   if call("HLEN", did) > OUTCOMES_KEPT + 32 then
     local keys = call("HKEYS", did)
     table.sort(keys, function(a, b)

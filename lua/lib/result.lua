@@ -4,18 +4,22 @@
 -- result is the answer to an entry: see the headers of enter and switch.
 local function result(status, part, id, epoch, seq, count, created, entered, delay, name)
   local reply = { status, epoch, seq, count, created, entered, delay, name, "0" }
-  local attributes = call("HGETALL", key(part, "attrs", id))
-  reply[9] = tostring(#attributes / 2)
-  for i = 1, #attributes do
-    reply[9 + i] = attributes[i]
+  local attrs = key(part, "attrs", id)
+  local pairs_of = call("HGETALL", attrs)
+  reply[9] = tostring(#pairs_of / 2)
+  for i = 1, #pairs_of do
+    reply[9 + i] = pairs_of[i]
   end
   return reply
 end
 
--- repeated is the answer to the repeat of an entry that was applied.
-local function repeated(before, still_in)
+-- repeated is the answer to the repeat of an entry that was applied. m is the
+-- user's membership now, or nil.
+local function repeated(before, part, id, m, session)
   local reply = { "again", before:match("^(%d+)%z(%d+)%z(%d+)%z(%d)%z(%d+)%z(%d+)%z(.*)$") }
-  reply[9] = still_in and "0" or "-1"
+  -- A place in a later life of the room is not the one that was taken then.
+  local here = m and m.session == session and call("HGET", key(part, "room", id), "epoch") == reply[2]
+  reply[9] = here and "0" or "-1"
   return reply
 end
 

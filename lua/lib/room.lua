@@ -20,6 +20,11 @@ local function publish(part, id, message)
   call("PUBLISH", key(part, "ch", id), message)
 end
 
+-- announce_end says on the life channel that a life is over.
+local function announce_end(part, id, epoch, reason)
+  call("PUBLISH", part .. "life", "destroyed" .. NUL .. epoch .. NUL .. reason .. NUL .. id)
+end
+
 -- finish ends a room's life: one event to its members, one entry on the life
 -- channel, nothing left. Index entries elsewhere are void from now on.
 local function finish(part, id, room, reason, now_ms)
@@ -27,7 +32,7 @@ local function finish(part, id, room, reason, now_ms)
   call("ZREM", part .. "rooms", id)
   call("ZREM", part .. "due", id .. NUL .. room.epoch)
   publish(part, id, event(room.epoch, room.seq + 1, "d", now_ms, "", "", "", reason, ""))
-  call("PUBLISH", part .. "life", "destroyed" .. NUL .. room.epoch .. NUL .. reason .. NUL .. id)
+  announce_end(part, id, room.epoch, reason)
 end
 
 -- load reads a room, or nil if there is none. One that is past its deadline is

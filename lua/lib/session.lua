@@ -12,15 +12,15 @@ local function order(control, node, code, session, generation)
   call("PUBLISH", root(control) .. "node:" .. node, code .. NUL .. session .. NUL .. generation)
 end
 
--- rooms_of lists the rooms a session is in, as the user's hash has it:
--- {id, epoch, partition, session}.
+-- rooms_of lists the rooms a session is in, or with nil any session of the
+-- user, as the user's hash has it: {id, epoch, partition, session}.
 local function rooms_of(fields, session)
   local rooms = {}
   for i = 1, #fields, 2 do
     local id = fields[i]:match("^r:(.*)$")
     if id then
       local r = user_room(fields[i + 1])
-      if r.session == session then
+      if not session or r.session == session then
         r.id = id
         rooms[#rooms + 1] = r
       end
@@ -39,13 +39,36 @@ local function park_membership(part, id, user, m, deadline)
   call("ZADD", part .. "parked", deadline, m.session .. NUL .. user .. NUL .. id)
 end
 
--- park_rooms parks every membership of a session.
-local function park_rooms(any_part, fields, user, session, deadline)
+-- void drops what still names a session's membership, which is gone: its room
+-- has ended. node is that of the session, "" if it is parked.
+local function void(part, id, user_key, user, session, node)
+  call("HDEL", user_key, "r:" .. id)
+  if node == "" then
+    call("ZREM", part .. "parked", session .. NUL .. user .. NUL .. id)
+  else
+    call("SREM", key(part, "node", node), user .. NUL .. id)
+  end
+end
+
+-- drop_void drops from a user's hash the rooms that have ended.
+local function drop_void(any_part, user_key, user)
+  for _, r in ipairs(rooms_of(call("HGETALL", user_key))) do
+    local m = membership(call("HGET", key(slot(any_part, r.partition), "info", r.id), user))
+    if not m or m.session ~= r.session then
+      call("HDEL", user_key, "r:" .. r.id)
+    end
+  end
+end
+
+-- park_rooms parks every membership of a session on a node.
+local function park_rooms(any_part, user_key, fields, user, session, node, deadline)
   for _, r in ipairs(rooms_of(fields, session)) do
     local part = slot(any_part, r.partition)
     local m = membership(call("HGET", key(part, "info", r.id), user))
     if m and m.session == session then
       park_membership(part, r.id, user, m, deadline)
+    else
+      void(part, r.id, user_key, user, session, node)
     end
   end
 end

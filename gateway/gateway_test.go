@@ -1,0 +1,487 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/roomgate/roomgate/gateway/auth"
+	"github.com/roomgate/roomgate/internal/redistest"
+	"github.com/roomgate/roomgate/lua"
+	"github.com/roomgate/roomgate/protocol"
+	"github.com/roomgate/roomgate/pubsub"
+	"github.com/roomgate/roomgate/roomstore"
+)
+
+// gate is a hook of a Redis client that can keep the answers to a script from
+// who waits for them.
+type gate struct {
+	mu     sync.Mutex
+	script string        // hash
+	shut   chan struct{} // nil: open
+}
+
+func (g *gate) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds)
+		g.mu.Lock()
+		script, shut := g.script, g.shut
+		g.mu.Unlock()
+		if shut != nil && slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return slices.Contains(c.Args(), any(script)) }) {
+			<-shut
+		}
+		return err
+	}
+}
+
+func (g *gate) close(s lua.Script) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.script = s.Hash()
+	g.shut = make(chan struct{})
+}
+
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shut != nil {
+		close(g.shut)
+		g.shut = nil
+	}
+}
+
+// served is a gateway with its Redis.
+type served struct {
+	*Gateway
+	t      testing.TB
+	url    string
+	rdb    *redis.Client // the test's own, for which there is no gate
+	gate   *gate
+	prefix string
+	closes chan int // codes of connections that ended
+}
+
+// serve runs a gateway of the test's own.
+func serve(t testing.TB, cfg Config) *served {
+	t.Helper()
+	s := &served{t: t, rdb: redistest.New(t), gate: &gate{}, prefix: redistest.Prefix(), closes: make(chan int, 1000)}
+	rdb := redistest.New(t)
+	rdb.AddHook(s.gate)
+	calls := roomstore.NewBatcher(rdb, roomstore.BatcherConfig{})
+	store := roomstore.New(calls, roomstore.Config{Prefix: s.prefix, MaxMembers: 100_000})
+	bus := pubsub.New(rdb, pubsub.Config{})
+	cfg.OnClose = func(code int) {
+		select {
+		case s.closes <- code:
+		default:
+		}
+	}
+	defaults(&cfg.DrainWindow, 100*time.Millisecond)
+	s.Gateway = New(store, bus, auth.Dev{}, cfg)
+	server := httptest.NewServer(s.Handler())
+	s.url = "ws" + strings.TrimPrefix(server.URL, "http") + protocol.Path
+
+	backing, release := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(context.Background())
+	var back, run sync.WaitGroup
+	back.Go(func() { calls.Run(backing) })
+	back.Go(func() { bus.Run(backing) })
+	run.Go(func() { s.Run(ctx) })
+	t.Cleanup(func() {
+		s.gate.open()
+		stop()
+		run.Wait()
+		server.Close()
+		release()
+		back.Wait()
+		http.DefaultClient.CloseIdleConnections()
+	})
+	s.until("it has a lease", func() bool { return s.node() != "" })
+	return s
+}
+
+// until waits for a condition.
+func (s *served) until(what string, ok func() bool) {
+	s.t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
+		if ok() {
+			tick.Stop()
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("did not come about: %s", what)
+		}
+	}
+}
+
+// client is a bare client: it sends texts and hears texts.
+type bare struct {
+	t  testing.TB
+	ws *websocket.Conn
+	n  int
+}
+
+func (s *served) dial() *bare {
+	s.t.Helper()
+	ws, _, err := websocket.Dial(s.t.Context(), s.url, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { ws.CloseNow() })
+	ws.SetReadLimit(-1)
+	return &bare{t: s.t, ws: ws}
+}
+
+func (s *served) login(user string) *bare {
+	s.t.Helper()
+	c := s.dial()
+	c.send(protocol.MethodLogin, `{"userID":"`+user+`"}`)
+	c.hears(`answer 1`)
+	return c
+}
+
+// send sends a request.
+func (c *bare) send(method, params string) {
+	c.t.Helper()
+	c.n++
+	c.text(fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":%q,"params":%s}`, c.n, method, params))
+}
+
+func (c *bare) text(s string) {
+	c.t.Helper()
+	if err := c.ws.Write(c.t.Context(), websocket.MessageText, []byte(s)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// hear gives the next message; "" and an error when the connection has ended.
+func (c *bare) hear() (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_, b, err := c.ws.Read(ctx)
+	return string(b), err
+}
+
+// hears expects the next messages, made short; "*" stands for any number at
+// the end of one.
+func (c *bare) hears(want ...string) {
+	c.t.Helper()
+	for _, w := range want {
+		text, err := c.hear()
+		if err != nil {
+			c.t.Fatalf("got %v, want %s", err, w)
+		}
+		got := brief(c.t, text)
+		if head, open := strings.CutSuffix(w, "*"); got != w && !(open && strings.HasPrefix(got, head)) {
+			c.t.Fatalf("got %s, want %s", got, w)
+		}
+	}
+}
+
+// ends expects the connection to be closed with a code.
+func (c *bare) ends(want protocol.CloseCode) {
+	c.t.Helper()
+	for {
+		text, err := c.hear()
+		if err == nil {
+			_ = text
+			continue
+		}
+		if got := websocket.CloseStatus(err); got != websocket.StatusCode(want) {
+			c.t.Errorf("closed with %d (%v), want %d", got, err, want)
+		}
+		return
+	}
+}
+
+// A client that is cut off while its login is under way leaves no session
+// behind: whoever logs in is parked when the socket is gone.
+func TestConn_login_linkLost(t *testing.T) {
+	t.Parallel()
+	s := serve(t, Config{})
+	c := s.dial()
+	s.gate.close(lua.Login)
+	c.send(protocol.MethodLogin, `{"userID":"ana"}`)
+	s.until("the login is carried out", func() bool {
+		n, err := s.rdb.Exists(t.Context(), s.key("user:ana")).Result()
+		return err == nil && n == 1
+	})
+	c.ws.CloseNow()
+	<-s.closes
+	s.gate.open()
+	s.until("its connection is gone", func() bool { return s.Snapshot()["gateway_connections"] == 0 })
+	if n := s.Snapshot()["gateway_sessions"]; n != 0 {
+		t.Errorf("%v sessions are left on the gateway", n)
+	}
+	s.until("it is parked", func() bool {
+		n, err := s.rdb.ZCard(t.Context(), s.key("parked")).Result()
+		return err == nil && n == 1
+	})
+}
+
+// key finds the key that ends like that.
+func (s *served) key(end string) string {
+	keys, err := s.rdb.Keys(s.t.Context(), s.prefix+":{u*}:"+end).Result()
+	if err != nil || len(keys) == 0 {
+		return s.prefix + ":none"
+	}
+	return keys[0]
+}
+
+// A client hears why its connection ends, whatever ends it.
+func TestConn_close_code(t *testing.T) {
+	t.Parallel()
+	s := serve(t, Config{RateLimits: true})
+	for _, tt := range []struct {
+		name string
+		do   func(c *bare)
+		want protocol.CloseCode
+	}{
+		{"binary", func(c *bare) { c.ws.Write(t.Context(), websocket.MessageBinary, []byte("x")) }, protocol.CloseNotThisProtocol},
+		{"too big", func(c *bare) { c.text(`"` + strings.Repeat("x", protocol.MaxMessage) + `"`) }, protocol.CloseTooBig},
+		{"not JSON", func(c *bare) {
+			for range badTexts {
+				c.text("{")
+			}
+			for range 100 { // more, while the gateway says goodbye
+				if c.ws.Write(t.Context(), websocket.MessageText, []byte("{")) != nil {
+					break
+				}
+			}
+		}, protocol.CloseNotThisProtocol},
+		{"logins refused", func(c *bare) {
+			for range failedLogins {
+				c.send(protocol.MethodLogin, `{"userID":""}`)
+			}
+		}, protocol.CloseNotAuthorised},
+		{"logout", func(c *bare) {
+			c.send(protocol.MethodLogin, `{"userID":"ana"}`)
+			c.send(protocol.MethodLogout, `{}`)
+		}, protocol.CloseNormal},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for range 20 {
+				c := s.dial()
+				tt.do(c)
+				c.ends(tt.want)
+				if got := <-s.closes; got != int(tt.want) {
+					t.Errorf("counted as %d, want %d", got, tt.want)
+				}
+			}
+		})
+	}
+	t.Run("no login", func(t *testing.T) {
+		serve(t, Config{LoginTimeout: 50 * time.Millisecond}).dial().ends(protocol.CloseLoginTimeout)
+	})
+	t.Run("by the client", func(t *testing.T) {
+		for range 20 {
+			if err := s.dial().ws.Close(4321, ""); err != nil {
+				t.Errorf("the goodbye was not answered: %v", err)
+			}
+			if got := <-s.closes; got != 4321 {
+				t.Errorf("counted as %d", got)
+			}
+		}
+	})
+}
+
+// Whoever hears an answer may send the next request about the room at once, and
+// as many requests as before.
+func TestConn_answer_settles(t *testing.T) {
+	t.Parallel()
+	s := serve(t, Config{})
+	c := s.login("ana")
+	for range 100 {
+		c.send(protocol.MethodJoinRoom, `{"roomID":"R"}`)
+		c.hears("R connecting activeEnter", "R disconnected roomNotExist", fmt.Sprintf("error %d 6000322", c.n))
+		c.send(protocol.MethodCreateRoom, `{"roomInfo":{"roomID":"R","roomName":""}}`)
+		c.hears("R connecting activeCreate", "R connected success *", fmt.Sprintf("answer %d", c.n))
+		c.send(protocol.MethodLeaveRoom, `{"roomID":"R"}`)
+		c.hears("R disconnected success", fmt.Sprintf("answer %d", c.n))
+	}
+	for range protocol.MaxUnanswered {
+		c.send(protocol.MethodLeaveAllRoom, `{}`)
+	}
+	for i := range 500 {
+		c.hears(fmt.Sprintf("answer %d", 302+i))
+		c.send(protocol.MethodLeaveAllRoom, `{}`)
+	}
+}
+
+// Many who enter a room at once on a gateway that is new to it: each hears of
+// each that came after it, and nobody is told that anything was lost.
+func TestConn_enter_storm(t *testing.T) {
+	t.Parallel()
+	s := serve(t, Config{})
+	const n = 50
+	var clients []*bare
+	for i := range n {
+		clients = append(clients, s.login(fmt.Sprintf("u%d", i)))
+	}
+	for _, c := range clients {
+		c.send(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"R","roomName":"R"}}`)
+	}
+	for _, c := range clients {
+		c.hears("R connecting activeEnter")
+		text, err := c.hear()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var state struct{ Params protocol.RoomStateChanged }
+		if err := json.Unmarshal([]byte(text), &state); err != nil || state.Params.Seq == 0 {
+			t.Fatalf("got %s", text)
+		}
+		c.hears("answer 2")
+		for seq := state.Params.Seq + 1; seq <= n; seq++ {
+			text, err := c.hear()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := brief(t, text); !strings.HasSuffix(got, fmt.Sprintf(" %d #%d", seq, seq)) {
+				t.Fatalf("entered as %d: got %s, want the entry of %d", state.Params.Seq, got, seq)
+			}
+		}
+	}
+}
+
+// In a batch, what belongs to an entry comes before its answer and in its
+// order; other events of the room come behind the answers.
+func TestConn_batch(t *testing.T) {
+	t.Parallel()
+	s := serve(t, Config{})
+	other := s.login("zoe")
+	c := s.login("ana")
+	c.text(`[
+		{"jsonrpc":"2.0","id":"a","method":"createRoom","params":{"roomInfo":{"roomID":"R","roomName":""},"config":{"roomAttributes":{"k":"v"}}}},
+		{"jsonrpc":"2.0","method":"ping"},
+		{"jsonrpc":"2.0","id":"b","method":"joinRoom","params":{"roomID":"none"}},
+		7,
+		{"jsonrpc":"2.0","id":"c","method":"leaveRoom","params":{"roomID":"R"}},
+		{"jsonrpc":"2.0","id":"d","method":"enterRoom","params":{"roomInfo":{"roomID":"R","roomName":""}}}
+	]`)
+	c.hears("R connecting activeCreate", "roomAttributesUpdated *", "R connected success *",
+		"none connecting activeEnter", "none disconnected roomNotExist", "R disconnected success",
+		"R connecting activeEnter", "R connected success *")
+	text, err := c.hear()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answers []protocol.Response
+	if err := json.Unmarshal([]byte(text), &answers); err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+	var got []string
+	for _, a := range answers {
+		code := protocol.Code(0)
+		if a.Error != nil {
+			code = a.Error.Code
+		}
+		got = append(got, fmt.Sprintf("%s %d", a.ID, code))
+	}
+	if want := `["a" 0 "b" 6000322 null -32600 "c" 0 "d" 0]`; fmt.Sprint(got) != want {
+		t.Errorf("got %v, want %s", got, want)
+	}
+	other.send(protocol.MethodJoinRoom, `{"roomID":"R"}`)
+	c.hears("R +zoe 2 #2")
+
+	c.text(`[{"jsonrpc":"2.0","method":"ping"}]`) // nothing to answer
+	c.text(`[]`)
+	c.hears("error null -32600")
+}
+
+// A client that asks and does not read is not read from, and costs no more
+// memory than a connection may.
+func TestConn_pace(t *testing.T) {
+	t.Parallel()
+	s := serve(t, Config{QueueBytes: 64 << 10})
+	c, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(s.url, "ws://"), protocol.Path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.(*net.TCPConn).SetReadBuffer(4 << 10)
+	fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", protocol.Path)
+	s.until("it is connected", func() bool { return len(s.connections()) == 1 })
+	sock := s.connections()[0].sock
+
+	batch := masked(0x81, []byte("["+strings.Repeat("{},", protocol.MaxBatch-1)+"{}]"))
+	ping := masked(0x89, []byte("are you there"))
+	asked := bytes.Repeat(append(batch, ping...), 100)
+	c.SetWriteDeadline(time.Now().Add(time.Second))
+	sent := 0
+	for err == nil && sent < 64<<20 {
+		n := 0
+		n, err = c.Write(asked)
+		sent += n
+	}
+	if err == nil {
+		t.Errorf("%d bytes of requests were read", sent)
+	}
+	sock.mu.Lock()
+	defer sock.mu.Unlock()
+	most := 64<<10 + maxQueued*10<<10
+	if held := sock.pulled + sock.size; held > most {
+		t.Errorf("%d bytes wait for the client, want at most %d", held, most)
+	}
+	if len(sock.queue) > 64<<10/8 {
+		t.Errorf("%d frames wait for the client", len(sock.queue))
+	}
+}
+
+// masked makes a frame as a client sends it, with a mask of zeros.
+func masked(head byte, payload []byte) []byte {
+	b := []byte{head}
+	if n := len(payload); n < 126 {
+		b = append(b, 0x80|byte(n))
+	} else {
+		b = append(b, 0x80|126, byte(n>>8), byte(n))
+	}
+	return append(append(b, 0, 0, 0, 0), payload...)
+}
+
+// Of two connections that one session came back over, the one that the store
+// has is the one that stays, in whatever order they get here.
+func TestGateway_register(t *testing.T) {
+	t.Parallel()
+	s := serve(t, Config{})
+	newer, older := s.login("ana"), s.login("bo")
+	var conns [2]*session
+	for _, c := range s.connections() {
+		if who := c.session.Load(); who.who.User == "ana" {
+			conns[0] = who
+		} else {
+			conns[1] = who
+		}
+	}
+	again := func(s *session, generation int64) *session {
+		return &session{who: roomstore.Session{ID: "x", Generation: generation, Node: s.who.Node}, c: s.c}
+	}
+	if !s.register(again(conns[0], 2)) {
+		t.Error("the newer was refused")
+	}
+	if s.register(again(conns[1], 1)) {
+		t.Error("the older was taken")
+	}
+	older.ends(protocol.CloseTakenOver)
+	newer.send(protocol.MethodPing, "{}")
+	newer.hears("answer 2")
+	s.mu.Lock()
+	delete(s.sessions, "x")
+	s.mu.Unlock()
+}

@@ -1,0 +1,306 @@
+package gateway
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/coder/websocket"
+)
+
+// held gives a socket whose writes wait, with one write under way.
+func held(t *testing.T, bound int) (*socket, *wire) {
+	w := newWire()
+	w.stop(true)
+	s := newSocket(w, bound)
+	s.Queue(textOf([]byte("first")), classPull)
+	synctest.Wait()
+	t.Cleanup(func() { s.Close() })
+	return s, w
+}
+
+// payload makes a frame of n bytes in all that says what it is.
+func payload(name string, n int) []byte {
+	return textOf([]byte(name + strings.Repeat(".", n-2-len(name))))
+}
+
+// names gives what the frames say, and stops the socket.
+func names(t *testing.T, s *socket, w *wire) []string {
+	t.Helper()
+	w.stop(false)
+	synctest.Wait()
+	var got []string
+	for _, text := range w.texts(t) {
+		got = append(got, strings.TrimRight(text, "."))
+	}
+	return got
+}
+
+// All that waits goes out in one write.
+func TestSocket_gathers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, w := held(t, 1<<20)
+		want := []string{"first"}
+		for i := range 100 {
+			want = append(want, fmt.Sprint(i))
+			s.Queue(textOf([]byte(want[i+1])), class(i%5))
+		}
+		w.mu.Lock()
+		w.writes = 0
+		w.mu.Unlock()
+		if got := names(t, s, w); !slices.Equal(got, want) {
+			t.Errorf("got %v", got)
+		}
+		// One was under way. A wire that is no *net.TCPConn counts each buffer
+		// of a gathered write; those are 100.
+		if w.writes != 101 {
+			t.Errorf("got %d writes", w.writes)
+		}
+	})
+}
+
+// To a real connection many frames go in one system call: they arrive together.
+func TestSocket_gathers_tcp(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	c, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSocket(c, 1<<20)
+	defer s.Close()
+	s.mu.Lock() // so that nothing is written before all is queued
+	var all []byte
+	for i := range 3 * gathered {
+		b := textOf([]byte(fmt.Sprint(i)))
+		all = append(all, b...)
+		s.queueLocked(frame{b, classKept})
+	}
+	s.mu.Unlock()
+	got := make([]byte, len(all))
+	if _, err := io.ReadFull(client, got); err != nil || !bytes.Equal(got, all) {
+		t.Errorf("got other bytes, %v", err)
+	}
+}
+
+// The bound is one of bytes. What may be dropped makes room, the least
+// important and the oldest first; what must arrive and has no room ends the
+// connection; what was asked for does not count.
+func TestSocket_bound(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		queue []string // class, name: 10 bytes each
+		slow  bool     // the last
+		want  string
+	}{
+		{"full", []string{"0 a", "0 b", "0 c"}, false, "a b c"},
+		{"one more", []string{"0 a", "0 b", "0 c", "0 d"}, true, "a b c"},
+		{"pulled", []string{"1 a", "1 b", "1 c", "1 d", "0 e", "0 f", "0 g", "1 h"}, false, "a b c d e f g h"},
+		{"low goes first", []string{"4 h", "2 l", "3 m", "0 k"}, false, "h m k"},
+		{"then medium", []string{"4 h", "3 m", "0 j", "0 k"}, false, "h j k"},
+		{"then high", []string{"4 h", "0 i", "0 j", "0 k"}, false, "i j k"},
+		{"never kept", []string{"0 a", "0 b", "0 c", "4 h"}, false, "a b c"},
+		{"low is not worth medium", []string{"3 a", "3 b", "3 c", "2 l"}, false, "a b c"},
+		{"medium is not worth high", []string{"4 a", "4 b", "4 c", "3 m"}, false, "a b c"},
+		{"high is worth medium", []string{"3 a", "3 b", "4 c", "4 h"}, false, "b c h"},
+		{"older go", []string{"2 a", "2 b", "2 c", "2 d"}, false, "b c d"},
+		{"not all need go", []string{"2 a", "2 b", "2 c", "0 d"}, false, "b c d"},
+	} {
+		for _, holding := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, holding %v", tt.name, holding), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s, w := held(t, 30)
+					if holding {
+						s.Hold()
+					}
+					var err error
+					for _, q := range tt.queue {
+						err = s.QueueEvent(payload(q[2:], 10), class(q[0]-'0'), "R")
+					}
+					if (err == errSlow) != tt.slow {
+						t.Errorf("got %v", err)
+					}
+					if holding {
+						if err := s.Release(nil); err != nil {
+							t.Error(err)
+						}
+					}
+					if got := strings.Join(names(t, s, w)[1:], " "); got != tt.want {
+						t.Errorf("got %s, want %s", got, tt.want)
+					}
+					if s.size != 0 || s.pulled != 0 {
+						t.Errorf("%d and %d bytes count that are gone", s.size, s.pulled)
+					}
+				})
+			})
+		}
+	}
+}
+
+// While batches are being answered events wait, and follow the answers, but for
+// those of a room that is being left.
+func TestSocket_hold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		s := newSocket(w, 1<<20)
+		defer s.Close()
+		s.Hold()
+		s.Hold()
+		s.QueueEvent(payload("a1", 10), classKept, "A")
+		s.QueueEvent(payload("b1", 10), classPull, "B")
+		s.Queue(payload("state", 10), classKept)
+		s.ReleaseRoom("B")
+		s.QueueEvent(payload("a2", 10), classKept, "A")
+		s.Release(payload("first", 10))
+		s.QueueEvent(payload("a3", 10), classShed1, "A")
+		s.Release(payload("second", 10))
+		s.QueueEvent(payload("a4", 10), classKept, "A")
+		if got, want := strings.Join(names(t, s, w), " "), "state b1 first second a1 a2 a3 a4"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	})
+}
+
+// Control frames are whole and between messages; of pongs that wait there is
+// one; nothing follows a close frame, which has gone out when its Write returns.
+func TestSocket_control(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, w := held(t, 1<<20)
+		s.Queue(payload("a", 10), classKept)
+		for i := range 100 {
+			s.Write([]byte{opPong, 1, byte(i)})
+		}
+		s.Queue(payload("b", 10), classKept)
+		closed := make(chan struct{})
+		go func() { s.Write([]byte{opClose, 2, 3, 232}); close(closed) }()
+		synctest.Wait()
+		select {
+		case <-closed:
+			t.Error("the close frame is said to have been written")
+		default:
+		}
+		if err := s.Queue(payload("c", 10), classKept); err != net.ErrClosed {
+			t.Errorf("behind the close frame: got %v", err)
+		}
+		if _, err := s.Write([]byte{opPong, 0}); err != nil {
+			t.Errorf("pong behind the close frame: %v", err)
+		}
+		w.stop(false)
+		<-closed
+		frames, err := parseFrames(w.take())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, f := range frames {
+			got = append(got, fmt.Sprintf("%x %.1s", f.opcode, f.payload))
+		}
+		if want := "1 f, 1 a, a c, 1 b, 8 \x03"; strings.Join(got, ", ") != want {
+			t.Errorf("got %q, want %q", strings.Join(got, ", "), want)
+		}
+	})
+}
+
+// A failed write ends the connection: nothing more is queued, who waits is let
+// go, and the reader ends.
+func TestSocket_writeFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		w.stop(true)
+		w.err = errors.New("broken")
+		s := newSocket(w, 10)
+		s.Queue(payload("a", 10), classPull)
+		s.Queue(payload("b", 10), classPull)
+		s.Queue(payload("c", 10), classPull)
+		done := make(chan struct{}, 3)
+		go func() { s.pace(); done <- struct{}{} }()
+		go func() { s.Write([]byte{opClose, 0}); done <- struct{}{} }()
+		go func() { s.Read(make([]byte, 1)); done <- struct{}{} }()
+		synctest.Wait()
+		w.stop(false)
+		for range 3 {
+			<-done
+		}
+		if err := s.Queue(payload("d", 10), classKept); err != w.err {
+			t.Errorf("got %v, want %v", err, w.err)
+		}
+		if s.size != 0 || s.pulled != 0 || len(s.queue) != 0 {
+			t.Errorf("%d frames are left", len(s.queue))
+		}
+	})
+}
+
+// drop makes room for a goodbye, and Close lets everybody go.
+func TestSocket_drop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, w := held(t, 30)
+		for range 3 {
+			s.Queue(payload("a", 10), classKept)
+		}
+		s.Queue(payload("p", 40), classPull)
+		paced := make(chan struct{})
+		go func() { s.pace(); close(paced) }()
+		synctest.Wait()
+		s.drop()
+		<-paced
+		s.Queue(payload("b", 10), classKept)
+		if got := names(t, s, w); !slices.Equal(got, []string{"first", "b"}) {
+			t.Errorf("got %v", got)
+		}
+	})
+}
+
+// What a client sends right behind its handshake, before the gateway has
+// answered that, is heard.
+func TestHijacker_early(t *testing.T) {
+	t.Parallel()
+	got := make(chan string, 2)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := &hijacker{ResponseWriter: w, wrap: func(c net.Conn) *socket { return newSocket(c, 1<<20) }}
+		ws, err := websocket.Accept(h, r, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer ws.CloseNow()
+		for range 2 {
+			_, b, err := ws.Read(r.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			got <- string(b)
+		}
+	}))
+	defer server.Close()
+	c, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	big := strings.Repeat("b", 1000) // more than the reader's buffer holds
+	request := "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+	c.Write(slices.Concat([]byte(request), masked(0x81, []byte("early")), masked(0x81, []byte(big))))
+	for _, want := range []string{"early", big} {
+		if b := <-got; b != want {
+			t.Errorf("got %.20q, want %.20q", b, want)
+		}
+	}
+}

@@ -1,0 +1,333 @@
+package faultproxy_test
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/roomgate/roomgate/internal/faultproxy"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience is how long a test waits for what must come, and moment how long it
+// listens for what must not.
+const (
+	patience = 10 * time.Second
+	moment   = 50 * time.Millisecond
+)
+
+// serve serves each connection with handle until the test ends.
+func serve(t *testing.T, handle func(net.Conn)) (addr string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var work sync.WaitGroup
+	var mu sync.Mutex
+	var open []net.Conn
+	work.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			open = append(open, c)
+			mu.Unlock()
+			work.Go(func() { defer c.Close(); handle(c) })
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		mu.Lock()
+		for _, c := range open {
+			c.Close()
+		}
+		mu.Unlock()
+		work.Wait()
+	})
+	return ln.Addr().String()
+}
+
+func echo(c net.Conn) { io.Copy(c, c) }
+
+// says is a server that says text to whoever comes, and waits for them to go.
+func says(text string) func(net.Conn) {
+	return func(c net.Conn) {
+		io.WriteString(c, text)
+		io.Copy(io.Discard, c)
+	}
+}
+
+func dial(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(patience))
+	return c
+}
+
+// answers says whether what is written to c comes back.
+func answers(c net.Conn) error {
+	if _, err := io.WriteString(c, "hello"); err != nil {
+		return err
+	}
+	got := make([]byte, 5)
+	_, err := io.ReadFull(c, got)
+	if err == nil && string(got) != "hello" {
+		err = fmt.Errorf("got %q", got)
+	}
+	return err
+}
+
+// silent fails the test if anything comes, the end included.
+func silent(t *testing.T, c net.Conn) {
+	t.Helper()
+	c.SetReadDeadline(time.Now().Add(moment))
+	defer c.SetReadDeadline(time.Now().Add(patience))
+	b := make([]byte, 64)
+	if n, err := c.Read(b); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("got %q, %v, want nothing", b[:n], err)
+	}
+}
+
+// Cut ends what stands and nothing else.
+func TestProxy_Cut(t *testing.T) {
+	t.Parallel()
+	p := faultproxy.Start(t, serve(t, echo))
+	old := dial(t, p.Addr())
+	if err := answers(old); err != nil {
+		t.Fatal(err)
+	}
+	p.Cut()
+	if _, err := old.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("old connection: got %v, want its end", err)
+	}
+	if err := answers(dial(t, p.Addr())); err != nil {
+		t.Errorf("new connection: %v", err)
+	}
+}
+
+// Refuse ends new connections and leaves those that stand alone.
+func TestProxy_Refuse(t *testing.T) {
+	t.Parallel()
+	p := faultproxy.Start(t, serve(t, echo))
+	old := dial(t, p.Addr())
+	if err := answers(old); err != nil {
+		t.Fatal(err)
+	}
+	p.Refuse(true)
+	if err := answers(dial(t, p.Addr())); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("new connection: got %v, want its end", err)
+	}
+	if err := answers(old); err != nil {
+		t.Errorf("old connection: %v", err)
+	}
+	p.Refuse(false)
+	if err := answers(dial(t, p.Addr())); err != nil {
+		t.Errorf("when it is over: %v", err)
+	}
+}
+
+// A deaf connection stays open and carries nothing; new ones are not deaf.
+func TestProxy_Deafen(t *testing.T) {
+	t.Parallel()
+	p := faultproxy.Start(t, serve(t, echo))
+	old := dial(t, p.Addr())
+	if err := answers(old); err != nil {
+		t.Fatal(err)
+	}
+	p.Deafen()
+	if _, err := io.WriteString(old, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	silent(t, old)
+	if err := answers(dial(t, p.Addr())); err != nil {
+		t.Errorf("new connection: %v", err)
+	}
+}
+
+// A target that is away ends connections as a refusal does.
+func TestProxy_noTarget(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	p := faultproxy.Start(t, ln.Addr().String())
+	if err := answers(dial(t, p.Addr())); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("got %v, want the end of the connection", err)
+	}
+}
+
+const (
+	confirmed = ">3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n"
+	pong      = ">2\r\n$4\r\npong\r\n$1\r\n7\r\n"
+)
+
+func message(text string) string {
+	return fmt.Sprintf(">3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$%d\r\n%s\r\n", len(text), text)
+}
+
+// Whatever is no pub/sub message passes as it is, whatever fate says.
+func TestStartRedis_passes(t *testing.T) {
+	t.Parallel()
+	text := strings.Join([]string{
+		"+OK\r\n", "-ERR no\r\n", ":42\r\n", "_\r\n", "#t\r\n", ",1.5\r\n", "(12345678901234567890\r\n",
+		"$-1\r\n", "$0\r\n\r\n", "$7\r\nme\r\nage\r\n", "=8\r\ntxt:text\r\n", "!5\r\nERR x\r\n",
+		"*-1\r\n", "*0\r\n", "*2\r\n:1\r\n*1\r\n$1\r\na\r\n", "%1\r\n+a\r\n:1\r\n", "~1\r\n:1\r\n",
+		"|1\r\n+ttl\r\n:3\r\n:1\r\n",
+		"*2\r\n$7\r\nmessage\r\n$1\r\na\r\n", // an answer that only looks like a message
+		confirmed, pong, "+" + strings.Repeat("long", 5000) + "\r\n",
+	}, "")
+	p := faultproxy.StartRedis(t, serve(t, says(text)))
+	p.Messages(func(string, string) faultproxy.Fate { return nil })
+	got := make([]byte, len(text))
+	if n, err := io.ReadFull(dial(t, p.Addr()), got); err != nil || string(got) != text {
+		t.Errorf("got %q (%v),\nwant %q", got[:n], err, text)
+	}
+}
+
+// Each message meets its fate, and what stands beside it does not.
+func TestProxy_Messages(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		fate func(n int) faultproxy.Fate
+		want []string
+	}{
+		{"passed", func(int) faultproxy.Fate { return faultproxy.Pass }, []string{"0", "1", "2", "pong"}},
+		{"dropped", func(n int) faultproxy.Fate {
+			if n == 1 {
+				return nil
+			}
+			return faultproxy.Pass
+		}, []string{"0", "2", "pong"}},
+		{"doubled", func(n int) faultproxy.Fate { return make(faultproxy.Fate, 1+n%2) }, []string{"0", "1", "1", "2", "pong"}},
+		{"delayed", func(n int) faultproxy.Fate { return faultproxy.Fate{time.Duration(n) * moment} }, []string{"0", "pong", "1", "2"}},
+		{"reordered", func(n int) faultproxy.Fate { return faultproxy.Fate{time.Duration(3-n) * moment} }, []string{"pong", "2", "1", "0"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			begin := make(chan struct{})
+			p := faultproxy.StartRedis(t, serve(t, func(c net.Conn) {
+				<-begin
+				says(confirmed + message("0") + message("1") + message("2") + pong)(c)
+			}))
+			n := 0
+			p.Messages(func(channel, payload string) faultproxy.Fate {
+				if channel != "news" || payload != fmt.Sprint(n) {
+					t.Errorf("got %q on channel %q, want %d on news", payload, channel, n)
+				}
+				n++
+				return tt.fate(n - 1)
+			})
+			close(begin)
+			c := dial(t, p.Addr())
+			r := bufio.NewReader(c)
+			if got := expect(t, r, len(confirmed)); got != confirmed {
+				t.Fatalf("got %q first, want %q", got, confirmed)
+			}
+			var got []string
+			for range tt.want {
+				got = append(got, next(t, r))
+			}
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+			if r.Buffered() > 0 {
+				t.Errorf("got more than %q", tt.want)
+			}
+			silent(t, c)
+		})
+	}
+}
+
+// Only connections that have subscribed go deaf.
+func TestProxy_DeafenSubscribers(t *testing.T) {
+	t.Parallel()
+	p := faultproxy.StartRedis(t, serve(t, func(c net.Conn) {
+		r := bufio.NewReader(c)
+		for {
+			line, err := r.ReadString('\n')
+			if err != nil {
+				return
+			}
+			if line == "subscribe\r\n" {
+				io.WriteString(c, confirmed)
+			} else {
+				io.WriteString(c, pong)
+			}
+		}
+	}))
+	ask := func(c net.Conn, what string) {
+		if _, err := io.WriteString(c, what+"\r\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	subscriber, other := dial(t, p.Addr()), dial(t, p.Addr())
+	ask(subscriber, "subscribe")
+	if got := expect(t, bufio.NewReaderSize(subscriber, 16), len(confirmed)); got != confirmed {
+		t.Fatalf("got %q, want %q", got, confirmed)
+	}
+	p.DeafenSubscribers()
+	ask(subscriber, "ping")
+	ask(other, "ping")
+	if got := expect(t, bufio.NewReader(other), len(pong)); got != pong {
+		t.Errorf("got %q, want %q", got, pong)
+	}
+	silent(t, subscriber)
+}
+
+// The end of a test is the end of what is delayed.
+func TestProxy_end(t *testing.T) {
+	t.Parallel()
+	addr := serve(t, says(confirmed+message("0")))
+	t.Run("test", func(t *testing.T) {
+		p := faultproxy.StartRedis(t, addr)
+		p.Messages(func(string, string) faultproxy.Fate { return faultproxy.Fate{time.Hour} })
+		if got := expect(t, bufio.NewReader(dial(t, p.Addr())), len(confirmed)); got != confirmed {
+			t.Errorf("got %q, want %q", got, confirmed)
+		}
+	}) // ends
+}
+
+func expect(t *testing.T, r io.Reader, n int) string {
+	t.Helper()
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		t.Fatalf("got %q and %v, want %d bytes", b, err, n)
+	}
+	return string(b)
+}
+
+// next reads a message's text, or "pong".
+func next(t *testing.T, r *bufio.Reader) string {
+	t.Helper()
+	b, err := r.Peek(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(b) == pong[:2] {
+		expect(t, r, len(pong))
+		return "pong"
+	}
+	m := expect(t, r, len(message("0")))
+	return m[len(m)-3 : len(m)-2]
+}

@@ -1,0 +1,365 @@
+package lua_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/roomgate/roomgate/lua"
+)
+
+// source is a .lua file: its header, and its code without comments.
+type source struct {
+	name   string // without ".lua"
+	header string
+	body   string
+}
+
+func read(t *testing.T, pattern string) map[string]source {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%s: %d files, %v", pattern, len(files), err)
+	}
+	all := map[string]source{}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := source{name: strings.TrimSuffix(filepath.Base(file), ".lua")}
+		header := true
+		for line := range strings.Lines(string(text)) {
+			comment := strings.HasPrefix(line, "--")
+			if header = header && comment; header {
+				s.header += line
+			} else {
+				code, _, _ := strings.Cut(line, " -- ")
+				if !strings.HasPrefix(strings.TrimSpace(code), "--") {
+					s.body += code + "\n"
+				}
+			}
+		}
+		all[s.name] = s
+	}
+	return all
+}
+
+// section gives a header's lines from the one that begins with a word to the
+// next empty one.
+func (s source) section(word string) string {
+	_, text, ok := strings.Cut(s.header, "\n-- "+word+" ")
+	if !ok {
+		return ""
+	}
+	text, _, _ = strings.Cut(text, "\n--\n")
+	return text
+}
+
+func set(words ...string) map[string]bool {
+	m := map[string]bool{}
+	for _, w := range words {
+		m[w] = true
+	}
+	return m
+}
+
+func submatches(re *regexp.Regexp, text string) (all []string) {
+	for _, m := range re.FindAllStringSubmatch(text, -1) {
+		all = append(all, m[1])
+	}
+	return all
+}
+
+func sorted(m map[string]bool) []string { return slices.Sorted(maps.Keys(m)) }
+
+// Every .lua file is registered under its name, once, with a text of its own.
+func TestAll(t *testing.T) {
+	t.Parallel()
+	var names []string
+	hashes := map[string]string{}
+	for _, s := range lua.All {
+		names = append(names, s.Name)
+		if other, ok := hashes[s.Hash()]; ok {
+			t.Errorf("%s and %s have one text", s.Name, other)
+		}
+		hashes[s.Hash()] = s.Name
+	}
+	slices.Sort(names)
+	if diff := cmp.Diff(slices.Sorted(maps.Keys(read(t, "*.lua"))), names); diff != "" {
+		t.Errorf("files and lua.All (-files +All):\n%s", diff)
+	}
+}
+
+var (
+	documented = regexp.MustCompile(`(?m)^-- (KEYS|ARGV)\[(\d+)\]  +(.+)$`)
+	literal    = regexp.MustCompile(`\b(KEYS|ARGV)\[(\d+)\]`)
+	counted    = regexp.MustCompile(`\bARGV\[(\d+) \+ (?:(\d+) \* )?i\]`)
+	unpacked   = regexp.MustCompile(`\bunpack\(ARGV, (\d+), \d+ \+ count\)`)
+	loop       = regexp.MustCompile(`for i = (\d+), `)
+	anyUse     = regexp.MustCompile(`\b(?:KEYS|ARGV)\b`)
+)
+
+// A header names every input of its script, and no other. Single ones are used
+// by their number. A list is the last one, "a, b, …": element i of it is used by
+// an index that begins at the list's number, in steps of as many as it names.
+func TestScripts_inputs(t *testing.T) {
+	t.Parallel()
+	for name, s := range read(t, "*.lua") {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if !strings.HasPrefix(s.header, "-- "+name+".lua ") {
+				t.Errorf("header does not begin with %q", "-- "+name+".lua")
+			}
+			singles, lists := map[string]bool{}, map[int]int{} // first index: step
+			count := map[string]int{}
+			for _, m := range documented.FindAllStringSubmatch(s.header, -1) {
+				n, _ := strconv.Atoi(m[2])
+				if count[m[1]]++; n != count[m[1]] {
+					t.Errorf("%s[%d] is documented where %d is due", m[1], n, count[m[1]])
+				}
+				if len(lists) > 0 && m[1] == "ARGV" {
+					t.Errorf("ARGV[%d] comes after a list", n)
+				}
+				if names, _, ok := strings.Cut(m[3], ", …"); ok {
+					lists[n] = strings.Count(names, ",") + 1
+				} else {
+					singles[m[1]+"["+m[2]+"]"] = true
+				}
+			}
+			if count["KEYS"] == 0 || count["ARGV"] == 0 {
+				t.Error("no KEYS or no ARGV are documented")
+			}
+			used := set(literal.FindAllString(s.body, -1)...)
+			if diff := cmp.Diff(sorted(singles), sorted(used)); diff != "" {
+				t.Errorf("(-documented +used):\n%s", diff)
+			}
+
+			listed := map[int]int{} // index: step
+			uses := len(literal.FindAllString(s.body, -1))
+			for _, at := range counted.FindAllStringSubmatchIndex(s.body, -1) {
+				uses++
+				m := counted.FindStringSubmatch(s.body[at[0]:at[1]])
+				base, _ := strconv.Atoi(m[1])
+				step := 1
+				if m[2] != "" {
+					step, _ = strconv.Atoi(m[2])
+				}
+				loops := loop.FindAllStringSubmatch(s.body[:at[0]], -1)
+				if len(loops) == 0 {
+					t.Fatalf("%s is in no loop", m[0])
+				}
+				first, _ := strconv.Atoi(loops[len(loops)-1][1])
+				listed[base+first*step] = step
+			}
+			for _, m := range unpacked.FindAllStringSubmatch(s.body, -1) {
+				uses++
+				first, _ := strconv.Atoi(m[1])
+				listed[first] = 1
+			}
+			want := map[int]int{}
+			for first, step := range lists {
+				for i := range step {
+					want[first+i] = step
+				}
+			}
+			if !maps.Equal(want, listed) {
+				t.Errorf("lists are documented as %v, used as %v (index: step)", want, listed)
+			}
+			if all := len(anyUse.FindAllString(s.body, -1)); all != uses {
+				t.Errorf("of %d uses of KEYS and ARGV %d are of a form that can be checked", all, uses)
+			}
+		})
+	}
+}
+
+var (
+	returned  = regexp.MustCompile(`(?:\breturn (?:nil, )?|\breply = )(?:\{ |result\()"([a-z]+)"`)
+	returning = regexp.MustCompile(`(?m)^ *return (?:nil, )?(?:\{|result\()`)
+	promised  = regexp.MustCompile(`\{"([a-z]+)"`)
+)
+
+// refusals reads the statuses that roomstore makes errors of.
+func refusals(t *testing.T) map[string]bool {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "../roomstore/errors.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	ast.Inspect(file, func(n ast.Node) bool {
+		v, ok := n.(*ast.ValueSpec)
+		if !ok || v.Names[0].Name != "refusals" {
+			return true
+		}
+		for _, e := range v.Values[0].(*ast.CompositeLit).Elts {
+			key, err := strconv.Unquote(e.(*ast.KeyValueExpr).Key.(*ast.BasicLit).Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found[key] = true
+		}
+		return false
+	})
+	if len(found) == 0 {
+		t.Fatal("found no refusals")
+	}
+	return found
+}
+
+// A header promises every status that its script returns, and no other; and
+// each is one that roomstore knows.
+func TestScripts_statuses(t *testing.T) {
+	t.Parallel()
+	libs, known := read(t, "lib/*.lua"), refusals(t)
+	ever := map[string]bool{}
+	for name, s := range read(t, "*.lua") {
+		text := s.body
+		for _, lib := range strings.Fields(s.section("Uses")) {
+			text += libs[lib].body
+		}
+		got := set(submatches(returned, text)...)
+		want := set(submatches(promised, s.section("Returns"))...)
+		if len(want) == 0 {
+			t.Errorf("%s: the header does not say what is returned", name)
+		}
+		if diff := cmp.Diff(sorted(want), sorted(got)); diff != "" {
+			t.Errorf("%s: (-promised +returned):\n%s", name, diff)
+		}
+		if a, b := len(returning.FindAllString(s.body, -1)), len(returned.FindAllString(s.body, -1)); a > b {
+			t.Errorf("%s: of %d results only %d begin with a status", name, a, b)
+		}
+		for status := range got {
+			ever[status] = true
+			if !known[status] && !set("ok", "again", "already", "unknown")[status] {
+				t.Errorf("%s: roomstore does not know %q", name, status)
+			}
+		}
+	}
+	for status := range known {
+		if !ever[status] {
+			t.Errorf("no script returns %q", status)
+		}
+	}
+}
+
+var (
+	defined = regexp.MustCompile(`(?m)^local (?:function )?([A-Za-z_]+)`)
+	text    = regexp.MustCompile(`"[^"]*"`)
+)
+
+// reference matches what refers to a function or constant of a lib.
+func reference(name string) *regexp.Regexp {
+	after := `\(`
+	if strings.ToUpper(name) == name {
+		after = `\b`
+	}
+	return regexp.MustCompile(`(?:^|[^.:\w])` + name + after)
+}
+
+// definition gives the text of what a lib defines: up to the next definition.
+func definition(lib, name string) string {
+	at := regexp.MustCompile(`(?m)^local (?:function )?` + name + `\b`).FindStringIndex(lib)
+	rest := lib[at[1]:]
+	if next := defined.FindStringIndex(rest); next != nil {
+		rest = rest[:next[0]]
+	}
+	return rest
+}
+
+// A script uses the libs that it names, and all that those need, each after
+// what it needs itself; and none for nothing.
+func TestScripts_uses(t *testing.T) {
+	t.Parallel()
+	libs := read(t, "lib/*.lua")
+	home := map[string]string{} // of what a lib defines
+	references := map[string]*regexp.Regexp{}
+	for name, lib := range libs {
+		if !strings.HasPrefix(lib.header, "-- "+name+".lua: ") {
+			t.Errorf("header of lib %s does not begin with its name", name)
+		}
+		for _, def := range submatches(defined, lib.body) {
+			if other, ok := home[def]; ok {
+				t.Errorf("%s is defined in %s and %s", def, other, name)
+			}
+			home[def], references[def] = name, reference(def)
+		}
+	}
+	everUsed := map[string]bool{}
+	for name, s := range read(t, "*.lua") {
+		uses := strings.Fields(s.section("Uses"))
+		// What is called from the body, and from what is called.
+		want, reached := map[string]bool{}, map[string]bool{}
+		var reach func(code, in string)
+		reach = func(code, in string) {
+			code = text.ReplaceAllString(code, `""`)
+			for def, lib := range home {
+				if !references[def].MatchString(code) {
+					continue
+				}
+				if lib != in && slices.Index(uses, lib) > slices.Index(uses, in) && in != "" {
+					t.Errorf("%s: %s comes before %s, whose %s it needs", name, in, lib, def)
+				}
+				if want[lib] = true; !reached[def] {
+					reached[def] = true
+					reach(definition(libs[lib].body, def), lib)
+				}
+			}
+		}
+		reach(s.body, "")
+		if diff := cmp.Diff(sorted(want), sorted(set(uses...))); diff != "" {
+			t.Errorf("%s: libs (-needed +named):\n%s", name, diff)
+		}
+		for _, lib := range uses {
+			everUsed[lib] = true
+		}
+	}
+	for lib := range libs {
+		if !everUsed[lib] {
+			t.Errorf("no script uses lib %s", lib)
+		}
+	}
+}
+
+// forbidden is what no script may contain: values that change on the way, time
+// that is not Redis's, and work that grows with what is stored.
+var forbidden = regexp.MustCompile(`\bcjson\b|\bcmsgpack\b|\bstruct\.|\bos\.|"[HSZ]?SCAN"|"KEYS"|"RANDOMKEY"|"FLUSH|"SMEMBERS"|"HVALS"|"SORT"|"DEL"|\bwhile true\b|\brepeat\b|math\.random|redis\.pcall|error_reply`)
+
+// bulk is a command that reads as much as there is.
+var bulk = regexp.MustCompile(`call\("((?:HGETALL|HKEYS|LRANGE|Z(?:REV)?RANGE\w*|SRANDMEMBER)", [^\n]*)`)
+
+// bounded is what such commands may read: it has a limit, there or where it is
+// written.
+var bounded = regexp.MustCompile(`"LIMIT", |^HGETALL", (?:user_key|attrs)\)|^HKEYS", did\)|^LRANGE", key\(part, "log", id\), 0, -1\)|^ZRANGE", index, 0, 0, |^SRANDMEMBER", \w+, budget\)`)
+
+// No script does work that grows with a room's members.
+func TestScripts_bounds(t *testing.T) {
+	t.Parallel()
+	bulks := 0
+	for _, dir := range []string{"*.lua", "lib/*.lua"} {
+		for name, s := range read(t, dir) {
+			if bad := forbidden.FindString(s.body); bad != "" {
+				t.Errorf("%s has %s", name, bad)
+			}
+			for _, command := range submatches(bulk, s.body) {
+				bulks++
+				if !bounded.MatchString(command) {
+					t.Errorf("%s has no bound: %s", name, command)
+				}
+			}
+		}
+	}
+	if bulks < 10 {
+		t.Errorf("found %d commands to check", bulks)
+	}
+}

@@ -1,0 +1,139 @@
+package roomstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/roomgate/roomgate/internal/redistest"
+	"github.com/roomgate/roomgate/roomstore"
+)
+
+// bare is what a room without sessions, log bounds or limits would do: the
+// measure of what ours cost.
+var bare = redis.NewScript(`
+redis.call("HSET", KEYS[1], ARGV[1], ARGV[2])
+redis.call("ZADD", KEYS[2], ARGV[3], ARGV[1])
+local seq = redis.call("HINCRBY", KEYS[3], "seq", 1)
+redis.call("RPUSH", KEYS[4], ARGV[2])
+redis.call("LTRIM", KEYS[4], -256, -1)
+redis.call("PUBLISH", KEYS[5], ARGV[2])
+return { "ok", tostring(seq) }`)
+
+// BenchmarkCost is what one operation costs Redis, in µs of its CPU, beside a
+// bare script, with 200 callers whose calls are gathered into pipelines. Rooms
+// have 20 members.
+func BenchmarkCost(b *testing.B) {
+	const callers, perRoom = 200, 20
+	payload := `{"type":1,"message":"` + fmt.Sprintf("%0128d", 1) + `"}`
+	server := redistest.Start(b)
+	rdb := server.Client(b)
+	calls := runBatcher(b, rdb, roomstore.BatcherConfig{})
+	store := roomstore.New(calls, roomstore.Config{Prefix: redistest.Prefix()})
+
+	room := func(i int) roomstore.RoomID { return roomstore.RoomID("r" + strconv.Itoa(i/perRoom)) }
+	people := func(b *testing.B) []roomstore.Session {
+		all := make([]roomstore.Session, b.N)
+		each(b, callers, func(ctx context.Context, i int) (err error) {
+			user := roomstore.UserID(fmt.Sprintf("u%d-%s", i, redistest.Prefix()[5:11]))
+			all[i], err = store.Login(ctx, "node", user, roomstore.NewSessionID(), "")
+			return err
+		})
+		return all
+	}
+	enter := func(ctx context.Context, who roomstore.Session, i int) error {
+		_, err := store.Enter(ctx, who, roomstore.EntryRequest{
+			Mode: roomstore.ModeEnter, Room: room(i), RequestKey: "1", Data: payload,
+		})
+		return err
+	}
+	measure := func(b *testing.B, do func(ctx context.Context, i int) error) {
+		before := redisCPU(b, rdb)
+		b.ResetTimer()
+		each(b, callers, do)
+		b.StopTimer()
+		b.ReportMetric((redisCPU(b, rdb)-before)*1e6/float64(b.N), "redis-µs/op")
+	}
+	in := func(b *testing.B) []roomstore.Session {
+		all := people(b)
+		each(b, callers, func(ctx context.Context, i int) error { return enter(ctx, all[i], i) })
+		return all
+	}
+
+	b.Run("bare", func(b *testing.B) {
+		measure(b, func(ctx context.Context, i int) error {
+			r := redistest.Prefix()[:5] + string(room(i))
+			_, err := calls.Do(ctx, r, bare, []string{r + "h", r + "z", r + "s", r + "l", r + "c"},
+				[]any{"u" + strconv.Itoa(i), payload, i})
+			return err
+		})
+	})
+	b.Run("enter", func(b *testing.B) {
+		all := people(b)
+		measure(b, func(ctx context.Context, i int) error { return enter(ctx, all[i], i) })
+		leaveEverybody(b, store, all, callers)
+	})
+	b.Run("leave", func(b *testing.B) {
+		all := in(b)
+		measure(b, func(ctx context.Context, i int) error {
+			_, err := store.Leave(ctx, all[i], room(i), "2")
+			return err
+		})
+	})
+	b.Run("send", func(b *testing.B) {
+		all := in(b)
+		measure(b, func(ctx context.Context, i int) error {
+			_, err := store.Send(ctx, all[i], roomstore.Message{Room: room(i), RequestKey: "2", ID: "1", Payload: payload})
+			return err
+		})
+		leaveEverybody(b, store, all, callers)
+	})
+	b.Run("relay", func(b *testing.B) {
+		all := in(b)
+		measure(b, func(ctx context.Context, i int) error {
+			_, err := store.Relay(ctx, all[i], roomstore.Message{Room: room(i), ID: "1", Priority: 1, Payload: payload})
+			return err
+		})
+		leaveEverybody(b, store, all, callers)
+	})
+}
+
+func leaveEverybody(b *testing.B, store *roomstore.Store, all []roomstore.Session, callers int) {
+	each(b, callers, func(ctx context.Context, i int) error {
+		_, err := store.LeaveAll(ctx, all[i], "", true)
+		return err
+	})
+}
+
+// each calls do for all numbers below b.N, with some callers at once.
+func each(b *testing.B, callers int, do func(ctx context.Context, i int) error) {
+	b.Helper()
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	failed := make(chan error, callers)
+	for range callers {
+		wg.Go(func() {
+			for i := next.Add(1) - 1; i < int64(b.N); i = next.Add(1) - 1 {
+				if err := do(b.Context(), int(i)); err != nil {
+					failed <- err
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	close(failed)
+	var all []error
+	for err := range failed {
+		all = append(all, err)
+	}
+	if len(all) > 0 {
+		b.Fatal(errors.Join(all...))
+	}
+}
