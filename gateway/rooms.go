@@ -220,12 +220,13 @@ func (c *conn) switchRoom(s *session, from roomstore.RoomID, req roomstore.Entry
 		o.entry, o.left, err = c.g.store.Switch(ctx, s.who, from, req)
 		return o, err
 	}
-	undo := func() {
-		c.undo(s, req, func(ctx context.Context) (roomstore.Entry, error) {
-			o, err := call(ctx)
-			return o.entry, err
-		})
+	// To try again, as for an entry, could take the session out of from now and
+	// in the end leave it in neither.
+	ask := func(ctx context.Context) (roomstore.Entry, error) {
+		e, _, err := c.g.store.Switched(ctx, s.who, from, req)
+		return e, err
 	}
+	undo := func() { c.undo(s, req, ask) }
 	o, open, err := attempt(c, call)
 	if err != nil {
 		c.g.hub.close(f)
@@ -241,8 +242,8 @@ func (c *conn) switchRoom(s *session, from roomstore.RoomID, req roomstore.Entry
 		case !open:
 			return nil
 		case both:
-			// If it happened, or does now, the event of from says so.
-			return func() { pursue(c, call) }
+			// If it happened, the event of from says so.
+			return func() { pursue(c, ask) }
 		}
 		// If it happened, the event of from says so; the client has been told
 		// that it is not in the other.

@@ -30,8 +30,11 @@
 -- ARGV[20]  log_size      events
 -- ARGV[21]  log_bytes
 -- ARGV[22]  log_ttl       ms
--- ARGV[23]  attributes    how many; key and value of each follow; used if the room is created
--- ARGV[24]  key, value, …
+-- ARGV[23]  void          "1": only ask what an earlier call under this
+--                         request_key came to; if there was none that is
+--                         applied, there will be none
+-- ARGV[24]  attributes    how many; key and value of each follow; used if the room is created
+-- ARGV[25]  key, value, …
 --
 -- Returns  {"ok", from_epoch, from_seq, epoch, seq, count, created, entered, delay, name, attributes, key, value, …}
 --                         from_seq is that of the departure; the rest is as enter has it
@@ -45,7 +48,8 @@
 --          {"roomlimit"}  there is no to_room, and max_rooms exist
 --          {"blocked"}    the user is blocked from to_room
 --          {"full"}       max_members are in to_room
---          {"misused"}    the request_key was another request's
+--          {"misused"}    the request_key was another request's, or is void
+--          {"late"}       void; it was not applied, and cannot be any more
 --          {"fenced"}     the node has been given up, or the session has moved,
 --                         is parked, or has ended
 --
@@ -58,9 +62,9 @@ local may_create, name, delay, keep = ARGV[11], ARGV[12], ARGV[13], ARGV[14]
 local max_members, max_rooms, partitions = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17])
 local did_ttl, gone_ttl, log_ttl = ARGV[18], ARGV[19], ARGV[22]
 local limits = { size = tonumber(ARGV[20]), bytes = tonumber(ARGV[21]), ttl = tonumber(log_ttl) }
-local attributes = {}
-for i = 1, tonumber(ARGV[23]) do
-  attributes[2 * i - 1], attributes[2 * i] = ARGV[22 + 2 * i], ARGV[23 + 2 * i]
+local void, attributes = ARGV[23] == "1", {}
+for i = 1, tonumber(ARGV[24]) do
+  attributes[2 * i - 1], attributes[2 * i] = ARGV[23 + 2 * i], ARGV[24 + 2 * i]
 end
 
 -- The answer of an entry, with where the other room was left.
@@ -89,6 +93,10 @@ end
 local m = membership(call("HGET", key(to, "info", id), user))
 if before then
   return with_departure(before_epoch, before_seq, repeated(rest, to, id, m, session))
+end
+if void then
+  remember(to, session, request_key, "void", id, "", did_ttl)
+  return { "late" }
 end
 local now_ms, now_us = now()
 local from_room = from_id ~= id and load(from, from_id, now_ms)

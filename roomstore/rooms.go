@@ -108,8 +108,20 @@ func (r *reply) entry() Entry {
 // It may be repeated under its RequestKey.
 //
 // It fails with [ErrNotFrom], [ErrNoRoom], [ErrRoomLimit], [ErrBlocked],
-// [ErrFull] or [ErrFenced].
+// [ErrFull], [ErrMisused] or [ErrFenced].
 func (s *Store) Switch(ctx context.Context, who Session, from RoomID, req EntryRequest) (e Entry, left Position, err error) {
+	return s.change(ctx, who, from, req, "0")
+}
+
+// Switched gives the outcome of a [Store.Switch] that was not answered. It fails
+// with [ErrLate] if that was not applied, and then sees to it that it never
+// will be: its RequestKey is void. It fails with [ErrMisused] if it was so
+// already, and with [ErrFenced].
+func (s *Store) Switched(ctx context.Context, who Session, from RoomID, req EntryRequest) (e Entry, left Position, err error) {
+	return s.change(ctx, who, from, req, "1")
+}
+
+func (s *Store) change(ctx context.Context, who Session, from RoomID, req EntryRequest, void string) (e Entry, left Position, err error) {
 	if err := opaque("data", req.Data); err != nil {
 		return Entry{}, Position{}, opErr("switch", string(req.Room), err)
 	}
@@ -122,7 +134,7 @@ func (s *Store) Switch(ctx context.Context, who Session, from RoomID, req EntryR
 		string(from), string(req.Room), string(who.User), string(who.ID), who.Generation, who.Node,
 		string(req.RequestKey), p, s.keys.userSlot(who.User), req.Data, mayCreate, req.Name, req.Delay, s.keep(),
 		s.cfg.MaxMembers, s.cfg.MaxRooms, s.cfg.Partitions,
-		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), len(req.Attributes),
+		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), void, len(req.Attributes),
 	}
 	for k, v := range req.Attributes {
 		args = append(args, k, v)

@@ -452,3 +452,44 @@ func TestStore_Switch_opaque(t *testing.T) {
 		}
 	})
 }
+
+// Who asks what a switch came to that was not answered hears its outcome, or
+// that there is none and will be none: the call, coming late, changes nothing.
+func TestStore_Switched(t *testing.T) {
+	contract(t, roomstore.Config{}, func(w *world) {
+		w.enter(ben(w), "a", "b")
+		who := ana(w)
+		w.enter(who, "a")
+		r := roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "b", RequestKey: "7"}
+		w.forget()
+		_, _, err := w.store.Switched(w.ctx(), who, "a", r)
+		w.refused(err, roomstore.ErrLate)
+		for range 2 {
+			_, err = w.change(who, "a", r)
+			w.refused(err, roomstore.ErrMisused)
+			_, _, err = w.store.Switched(w.ctx(), who, "a", r)
+			w.refused(err, roomstore.ErrMisused)
+		}
+		w.heard()
+		if got, want := w.state("a"), "#1:2 ben/b1@1 n1 ana/a1@2 n1"; got != want {
+			t.Errorf("a: %s, want %s", got, want)
+		}
+
+		r.RequestKey = "8"
+		first, left, err := w.store.Switch(w.ctx(), who, "a", r)
+		w.must(err)
+		w.forget()
+		got, at, err := w.store.Switched(w.ctx(), who, "a", r)
+		w.must(err)
+		first.Again = true
+		if diff := cmp.Diff(first, got, equateEmpty); diff != "" || at != left {
+			t.Errorf("left at %v, want %v; (-want +got):\n%s", at, left, diff)
+		}
+		w.heard()
+
+		older("a1")(w)
+		w.forget()
+		_, _, err = w.store.Switched(w.ctx(), w.s("old"), "a", roomstore.EntryRequest{Room: "b", RequestKey: "9"})
+		w.refused(err, roomstore.ErrFenced)
+	})
+}
