@@ -248,6 +248,14 @@ func TestClient_operations(t *testing.T) {
 			`{"memberCount":5}`, `{"roomInfo":{"baseInfo":{"roomID":"","roomName":""}},"created":false,"epoch":0,"seq":0,"memberCount":5}`,
 		},
 		{
+			"switch", func(c *client.Client) (any, error) {
+				return c.SwitchRoom(ctx, "q", protocol.RoomBaseInfo{RoomID: "r", RoomName: "R"}, true, &protocol.RoomConfig{RoomDestroyDelayTime: 30})
+			},
+			"switchRoom", `{"requestKey":2,"fromRoomID":"q","toRoomInfo":{"roomID":"r","roomName":"R"},"isCreateWhenRoomNotExisted":true,"config":{"roomDestroyDelayTime":30}}`,
+			`{"created":true,"epoch":7,"seq":1}`,
+			`{"roomInfo":{"baseInfo":{"roomID":"","roomName":""}},"created":true,"epoch":7,"seq":1,"memberCount":0}`,
+		},
+		{
 			"leave", func(c *client.Client) (any, error) { return nil, c.LeaveRoom(ctx, "r") },
 			"leaveRoom", `{"requestKey":2,"roomID":"r"}`, `{"roomID":"r"}`, `null`,
 		},

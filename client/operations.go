@@ -25,6 +25,15 @@ func (c *Client) EnterRoom(ctx context.Context, info protocol.RoomBaseInfo, cfg 
 	return request[protocol.Room](ctx, c, protocol.MethodEnterRoom, protocol.EnterParams{RoomInfo: info, Config: cfg})
 }
 
+// SwitchRoom leaves one room and enters another, in one step. If there is none
+// and mayCreate is set it is created, and only then do its name and cfg count;
+// otherwise the call fails with [protocol.CodeNoRoom] and nothing is left.
+func (c *Client) SwitchRoom(ctx context.Context, fromRoomID string, to protocol.RoomBaseInfo, mayCreate bool, cfg *protocol.RoomConfig) (*protocol.Room, error) {
+	return request[protocol.Room](ctx, c, protocol.MethodSwitchRoom, protocol.SwitchParams{
+		FromRoomID: fromRoomID, ToRoomInfo: to, IsCreateWhenRoomNotExisted: mayCreate, Config: cfg,
+	})
+}
+
 // LeaveRoom leaves a room.
 func (c *Client) LeaveRoom(ctx context.Context, roomID string) error {
 	return c.Call(ctx, protocol.MethodLeaveRoom, protocol.RoomParams{RoomID: roomID}, nil)

@@ -440,33 +440,40 @@ type claim struct {
 // claim notes that a room operation under a requestKey is under way (row 14).
 // It fails if there is one already, unless that is of the same batch or has
 // the same requestKey.
-func (c *conn) claim(owner *int, key int64, room roomstore.RoomID) *protocol.Error {
+func (c *conn) claim(owner *int, key int64, rooms ...roomstore.RoomID) *protocol.Error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	other, busy := c.claims[room]
-	if busy && other.owner != owner && (key == 0 || other.key != key) {
-		return fail(protocol.CodeRoomBusy, "another request about room %q is under way", room)
+	for _, room := range rooms {
+		other, busy := c.claims[room]
+		if busy && other.owner != owner && (key == 0 || other.key != key) {
+			return fail(protocol.CodeRoomBusy, "another request about room %q is under way", room)
+		}
 	}
 	if c.claims == nil {
 		c.claims = map[roomstore.RoomID]claim{}
 	}
-	if !busy {
-		other = claim{owner: owner, key: key}
+	for _, room := range rooms {
+		other, busy := c.claims[room]
+		if !busy {
+			other = claim{owner: owner, key: key}
+		}
+		other.n++
+		c.claims[room] = other
 	}
-	other.n++
-	c.claims[room] = other
 	return nil
 }
 
-func (c *conn) unclaim(room roomstore.RoomID) {
+func (c *conn) unclaim(rooms ...roomstore.RoomID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if other := c.claims[room]; other.n > 1 {
-		other.n--
-		c.claims[room] = other
-		return
+	for _, room := range rooms {
+		if other := c.claims[room]; other.n > 1 {
+			other.n--
+			c.claims[room] = other
+			continue
+		}
+		delete(c.claims, room)
 	}
-	delete(c.claims, room)
 	if len(c.claims) == 0 {
 		c.claims = nil
 	}

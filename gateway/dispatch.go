@@ -96,9 +96,9 @@ func (c *conn) prepare(r *protocol.Request, owner *int) (prepared, *protocol.Err
 		if err != nil {
 			return prepared{}, err
 		}
-		return c.claiming(owner, req.Room, p.RequestKey, func(s *session, answer reply) func() {
+		return c.claiming(owner, p.RequestKey, func(s *session, answer reply) func() {
 			return c.enter(s, req, p.RequestKey, answer)
-		})
+		}, req.Room)
 
 	case protocol.MethodJoinRoom:
 		var p protocol.RoomParams
@@ -107,9 +107,22 @@ func (c *conn) prepare(r *protocol.Request, owner *int) (prepared, *protocol.Err
 			return prepared{}, err
 		}
 		req := roomstore.EntryRequest{Mode: roomstore.ModeJoin, Room: room}
-		return c.claiming(owner, room, p.RequestKey, func(s *session, answer reply) func() {
+		return c.claiming(owner, p.RequestKey, func(s *session, answer reply) func() {
 			return c.enter(s, req, p.RequestKey, answer)
-		})
+		}, room)
+
+	case protocol.MethodSwitchRoom:
+		var p protocol.SwitchParams
+		if err := parseParams(r.Params, &p); err != nil {
+			return prepared{}, err
+		}
+		from, req, err := switchRequest(&p)
+		if err != nil {
+			return prepared{}, err
+		}
+		return c.claiming(owner, p.RequestKey, func(s *session, answer reply) func() {
+			return c.switchRoom(s, from, req, p.RequestKey, answer)
+		}, from, req.Room)
 
 	case protocol.MethodLeaveRoom:
 		var p protocol.RoomParams
@@ -117,9 +130,9 @@ func (c *conn) prepare(r *protocol.Request, owner *int) (prepared, *protocol.Err
 		if err != nil {
 			return prepared{}, err
 		}
-		return c.claiming(owner, room, p.RequestKey, func(s *session, answer reply) func() {
+		return c.claiming(owner, p.RequestKey, func(s *session, answer reply) func() {
 			return c.leave(s, room, p.RequestKey, answer)
-		})
+		}, room)
 
 	case protocol.MethodLeaveAllRoom:
 		var p protocol.LeaveAllParams
@@ -211,16 +224,16 @@ func (c *conn) changing(rooms []roomstore.RoomID, do operation) (prepared, *prot
 }
 
 // claiming prepares an operation that row 14 is about.
-func (c *conn) claiming(owner *int, room roomstore.RoomID, key int64, do operation) (prepared, *protocol.Error) {
-	if err := c.claim(owner, key, room); err != nil {
+func (c *conn) claiming(owner *int, key int64, do operation, rooms ...roomstore.RoomID) (prepared, *protocol.Error) {
+	if err := c.claim(owner, key, rooms...); err != nil {
 		return prepared{}, err
 	}
-	p, err := c.changing([]roomstore.RoomID{room}, do)
+	p, err := c.changing(rooms, do)
 	if err != nil {
-		c.unclaim(room)
+		c.unclaim(rooms...)
 		return prepared{}, err
 	}
-	p.unclaim = sync.OnceFunc(func() { c.unclaim(room) })
+	p.unclaim = sync.OnceFunc(func() { c.unclaim(rooms...) })
 	return p, nil
 }
 

@@ -32,6 +32,8 @@ func FuzzMessage(f *testing.F) {
 		`{"jsonrpc":"2.0","id":"a","method":"login","params":{"userID":"u","resume":{"sessionID":"s","rooms":[{"roomID":"R","epoch":1,"seq":2}]}}}`,
 		`{"jsonrpc":"2.0","id":2,"method":"enterRoom","params":{"roomInfo":{"roomID":"R","roomName":"n"},"config":{"roomAttributes":{"k":"v"},"roomDestroyDelayTime":1.5},"requestKey":1}}`,
 		`{"jsonrpc":"2.0","id":2,"method":"joinRoom","params":{"roomID":"R","requestKey":1e3}}`,
+		`{"jsonrpc":"2.0","id":2,"method":"switchRoom","params":{"fromRoomID":"F","toRoomInfo":{"roomID":"R"},"isCreateWhenRoomNotExisted":true,"requestKey":1}}`,
+		`{"jsonrpc":"2.0","id":2,"method":"switchRoom","params":{"fromRoomID":"R","toRoomInfo":{"roomID":"R"}}}`,
 		`{"jsonrpc":"2.0","id":3,"method":"sendRoomMessage","params":{"roomID":"R","message":{"type":2,"message":"AA=="},"config":{"priority":3}}}`,
 		`{"jsonrpc":"2.0","id":4,"method":"queryRoomMemberList","params":{"roomID":"R","config":{"count":10,"nextFlag":""}}}`,
 		`{"jsonrpc":"2.0","id":5,"method":"queryRoomMembers","params":{"roomID":"R","userIDs":["a","b"]}}`,

@@ -1,7 +1,7 @@
 -- enter.lua makes a user a member of a room for one session: createRoom,
 -- joinRoom and enterRoom (rows 1–13 and 31).
 --
--- Uses     value clock room log request depart session limits
+-- Uses     value clock room log request depart session limits join result
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  user       hash    the user's sessions and rooms
@@ -58,19 +58,12 @@ local name, delay, keep = ARGV[11], ARGV[12], ARGV[13]
 local max_members, max_user_rooms, max_rooms = tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16])
 local partitions, did_ttl, gone_ttl = tonumber(ARGV[17]), ARGV[18], ARGV[19]
 local limits = { size = tonumber(ARGV[20]), bytes = tonumber(ARGV[21]), ttl = tonumber(ARGV[22]) }
-local attributes = tonumber(ARGV[23])
-
-local info, members, attrs = key(part, "info", id), key(part, "members", id), key(part, "attrs", id)
-
-local function result(status, epoch, seq, count, created, entered, room_delay, room_name)
-  local reply = { status, epoch, seq, count, created, entered, room_delay, room_name, "0" }
-  local pairs_of = call("HGETALL", attrs)
-  reply[9] = tostring(#pairs_of / 2)
-  for i = 1, #pairs_of do
-    reply[9 + i] = pairs_of[i]
-  end
-  return reply
+local attributes = {}
+for i = 1, tonumber(ARGV[23]) do
+  attributes[2 * i - 1], attributes[2 * i] = ARGV[22 + 2 * i], ARGV[23 + 2 * i]
 end
+
+local info, members = key(part, "info", id), key(part, "members", id)
 
 -- Decide.
 if dead(control, node) then
@@ -86,19 +79,11 @@ if misused then
 end
 local m = membership(call("HGET", info, user))
 if before then
-  local reply = { "again", before:match("^(%d+)%z(%d+)%z(%d+)%z(%d)%z(%d+)%z(%d+)%z(.*)$") }
-  -- A place in a later life of the room is not the one that was taken then.
-  local here = m and m.session == session and call("HGET", key(part, "room", id), "epoch") == reply[2]
-  reply[9] = here and "0" or "-1"
-  return reply
+  return repeated(before, part, id, m, session)
 end
 local gone = call("HGET", key(part, "gone", session), id)
-if gone then
-  local g, k = gone:match("^[^%z]*%z([^%z]*)%z([^%z]*)%z")
-  if tonumber(g) > tonumber(generation)
-    or g == generation and request_key ~= "" and k ~= "" and tonumber(k) > tonumber(request_key) then
-    return { "fenced" }
-  end
+if gone and overtaken(gone, generation, request_key) then
+  return { "fenced" }
 end
 local now_ms, now_us = now()
 local room = load(part, id, now_ms)
@@ -117,11 +102,10 @@ elseif m and m.session == session then
   if m.generation ~= generation then
     return { "fenced" }
   end
-  return result("already", room.epoch, number(room.seq), number(call("ZCARD", members)), "0",
+  return result("already", part, id, room.epoch, number(room.seq), number(call("ZCARD", members)), "0",
     number(tonumber(call("ZSCORE", members, user))), room.delay, room.name)
 end
-local blocked = call("HGET", key(part, "blocked", id), user)
-if room and blocked and (tonumber(blocked) == 0 or tonumber(blocked) > now_ms) then
+if room and blocked(part, id, user, now_ms) then
   return { "blocked" }
 end
 if not m then
@@ -133,70 +117,17 @@ if not m then
   end
 end
 
--- Apply. The first write needs memory, so that a full Redis refuses all of it.
-local created = "0"
-local room_key = key(part, "room", id)
+-- Apply and announce.
+local created = room and "0" or "1"
 if not room then
-  created = "1"
-  local epoch = number(math.max(now_us, tonumber(call("HGET", control .. "clock", "epoch") or 0) + 1))
-  call("HSET", control .. "clock", "epoch", epoch)
-  call("UNLINK", unpack(room_keys(part, id)))
-  call("HSET", room_key, "epoch", epoch, "seq", 0, "messageSeq", 0, "name", name, "delay", delay,
-    "created", number(now_ms), "creator", user)
-  if keep == "0" then
-    call("HSET", room_key, "keep", "0")
-  end
-  for i = 1, attributes do
-    call("HSET", attrs, ARGV[22 + 2 * i], ARGV[23 + 2 * i])
-  end
-  call("ZADD", part .. "rooms", 0, id)
-  room = { epoch = epoch, seq = 0, delay = delay, name = name }
+  room = create(part, control, id, user, { name = name, delay = delay, keep = keep, attributes = attributes }, now_ms, now_us)
 end
-local seq = call("HINCRBY", room_key, "seq", 1)
-local entered = seq
-if m then
-  entered = tonumber(call("ZSCORE", members, user))
-  if m.node == "" then
-    call("ZREM", part .. "parked", m.session .. NUL .. user .. NUL .. id)
-  else
-    call("SREM", key(part, "node", m.node), user .. NUL .. id)
-  end
-else
-  call("ZADD", members, seq, user)
-end
-call("HSET", info, user, membership_value({
-  session = session, generation = generation, node = node, user_slot = user_slot, data = data,
-}))
-call("SADD", key(part, "node", node), user .. NUL .. id)
-call("HSET", user_key, "r:" .. id, room.epoch .. NUL .. partition .. NUL .. session)
-if room.deadline then
-  call("HDEL", room_key, "deadline")
-  call("ZREM", part .. "due", id .. NUL .. room.epoch)
-  keep_for(part, id, 0)
-  if room.name == "" and mode == "enter" and call("HGET", room_key, "keep") == "0" then
-    call("HSET", room_key, "name", name)
-    room.name = name
-  end
-end
+local mine = { session = session, generation = generation, node = node, user_slot = user_slot, data = data }
+local seq, entered, count = join(part, id, room, user_key, user, mine, m, partition,
+  mode == "enter" and name or nil, limits, gone_ttl, now_ms)
 if gone then
   call("HDEL", key(part, "gone", session), id)
 end
-local count = number(call("ZCARD", members))
 remember(part, session, request_key, mode, id,
-  table.concat({ room.epoch, number(seq), count, created, number(entered), room.delay, room.name }, NUL), did_ttl)
-
--- Announce.
-if created == "1" then
-  call("PUBLISH", part .. "life", "created" .. NUL .. room.epoch .. NUL .. NUL .. id)
-end
-if m then
-  local moved = event(room.epoch, seq, "v", now_ms, session, user, count, m.session, data)
-  call("HSET", room_key, "logbytes", append(part, id, moved, seq, now_ms, room.log_bytes, limits))
-  local old_gone = key(part, "gone", m.session)
-  call("HSET", old_gone, id, table.concat({ room.epoch, m.generation, "", "device", "" }, NUL))
-  call("PEXPIRE", old_gone, gone_ttl)
-  publish(part, id, moved)
-else
-  publish(part, id, event(room.epoch, seq, "j", now_ms, session, user, count, "", data))
-end
-return result("ok", room.epoch, number(seq), count, created, number(entered), room.delay, room.name)
+  table.concat({ room.epoch, seq, count, created, entered, room.delay, room.name }, NUL), did_ttl)
+return result("ok", part, id, room.epoch, seq, count, created, entered, room.delay, room.name)

@@ -47,12 +47,13 @@ var (
 	Resume      = load("resume")
 	Send        = load("send")
 	Sweep       = load("sweep")
+	Switch      = load("switch")
 )
 
 // All is every script there is.
 var All = []Script{
 	Absent, Catchup, Count, Destroy, Enter, Generations, Greet, Kick, Lease, Leave, LeaveAll, Login, MemberInfo,
-	Members, Park, Positions, Probe, Relay, Release, Resume, Send, Sweep,
+	Members, Park, Positions, Probe, Relay, Release, Resume, Send, Sweep, Switch,
 }
 
 // load reads a script and what it uses. It panics if either is missing, which

@@ -81,6 +81,7 @@ const (
 	MethodCreateRoom                 = "createRoom"
 	MethodJoinRoom                   = "joinRoom"
 	MethodEnterRoom                  = "enterRoom"
+	MethodSwitchRoom                 = "switchRoom"
 	MethodLeaveRoom                  = "leaveRoom"
 	MethodLeaveAllRoom               = "leaveAllRoom"
 	MethodSendRoomMessage            = "sendRoomMessage"

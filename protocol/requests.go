@@ -96,6 +96,15 @@ type EnterParams struct {
 	RequestKey int64        `json:"requestKey,omitempty"`
 }
 
+// SwitchParams are the parameters of "switchRoom".
+type SwitchParams struct {
+	FromRoomID                 string       `json:"fromRoomID" required:"true"`
+	ToRoomInfo                 RoomBaseInfo `json:"toRoomInfo" required:"true"`
+	IsCreateWhenRoomNotExisted bool         `json:"isCreateWhenRoomNotExisted"`
+	Config                     *RoomConfig  `json:"config,omitempty"`
+	RequestKey                 int64        `json:"requestKey,omitempty"`
+}
+
 // RoomParams are the parameters of "joinRoom", "leaveRoom" and
 // "queryRoomOnlineMemberCount".
 type RoomParams struct {

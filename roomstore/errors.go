@@ -14,6 +14,7 @@ var (
 	ErrLate      = errors.New("the call came after the time it was valid for")
 	ErrNoRoom    = errors.New("no such room")
 	ErrNotMember = errors.New("not in the room")
+	ErrNotFrom   = errors.New("not in the room to switch from")
 	ErrRoomLimit = errors.New("as many rooms exist as are allowed")
 	ErrUserLimit = errors.New("the user is in as many rooms as are allowed")
 
@@ -44,6 +45,7 @@ var refusals = map[string]error{
 	"late":       ErrLate,
 	"misused":    ErrMisused,
 	"noroom":     ErrNoRoom,
+	"notfrom":    ErrNotFrom,
 	"notin":      ErrNotMember,
 	"partitions": ErrPartitions,
 	"paused":     ErrPaused,

@@ -57,6 +57,10 @@ func TestStore_memoryFull(t *testing.T) {
 		_, err := w.try(w.s("e1"), r)
 		fails(name, err)
 	}
+	for _, to := range []roomstore.RoomID{"new", "d"} {
+		_, err := w.change(who, "c", roomstore.EntryRequest{Room: to, RequestKey: "7"})
+		fails("switch", err)
+	}
 	_, err := w.store.Send(w.ctx(), who, roomstore.Message{Room: "a", ID: "m", Payload: "x", RequestKey: "5"})
 	fails("send", err)
 	_, err = w.store.Login(w.ctx(), "n1", "gus", "g1", "")

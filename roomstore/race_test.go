@@ -227,6 +227,7 @@ func TestStore_race_everything(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, false, roomstore.Config{Partitions: partitions, MaxRoomsPerUser: 3, MaxDevices: 2, MaxMembers: 5})
 			rooms := []roomstore.RoomID{"a", "b", "c", "d"}
+			var switched atomic.Int64
 			var wg sync.WaitGroup
 			for i := range 12 {
 				wg.Go(func() {
@@ -241,7 +242,20 @@ func TestStore_race_everything(t *testing.T) {
 						}
 						room := rooms[(n*7+i)%len(rooms)]
 						switch (n*5 + i*3) % 11 {
-						case 0, 1, 2, 3:
+						case 3:
+							for _, from := range rooms {
+								_, _, err = w.store.Switch(w.ctx(), who, from, roomstore.EntryRequest{
+									Mode: roomstore.ModeEnter, Room: room, Data: dataOf(user, id), Delay: n % 2,
+									RequestKey: roomstore.RequestKey(strconv.Itoa(n)),
+								})
+								if err == nil {
+									switched.Add(1)
+								}
+								if !errors.Is(err, roomstore.ErrNotFrom) {
+									break
+								}
+							}
+						case 0, 1, 2:
 							_, err = w.store.Enter(w.ctx(), who, roomstore.EntryRequest{
 								Mode: roomstore.ModeEnter, Room: room, Data: dataOf(user, id), Delay: n % 2,
 								RequestKey: roomstore.RequestKey(strconv.Itoa(n)),
@@ -275,6 +289,57 @@ func TestStore_race_everything(t *testing.T) {
 			}
 			wg.Wait()
 			w.check()
+			if switched.Load() == 0 {
+				t.Error("nobody has switched")
+			}
+		})
+	}
+}
+
+// Whoever looks at two rooms at once sees a user who switches between them in
+// one, never in both or in neither.
+func TestStore_race_switch(t *testing.T) {
+	t.Parallel()
+	for _, partitions := range []int{1, 16} {
+		t.Run("P="+strconv.Itoa(partitions), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, false, roomstore.Config{Partitions: partitions, MaxRoomsPerUser: 1})
+			who := ana(w)
+			w.enter(who, "a")
+			stop := make(chan struct{})
+			var looks, wrong atomic.Int64
+			var wg sync.WaitGroup
+			for range 2 {
+				wg.Go(func() {
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+						}
+						tx := w.rdb.TxPipeline()
+						a := tx.ZScore(w.ctx(), w.part("a")+"members:a", "ana")
+						b := tx.HExists(w.ctx(), w.part("b")+"info:b", "ana")
+						tx.Exec(w.ctx())
+						if looks.Add(1); (a.Err() == nil) == b.Val() {
+							wrong.Add(1)
+						}
+					}
+				})
+			}
+			from, to := roomstore.RoomID("a"), roomstore.RoomID("b")
+			for range 500 {
+				if _, err := w.change(who, from, roomstore.EntryRequest{Room: to}); err != nil {
+					t.Error(err)
+					break
+				}
+				from, to = to, from
+			}
+			close(stop)
+			wg.Wait()
+			if wrong.Load() > 0 || looks.Load() < 100 {
+				t.Errorf("of %d looks %d saw the user in both or in neither", looks.Load(), wrong.Load())
+			}
 		})
 	}
 }

@@ -69,13 +69,9 @@ func (s *Store) Enter(ctx context.Context, who Session, req EntryRequest) (Entry
 		return Entry{}, &OpError{Op: "enter", On: string(req.Room), Err: err}
 	}
 	p := s.keys.partition(req.Room)
-	keep := "1"
-	if s.cfg.DropEmptiedData {
-		keep = "0"
-	}
 	args := []any{
 		string(req.Mode), string(req.Room), string(who.User), string(who.ID), who.Generation, who.Node,
-		string(req.RequestKey), p, s.keys.userSlot(who.User), req.Data, req.Name, req.Delay, keep,
+		string(req.RequestKey), p, s.keys.userSlot(who.User), req.Data, req.Name, req.Delay, s.keep(),
 		s.cfg.MaxMembers, s.cfg.MaxRoomsPerUser, s.cfg.MaxRooms, s.cfg.Partitions,
 		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), len(req.Attributes),
 	}
@@ -87,6 +83,12 @@ func (s *Store) Enter(ctx context.Context, who Session, req EntryRequest) (Entry
 	if err != nil {
 		return Entry{}, err
 	}
+	e := r.entry()
+	return e, opErr("enter", string(req.Room), r.done())
+}
+
+// entry reads what the scripts enter and switch answer of the room entered.
+func (r *reply) entry() Entry {
 	e := Entry{
 		Position: r.position(), Count: r.int(), Created: r.text() == "1", Entered: r.int(),
 		Delay: int(r.int()), Name: r.text(),
@@ -97,7 +99,63 @@ func (s *Store) Enter(ctx context.Context, who Session, req EntryRequest) (Entry
 	} else {
 		e.Attributes, r.fields = r.fields, nil
 	}
-	return e, opErr("enter", string(req.Room), r.done())
+	return e
+}
+
+// Switch takes the session out of one room and into another, in one step.
+// req.Mode says whether the room entered may be created: [ModeEnter], or must
+// exist: [ModeJoin]. Of the Entry returned, left is where the other was left.
+// It may be repeated under its RequestKey.
+//
+// It fails with [ErrNotFrom], [ErrNoRoom], [ErrRoomLimit], [ErrBlocked],
+// [ErrFull], [ErrMisused] or [ErrFenced].
+func (s *Store) Switch(ctx context.Context, who Session, from RoomID, req EntryRequest) (e Entry, left Position, err error) {
+	return s.change(ctx, who, from, req, "0")
+}
+
+// Switched gives the outcome of a [Store.Switch] that was not answered. It fails
+// with [ErrLate] if that was not applied, and then sees to it that it never
+// will be: its RequestKey is void. It fails with [ErrMisused] if it was so
+// already, and with [ErrFenced].
+func (s *Store) Switched(ctx context.Context, who Session, from RoomID, req EntryRequest) (e Entry, left Position, err error) {
+	return s.change(ctx, who, from, req, "1")
+}
+
+func (s *Store) change(ctx context.Context, who Session, from RoomID, req EntryRequest, void string) (e Entry, left Position, err error) {
+	if err := opaque("data", req.Data); err != nil {
+		return Entry{}, Position{}, opErr("switch", string(req.Room), err)
+	}
+	p := s.keys.partition(req.Room)
+	mayCreate := "0"
+	if req.Mode == ModeEnter {
+		mayCreate = "1"
+	}
+	args := []any{
+		string(from), string(req.Room), string(who.User), string(who.ID), who.Generation, who.Node,
+		string(req.RequestKey), p, s.keys.userSlot(who.User), req.Data, mayCreate, req.Name, req.Delay, s.keep(),
+		s.cfg.MaxMembers, s.cfg.MaxRooms, s.cfg.Partitions,
+		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), void, len(req.Attributes),
+	}
+	for k, v := range req.Attributes {
+		args = append(args, k, v)
+	}
+	r, err := s.run(ctx, string(req.Room), string(req.Room), lua.Switch,
+		[]string{s.keys.part(s.keys.partition(from)), s.keys.part(p), s.keys.user(who.User), s.keys.control()}, args...)
+	if err != nil {
+		return Entry{}, Position{}, err
+	}
+	left = r.position()
+	e = r.entry()
+	return e, left, opErr("switch", string(req.Room), r.done())
+}
+
+// keep says to a script whether a room that it creates keeps its data when it
+// empties.
+func (s *Store) keep() string {
+	if s.cfg.DropEmptiedData {
+		return "0"
+	}
+	return "1"
 }
 
 // Leave takes the session out of a room and returns the position of its

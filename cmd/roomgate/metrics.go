@@ -111,7 +111,7 @@ func (m *metrics) close(code int) {
 var methods = set(
 	protocol.MethodLogin, protocol.MethodLogout, protocol.MethodRenewToken, protocol.MethodPing,
 	protocol.MethodCreateRoom, protocol.MethodJoinRoom, protocol.MethodEnterRoom,
-	protocol.MethodLeaveRoom, protocol.MethodLeaveAllRoom, protocol.MethodSendRoomMessage,
+	protocol.MethodSwitchRoom, protocol.MethodLeaveRoom, protocol.MethodLeaveAllRoom, protocol.MethodSendRoomMessage,
 	protocol.MethodQueryRoomMemberList, protocol.MethodQueryRoomMembers, protocol.MethodQueryRoomOnlineMemberCount,
 )
 

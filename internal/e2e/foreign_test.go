@@ -119,7 +119,7 @@ func TestWire_login(t *testing.T) {
 // requests is one well-formed request of each kind.
 var requests = map[string]string{
 	"logout": `{}`, "renewToken": `{"token":"x"}`, "createRoom": enterR, "joinRoom": joinR, "enterRoom": enterR,
-	"leaveRoom": joinR, "leaveAllRoom": `{}`, "sendRoomMessage": textMessage("R", "hi"),
+	"switchRoom": mayMake, "leaveRoom": joinR, "leaveAllRoom": `{}`, "sendRoomMessage": textMessage("R", "hi"),
 	"queryRoomMemberList":        `{"roomID":"R","config":{"count":10,"nextFlag":""}}`,
 	"queryRoomMembers":           `{"roomID":"R","userIDs":["ana"]}`,
 	"queryRoomOnlineMemberCount": joinR,

@@ -23,7 +23,7 @@ type stage struct {
 	prefix     string // of the keys
 	partitions int
 	cast       map[string]*wire
-	inR        map[string]bool // who has been told to enter R
+	inR, inF   map[string]bool // who has been told to enter R, F
 }
 
 // as is the connection of a user: ana's and ann's on one gateway, those of the
@@ -47,6 +47,7 @@ func (s *stage) in(room string, users ...string) {
 	for _, u := range users {
 		s.as(u).enter(room)
 		s.inR[u] = s.inR[u] || room == "R"
+		s.inF[u] = s.inF[u] || room == "F"
 	}
 }
 
@@ -85,12 +86,17 @@ type row struct {
 	watched bool     // bo and cy are in R
 	others  []string // what bo hears
 	in      bool     // ana is in R afterwards
+	from    []string // what di hears, if di and ed are in F; nothing: not nil
+	still   string   // a room that ana is in afterwards
 	closed  protocol.CloseCode
 }
 
 const (
 	enterR  = `{"roomInfo":{"roomID":"R","roomName":"A room"}}`
 	joinR   = `{"roomID":"R"}`
+	fromF   = `{"fromRoomID":"F","toRoomInfo":{"roomID":"R","roomName":"A room"}}`
+	mayMake = `{"fromRoomID":"F","toRoomInfo":{"roomID":"R","roomName":"A room"},"isCreateWhenRoomNotExisted":true}`
+	fromFZ  = `{"fromRoomID":"F","toRoomInfo":{"roomID":"Z","roomName":"A room"},"isCreateWhenRoomNotExisted":%t}`
 	createZ = `{"roomInfo":{"roomID":"Z","roomName":"A room"},"config":{"roomDestroyDelayTime":0}}`
 )
 
@@ -155,6 +161,57 @@ var rows = []row{
 	{name: "13 enter when blocked", method: "enterRoom", params: enterR, watched: true,
 		before: func(s *stage) { s.block("ana") },
 		caller: []string{"R connecting activeEnter", "R disconnected enterFailed", "error 6000327"}},
+	{name: "12 switch to a full room", tiny: true, method: "switchRoom", params: fromF, watched: true,
+		before: func(s *stage) { s.in("R", "di"); s.in("F", "ana") }, still: "F",
+		caller: []string{"R connecting activeSwitch", "R disconnected switchFailed", "error 6000304"}},
+	{name: "13 switch when blocked", method: "switchRoom", params: mayMake, watched: true,
+		before: func(s *stage) { s.block("ana"); s.in("F", "ana") }, still: "F",
+		caller: []string{"R connecting activeSwitch", "R disconnected switchFailed", "error 6000327"}},
+	{name: "15 switch", method: "switchRoom", params: fromF, watched: true, in: true, from: []string{"F -ana 2"},
+		before: func(s *stage) { s.in("F", "di", "ed", "ana") },
+		caller: []string{"R connecting activeSwitch", "R connected success", "F disconnected success", "ok"},
+		others: []string{"R +ana 3"}},
+	{name: "15 switch to what has attributes", method: "switchRoom", params: mayMake, in: true, from: []string{"F -ana 2"},
+		before: func(s *stage) {
+			s.in("F", "di", "ed", "ana")
+			s.as("bo").ask("createRoom", `{"roomInfo":{"roomID":"R"},"config":{"roomAttributes":{"k":"v"}}}`, nil)
+		},
+		caller: []string{"R connecting activeSwitch", `R attributes [{"action":"set","roomAttributes":{"k":"v"}}]`,
+			"R connected success", "F disconnected success", "ok"}},
+	{name: "15 switch, the last to leave", method: "switchRoom", params: fromF, watched: true, in: true,
+		before: func(s *stage) { s.in("F", "ana") },
+		caller: []string{"R connecting activeSwitch", "R connected success", "F disconnected success", "ok"},
+		others: []string{"R +ana 3"}},
+	{name: "15 switch to what one is in", method: "switchRoom", params: fromF, watched: true, in: true, from: []string{"F -ana 2"},
+		before: func(s *stage) { s.in("F", "di", "ed", "ana"); s.in("R", "ana") },
+		caller: []string{"F disconnected success", "ok"}},
+	{name: "16 switch makes", method: "switchRoom", in: true, from: []string{"F -ana 2"},
+		params: `{"fromRoomID":"F","toRoomInfo":{"roomID":"R","roomName":"A room"},"isCreateWhenRoomNotExisted":true,"config":{"roomAttributes":{"k":"v"},"roomDestroyDelayTime":0}}`,
+		before: func(s *stage) { s.in("F", "di", "ed", "ana") },
+		caller: []string{"R connecting activeSwitch", `R attributes [{"action":"set","roomAttributes":{"k":"v"}}]`,
+			"R connected success", "F disconnected success", "ok"}},
+	{name: "17 switch to what is not", method: "switchRoom", params: fromF, still: "F", from: []string{},
+		before: func(s *stage) { s.in("F", "di", "ed", "ana") },
+		caller: []string{"R connecting activeSwitch", "R disconnected switchFailed", "error 6000322"}},
+	{name: "18 switch at the room limit", tiny: true, method: "switchRoom", params: fmt.Sprintf(fromFZ, true), watched: true, still: "F",
+		before: func(s *stage) { s.in("F", "ana") },
+		caller: []string{"Z connecting activeSwitch", "Z disconnected switchFailed", "error 6000324"}},
+	{name: "18 switch at the room limit, not to make", tiny: true, method: "switchRoom", params: fmt.Sprintf(fromFZ, false), watched: true, still: "F",
+		before: func(s *stage) { s.in("F", "ana") },
+		caller: []string{"Z connecting activeSwitch", "Z disconnected switchFailed", "error 6000324"}},
+	{name: "19 switch from what one is not in", method: "switchRoom", params: mayMake, watched: true, from: []string{},
+		before: func(s *stage) { s.in("F", "di", "ed") },
+		caller: []string{"error 6000001"}},
+	{name: "19 switch from what is not", method: "switchRoom", params: mayMake, watched: true,
+		caller: []string{"error 6000001"}},
+	{name: "19 switch to where one is", method: "switchRoom", watched: true, still: "F",
+		params: `{"fromRoomID":"F","toRoomInfo":{"roomID":"F"},"isCreateWhenRoomNotExisted":true}`,
+		before: func(s *stage) { s.in("F", "ana") },
+		caller: []string{"error 6000001"}},
+	{name: "20 switch at the user's limit", tiny: true, method: "switchRoom", params: fromF, watched: true, in: true,
+		before: func(s *stage) { s.in("F", "ana") },
+		caller: []string{"R connecting activeSwitch", "R connected success", "F disconnected success", "ok"},
+		others: []string{"R +ana 3"}},
 	{name: "21 leave", method: "leaveRoom", params: joinR, watched: true,
 		before: func(s *stage) { s.in("R", "ana") },
 		caller: []string{"R disconnected success", "ok"},
@@ -222,7 +279,7 @@ func TestOperations(t *testing.T) {
 			for _, r := range rows {
 				t.Run(r.name, func(t *testing.T) {
 					s := &stage{T: t, a: wideA, b: wideB, prefix: wide, partitions: partitions, rdb: rdb,
-						cast: map[string]*wire{}, inR: map[string]bool{}}
+						cast: map[string]*wire{}, inR: map[string]bool{}, inF: map[string]bool{}}
 					if r.tiny {
 						s.a, s.b, s.prefix = tinyA, tinyB, tiny
 					}
@@ -248,6 +305,13 @@ func (r row) play(s *stage) {
 		s.as("bo").until("R cy: begin")
 		if s.inR["ana"] {
 			ana.until("R cy: begin")
+		}
+	}
+	if r.from != nil {
+		s.as("ed").say("F", "begin")
+		s.as("di").until("F ed: begin")
+		if s.inF["ana"] {
+			ana.until("F ed: begin")
 		}
 	}
 	ana.settled()
@@ -287,6 +351,18 @@ func (r row) play(s *stage) {
 				s.Errorf("ana got %q afterwards, want cy's word only", got)
 			}
 		}
+	}
+	if r.from != nil {
+		s.as("ed").say("F", "end")
+		if d := cmp.Diff(append(slices.Clone(r.from), "F ed: end"), s.as("di").until("F ed: end")); d != "" {
+			s.Errorf("di (-want +got):\n%s", d)
+		}
+		if r.still == "F" {
+			ana.until("F ed: end")
+		}
+	}
+	if r.still != "" {
+		ana.say(r.still, "still here")
 	}
 	if r.closed != 0 {
 		ana.wantClosed(r.closed)
