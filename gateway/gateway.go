@@ -280,7 +280,7 @@ func (g *Gateway) drain() {
 	g.draining.Store(true)
 	began := time.Now()
 	open := g.connections()
-	g.log.Info("draining", "count", len(open), "took", time.Duration(0))
+	g.log.Info("draining", "count", len(open))
 	if len(open) > 0 {
 		// Load balancers look away first. The last clients need time to go.
 		unready := min(3*time.Second, g.cfg.DrainWindow/5)

@@ -56,6 +56,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		return healthCheck(ctx, cfg.healthURL())
 	}
 	log := newLogger(stderr, cfg.LogFormat, cfg.LogLevel)
+	redis.SetLogger(redisLog{log.With("pkg", "redis")})
 	verifier, err := cfg.verifier()
 	if err != nil {
 		return err
@@ -171,6 +172,14 @@ func serve(ctx context.Context, gw *gateway.Gateway, public, internal net.Listen
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	return errors.Join(err, outside.Shutdown(stop), inside.Shutdown(stop), work.Wait())
+}
+
+// redisLog keeps what the Redis client says of its connections: we say
+// ourselves what comes of it.
+type redisLog struct{ log *slog.Logger }
+
+func (l redisLog) Printf(_ context.Context, format string, args ...any) {
+	l.log.Debug("redis client", "err", fmt.Sprintf(format, args...))
 }
 
 // redisOptions gives the options of the Redis client: of the Redis named, or
