@@ -59,6 +59,7 @@ type socket struct {
 	size    int  // bytes of the queue and of held that count
 	pulled  int  // bytes of the queue that do not
 	writing bool // a goroutine writes
+	over    bool // no more messages, only control frames
 	last    bool // a close frame was queued
 	err     error
 	holding int         // events wait for the answers to as many batches
@@ -93,9 +94,9 @@ func (s *socket) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Opcodes of control frames (RFC 6455, section 11.8), with the bit of a frame
-// that is whole.
+// Opcodes (RFC 6455, section 11.8), with the bit of a frame that is whole.
 const (
+	opText  = 0x81
 	opClose = 0x88
 	opPong  = 0x8a
 )
@@ -154,6 +155,16 @@ func (s *socket) Queue(b []byte, c class) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.queueLocked(frame{b, c})
+}
+
+// QueueLast is Queue for the last message of a connection: those that come later
+// are dropped.
+func (s *socket) QueueLast(b []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.queueLocked(frame{b, classKept})
+	s.over = true
+	return err
 }
 
 // QueueEvent is Queue for an event of a room: while a batch is being answered
@@ -225,7 +236,7 @@ func (s *socket) queueLocked(f frame) error {
 	switch {
 	case s.err != nil:
 		return s.err
-	case s.last:
+	case s.last, s.over && f.bytes[0] == opText:
 		return net.ErrClosed
 	}
 	if ok, err := s.admit(len(f.bytes), f.class); !ok {
@@ -452,6 +463,6 @@ func textFrame(sizeHint int, build func([]byte) []byte) []byte {
 			b[2+i] = byte(n >> (56 - 8*i))
 		}
 	}
-	b[start] = 0x81 // final fragment, text
+	b[start] = opText
 	return b[start:]
 }

@@ -26,6 +26,7 @@ var files embed.FS
 // The scripts.
 var (
 	Absent      = load("absent")
+	Attributes  = load("attributes")
 	Catchup     = load("catchup")
 	Count       = load("count")
 	Destroy     = load("destroy")
@@ -48,12 +49,13 @@ var (
 	Send        = load("send")
 	Sweep       = load("sweep")
 	Switch      = load("switch")
+	Undo        = load("undo")
 )
 
 // All is every script there is.
 var All = []Script{
-	Absent, Catchup, Count, Destroy, Enter, Generations, Greet, Kick, Lease, Leave, LeaveAll, Login, MemberInfo,
-	Members, Park, Positions, Probe, Relay, Release, Resume, Send, Sweep, Switch,
+	Absent, Attributes, Catchup, Count, Destroy, Enter, Generations, Greet, Kick, Lease, Leave, LeaveAll, Login, MemberInfo,
+	Members, Park, Positions, Probe, Relay, Release, Resume, Send, Sweep, Switch, Undo,
 }
 
 // load reads a script and what it uses. It panics if either is missing, which
