@@ -54,6 +54,7 @@ type incarnation struct {
 	probed     time.Time
 	remade     time.Time // the subscription, because it was deaf
 	compared   time.Time
+	audited    time.Time
 	suspicious map[string]suspicion
 }
 
@@ -197,7 +198,23 @@ func (n *incarnation) due(ctx context.Context) error {
 	if now.Sub(n.compared) >= compareEvery || n.gap.Swap(false) {
 		n.compare(ctx)
 	}
+	if now.Sub(n.audited) >= compareEvery {
+		n.audit(ctx)
+	}
 	return nil
+}
+
+// audit learns what the last audit of the deployment has found, for metrics.
+func (n *incarnation) audit(ctx context.Context) {
+	n.audited = time.Now()
+	ctx, cancel := context.WithTimeout(ctx, n.g.cfg.RedisTimeout)
+	defer cancel()
+	last, err := n.g.store.Audited(ctx)
+	if err != nil || last.At.IsZero() {
+		return
+	}
+	n.g.stats.AuditFound.Store(int64(last.Found))
+	n.g.stats.AuditedAt.Store(last.At.Unix())
 }
 
 // lease begins or renews the lease. A Redis that does not answer costs nobody

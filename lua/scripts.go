@@ -26,6 +26,9 @@ var files embed.FS
 // The scripts.
 var (
 	Absent      = load("absent")
+	AuditIndex  = load("auditindex")
+	AuditRoom   = load("auditroom")
+	AuditUser   = load("audituser")
 	Catchup     = load("catchup")
 	Count       = load("count")
 	Destroy     = load("destroy")
@@ -52,7 +55,7 @@ var (
 
 // All is every script there is.
 var All = []Script{
-	Absent, Catchup, Count, Destroy, Enter, Generations, Greet, Kick, Lease, Leave, LeaveAll, Login, MemberInfo,
+	Absent, AuditIndex, AuditRoom, AuditUser, Catchup, Count, Destroy, Enter, Generations, Greet, Kick, Lease, Leave, LeaveAll, Login, MemberInfo,
 	Members, Park, Positions, Probe, Relay, Release, Resume, Send, Sweep, Switch,
 }
 

@@ -22,7 +22,7 @@ var layout = []struct {
 	{regexp.MustCompile(`^\{\d+\}:(?:rooms|due|parked)$`), "zset"},
 	{regexp.MustCompile(`^\{\d+\}:node:.+$`), "set"},
 	{regexp.MustCompile(`^\{u?\d+\}:(?:did|gone):.+$`), "hash"},
-	{regexp.MustCompile(`^\{0\}:clock$`), "hash"},
+	{regexp.MustCompile(`^\{0\}:(?:clock|audited)$`), "hash"},
 	{regexp.MustCompile(`^\{0\}:dead$`), "zset"},
 	{regexp.MustCompile(`(?s)^\{u(\d+)\}:user:(.+)$`), "hash"},
 	{regexp.MustCompile(`^\{u\d+\}:parked$`), "zset"},

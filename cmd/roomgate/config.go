@@ -77,13 +77,29 @@ type Config struct {
 	LogFormat   string     `group:"process" default:"auto" enum:"auto,text,json" help:"text is for people, json for machines; auto is text on a terminal and json elsewhere."`
 	HealthCheck bool       `group:"process" help:"Ask the gateway that runs with these settings on this machine whether it is ready, on its internal listener, and exit with 0 or 1."`
 	Version     bool       `group:"process" help:"Print the version and exit."`
+
+	Audit  bool `kong:"-"` // instead of a gateway
+	Repair bool `kong:"-"` // what it finds
+}
+
+// auditFlags are those of "roomgate fsck".
+type auditFlags struct {
+	Config `embed:""`
+
+	Fix bool `group:"process" help:"Repair what can be repaired, and go over it again."`
 }
 
 const description = `Roomgate keeps rooms for clients that connect over WebSocket. Any number of gateways share one Redis.
 
 Every flag --x-y has an environment variable, ROOMGATE_X_Y, which counts if the flag is not given; an empty one does not count. Secrets are taken from files and environment variables only: ROOMGATE_JWT_HS256_SECRET, ROOMGATE_API_KEYS, ROOMGATE_REDIS_PASSWORD. Durations are written 500ms, 35s, 2m.
 
+roomgate fsck audits what is stored in Redis: see roomgate fsck --help.
+
 To try it: roomgate --dev`
+
+const auditDescription = `Audits what Roomgate has stored in Redis: counts against sets, members against sessions and gateways, rooms against the list of rooms, deadlines, keys that belong to nothing. Prints what does not agree and exits with 1 if something is left; prints nothing but a summary and exits with 0 if all is well.
+
+It may run while gateways do. Give it the flags, or the environment, that the gateways have; of those it uses the ones for Redis, sessions and rooms.`
 
 var groups = []kong.Group{
 	{Key: "listen", Title: "Listening:"},
@@ -101,14 +117,24 @@ var errDone = errors.New("nothing more to do")
 // parseConfig makes a Config of arguments and environment, reads the secrets
 // and checks everything that can be checked before anything listens. It
 // returns errDone after --help and --version.
+//
+// "fsck" as the first argument asks for an audit of Redis instead of a gateway.
 func parseConfig(args []string, env func(string) (string, bool), stdout, stderr io.Writer) (Config, error) {
 	var cfg Config
 	helped := false
 	fromEnv := map[string]string{} // flag → the variable that stood in for it
 
-	parser, err := kong.New(&cfg,
-		kong.Name("roomgate"),
-		kong.Description(description),
+	var model any = &cfg
+	name, about := "roomgate", description
+	var audit auditFlags
+	auditing := len(args) > 0 && args[0] == "fsck"
+	if auditing {
+		args, model = args[1:], &audit
+		name, about = "roomgate fsck", auditDescription
+	}
+	parser, err := kong.New(model,
+		kong.Name(name),
+		kong.Description(about),
 		kong.ExplicitGroups(groups),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { helped = true }),
@@ -134,6 +160,10 @@ func parseConfig(args []string, env func(string) (string, bool), stdout, stderr 
 		return Config{}, err // a mistake in the tags above
 	}
 	_, err = parser.Parse(args)
+	if auditing {
+		cfg = audit.Config
+		cfg.Audit, cfg.Repair = true, audit.Fix
+	}
 	switch {
 	case helped:
 		return Config{}, errDone
@@ -150,8 +180,13 @@ func parseConfig(args []string, env func(string) (string, bool), stdout, stderr 
 	}
 
 	c := &checker{cfg: &cfg, env: env, fromEnv: fromEnv}
-	c.listeners()
-	if !cfg.HealthCheck { // which needs nothing else
+	if !auditing {
+		c.listeners()
+	}
+	switch {
+	case auditing:
+		c.audit()
+	case !cfg.HealthCheck: // which needs nothing else
 		c.secrets()
 		c.redis()
 		c.sessions()
@@ -172,7 +207,7 @@ func parseConfig(args []string, env func(string) (string, bool), stdout, stderr 
 // flag has none.
 func envName(flag string) string {
 	switch flag {
-	case "help", "version", "health-check":
+	case "help", "version", "health-check", "fix":
 		return ""
 	}
 	return "ROOMGATE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
@@ -410,6 +445,17 @@ func parseRedisURL(raw string) error {
 		return fmt.Errorf("is %s: %v", redisURL(raw), strings.TrimPrefix(err.Error(), "redis: "))
 	}
 	return nil
+}
+
+// audit checks what an audit needs.
+func (c *checker) audit() {
+	if c.cfg.RedisURL == "" {
+		c.problems = append(c.problems, "--redis-url is required: set it, or ROOMGATE_REDIS_URL, to redis://HOST:6379")
+		return
+	}
+	c.redis()
+	c.sessions()
+	c.limits()
 }
 
 func (c *checker) sessions() {

@@ -57,6 +57,9 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	}
 	log := newLogger(stderr, cfg.LogFormat, cfg.LogLevel)
 	redis.SetLogger(redisLog{log.With("pkg", "redis")})
+	if cfg.Audit {
+		return audit(ctx, &cfg, stdout)
+	}
 	verifier, err := cfg.verifier()
 	if err != nil {
 		return err
@@ -79,12 +82,9 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 
 	m := newMetrics()
 	calls := roomstore.NewBatcher(rdb, roomstore.BatcherConfig{Timeout: cfg.RedisTimeout, Observe: m.pipeline})
-	store := roomstore.New(calls, roomstore.Config{
-		Prefix: cfg.RedisPrefix, Partitions: cfg.Partitions,
-		SessionTTL: cfg.SessionTTL, LeaseTTL: cfg.LeaseTTL, LogSize: cfg.LogSize, LogTTL: cfg.LogTTL,
-		MaxRooms: cfg.MaxRooms, MaxMembers: cfg.MaxMembers, MaxRoomsPerUser: cfg.MaxRoomsPerUser, MaxDevices: cfg.MaxDevices,
-		DropEmptiedData: !cfg.KeepEmptiedData, Observe: m.script,
-	})
+	rooms := roomsConfig(&cfg)
+	rooms.Observe = m.script
+	store := roomstore.New(calls, rooms)
 	bus := pubsub.New(rdb, pubsub.Config{Log: log.With("pkg", "pubsub")})
 	gw := gateway.New(store, bus, verifier, gateway.Config{
 		Log: log.With("pkg", "gateway"), Node: cfg.NodeName, APIKeys: cfg.apiKeys(), AllowedOrigins: cfg.origins(),
@@ -133,6 +133,16 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	err = errors.Join(err, back.Wait())
 	log.Info("stopped")
 	return err
+}
+
+// roomsConfig says how rooms behave.
+func roomsConfig(cfg *Config) roomstore.Config {
+	return roomstore.Config{
+		Prefix: cfg.RedisPrefix, Partitions: cfg.Partitions,
+		SessionTTL: cfg.SessionTTL, LeaseTTL: cfg.LeaseTTL, LogSize: cfg.LogSize, LogTTL: cfg.LogTTL,
+		MaxRooms: cfg.MaxRooms, MaxMembers: cfg.MaxMembers, MaxRoomsPerUser: cfg.MaxRoomsPerUser, MaxDevices: cfg.MaxDevices,
+		DropEmptiedData: !cfg.KeepEmptiedData,
+	}
 }
 
 // serve serves clients until ctx is done, and then sees them out.
