@@ -17,6 +17,11 @@ type sight struct {
 	members int64 // seq up to which it has been told of members, if further
 }
 
+// slowTimes is how often, within a minute, a client may be cut off since it
+// reads too slowly, and still be told all it missed. After that it goes on from
+// where the room is: it would never catch up.
+const slowTimes = 2
+
 // rejoin makes a session whose socket has come back a member again, and hands
 // it what it missed after the position its client named; seen is nil if the
 // client named none. say queues what comes first; nil: (connected, success).
@@ -108,7 +113,7 @@ func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Positio
 		// What the client knows is of another life.
 		connected(head)
 		s.event(historyLost(f.room, 0, head.Seq), classPull, f.room)
-	case !whole:
+	case !whole, say == nil && s.who.Slow > slowTimes && from.Seq < head.Seq:
 		f.hub.stats.HistoryLost.Add(1)
 		connected(head)
 		s.event(historyLost(f.room, from.Seq, head.Seq), classPull, f.room)

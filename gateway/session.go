@@ -134,13 +134,18 @@ func (s *session) key(clients int64) roomstore.RequestKey {
 }
 
 // park tells the store that the socket has closed, until it has heard. silent
-// is how long nothing had come from the client by then.
+// is how long nothing had come from the client by then; slow says that it was
+// cut off since it reads too slowly.
 //
 // It gives up when ctx is done: then the node's lease ends soon, and whoever
 // claims the node does the same.
-func (g *Gateway) park(ctx context.Context, who roomstore.Session, silent time.Duration) {
+func (g *Gateway) park(ctx context.Context, who roomstore.Session, silent time.Duration, slow bool) {
 	left := max(0, g.cfg.SessionTTL-silent)
-	g.untilKnown(ctx, who, func(ctx context.Context) error { return g.store.Park(ctx, who, left) })
+	park := g.store.Park
+	if slow {
+		park = g.store.ParkSlow
+	}
+	g.untilKnown(ctx, who, func(ctx context.Context) error { return park(ctx, who, left) })
 }
 
 // abandon parks a session that a lost login or resume may have brought to this

@@ -59,6 +59,7 @@ type socket struct {
 	size    int  // bytes of the queue and of held that count
 	pulled  int  // bytes of the queue that do not
 	writing bool // a goroutine writes
+	cut     bool // something was refused that must arrive: only a close frame may follow
 	last    bool // a close frame was queued
 	err     error
 	holding int         // events wait for the answers to as many batches
@@ -108,7 +109,7 @@ func (s *socket) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p[0] == opPong {
-		if s.last {
+		if s.last || s.cut {
 			return len(p), nil // nothing follows a close frame
 		}
 		for i, f := range s.queue {
@@ -225,7 +226,7 @@ func (s *socket) queueLocked(f frame) error {
 	switch {
 	case s.err != nil:
 		return s.err
-	case s.last:
+	case s.last, s.cut && f.bytes[0] != opClose:
 		return net.ErrClosed
 	}
 	if ok, err := s.admit(len(f.bytes), f.class); !ok {
@@ -252,6 +253,7 @@ func (s *socket) admit(n int, c class) (bool, error) {
 		if c >= classShed1 {
 			return false, nil
 		}
+		s.cut = true
 		return false, errSlow
 	}
 	s.size += n
@@ -300,10 +302,11 @@ func (s *socket) shed(n int, c class) bool {
 	return true
 }
 
-// drop forgets what is queued, so that a goodbye can go out.
+// drop forgets what is queued, so that a goodbye can go out, and nothing else.
 func (s *socket) drop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.cut = true
 	clear(s.queue)
 	s.queue, s.held, s.size, s.pulled = s.queue[:0], nil, 0, 0
 	s.moved.Broadcast()
@@ -404,6 +407,10 @@ type hijacker struct {
 }
 
 const (
+	// kernelBuffer is what the system may hold for a client that does not read,
+	// beside what we do. Left to itself it takes megabytes.
+	kernelBuffer = 256 << 10
+
 	readBuffer  = 512
 	writeBuffer = 256 // more than a control frame
 )
@@ -419,6 +426,9 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		c.Close()
 		return nil, nil, err
+	}
+	if tcp, ok := c.(*net.TCPConn); ok {
+		tcp.SetWriteBuffer(kernelBuffer) // if it fails, the system's own bound holds
 	}
 	h.socket = h.wrap(c)
 	h.socket.early = bytes.Clone(early)

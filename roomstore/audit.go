@@ -55,6 +55,7 @@ var layout = []struct {
 	{regexp.MustCompile(`^\{(\d+)\}:parked()$`), "zset", "parked"},
 	{regexp.MustCompile(`(?s)^\{(\d+)\}:node:(.+)$`), "set", "node"},
 	{regexp.MustCompile(`(?s)^\{(u?\d+)\}:(?:did|gone):(.+)$`), "hash", "expiring"},
+	{regexp.MustCompile(`(?s)^\{(u\d+)\}:slow:(.+)$`), "set", "expiring"},
 	{regexp.MustCompile(`^\{(0)\}:clock()$`), "hash", ""},
 	{regexp.MustCompile(`^\{(0)\}:dead()$`), "zset", ""},
 	{regexp.MustCompile(`^\{(0)\}:audited()$`), "hash", ""},

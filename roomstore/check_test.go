@@ -25,6 +25,7 @@ var layout = []struct {
 	{regexp.MustCompile(`^\{0\}:(?:clock|audited)$`), "hash"},
 	{regexp.MustCompile(`^\{0\}:dead$`), "zset"},
 	{regexp.MustCompile(`(?s)^\{u(\d+)\}:user:(.+)$`), "hash"},
+	{regexp.MustCompile(`^\{u\d+\}:slow:.+$`), "set"},
 	{regexp.MustCompile(`^\{u\d+\}:parked$`), "zset"},
 	{regexp.MustCompile(`^\{u\d+\}:nodesessions:.+$`), "set"},
 	{regexp.MustCompile(`^nodes$`), "zset"},

@@ -40,6 +40,9 @@ const (
 	// goneAfter is how much longer than a session what ended its memberships
 	// is kept.
 	goneAfter = time.Minute
+	// slowFor is how long it is remembered that a session's connection was cut
+	// off since the client read too slowly, from the first time on.
+	slowFor = time.Minute
 	// outcomesFor is how long applied outcomes are kept after the newest.
 	outcomesFor = 10 * time.Minute
 	// sweepLimit is how much of anything one sweep does.

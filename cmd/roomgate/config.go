@@ -45,6 +45,8 @@ type Config struct {
 	AllowedOrigins []string `group:"listen" placeholder:"ORIGIN" help:"Origins of web pages that may connect, besides the gateway's own: example.com, *.example.com or https://example.com:8443. With --dev all may."`
 	MaxConnections int      `group:"listen" default:"0" help:"Connections at once on this gateway; one more is closed with 1013, try again later. 0: no limit."`
 
+	QueueBytes int `group:"listen" default:"1048576" help:"Bytes that may wait for one connection, 4096 to 1073741824. Beyond it commands and barrages are dropped, lowest priority first; if that is not enough it is closed with 4008, and resumes."`
+
 	Dev           bool     `group:"access" help:"For development: any token logs in, the API key 'dev' is accepted, all origins may connect, and without --redis-url Redis is embedded."`
 	JWTSecretFile string   `group:"access" name:"jwt-hs256-secret-file" placeholder:"FILE" help:"File with the secret, of at least 32 bytes, that login tokens (JSON Web Tokens, HS256) are signed with; one newline at its end is not part of it. Or the secret itself in ROOMGATE_JWT_HS256_SECRET."`
 	APIKeysFile   string   `group:"access" name:"api-keys-file" placeholder:"FILE" help:"File with the keys of the server API, one a line, of at least 16 characters; lines that begin with # are comments. Or the keys in ROOMGATE_API_KEYS, separated by commas. With neither the server API is off."`
@@ -319,6 +321,7 @@ func (c *checker) listeners() {
 		}
 	}
 	c.between("max-connections", c.cfg.MaxConnections, 0, math.MaxInt32)
+	c.between("queue-bytes", c.cfg.QueueBytes, 4<<10, 1<<30)
 }
 
 func (c *checker) secrets() {

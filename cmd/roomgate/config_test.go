@@ -61,7 +61,7 @@ func TestParseConfig_defaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Config{
-		Listen: ":8080", InternalListen: "127.0.0.1:9090",
+		Listen: ":8080", InternalListen: "127.0.0.1:9090", QueueBytes: 1 << 20,
 		Dev: true, APIKeys: []secret{"dev"},
 		RedisTimeout: 2 * time.Second, RedisPrefix: "rg", Partitions: 1,
 		SessionTTL: 35 * time.Second, HeartbeatInterval: 10 * time.Second, LeaseTTL: 10 * time.Second, DrainWindow: 25 * time.Second,
