@@ -29,6 +29,7 @@ var layout = []struct {
 	{regexp.MustCompile(`^\{u\d+\}:nodesessions:.+$`), "set"},
 	{regexp.MustCompile(`^nodes$`), "zset"},
 	{regexp.MustCompile(`^partitions$`), "string"},
+	{regexp.MustCompile(`^\{0\}:(?:term|origin)$`), "string"},
 }
 
 // check holds what is stored against itself and against what was heard: keys
