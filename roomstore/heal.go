@@ -131,7 +131,7 @@ func (s *Store) heal(ctx context.Context, term, knew, witness, node string, know
 		batch := members[:min(healBatch, len(members))]
 		members = members[len(batch):]
 		args := []any{
-			term, knew, witness, node, string(known.Room), p, known.Epoch, known.Seq, ","+strings.TrimPrefix(string(known.Lineage), ","),
+			term, knew, witness, node, string(known.Room), p, known.Epoch, known.Seq, "," + strings.TrimPrefix(string(known.Lineage), ","),
 			known.Name, known.Delay, s.keep(), known.MessageSeq, known.OrderKey, attributes,
 			s.cfg.MaxMembers, s.cfg.MaxRoomsPerUser, len(batch),
 		}
