@@ -64,6 +64,11 @@ type feed struct {
 	lineage    roomstore.Lineage
 	messageSeq int64 // the highest seen
 	orderKey   int64 // likewise
+
+	// What comes after a gap may be of a Redis that has lost data. Until the store
+	// has answered, only what was known before is known for certain.
+	doubtful bool
+	sure     roomstore.Position
 }
 
 // waiter is an answer that must not overtake the events before it.
@@ -102,7 +107,10 @@ func (f *feed) Deliver(payload string) {
 
 // Gap implements [pubsub.Handler]. What was lost is found by comparing many
 // rooms at once with the store.
-func (f *feed) Gap() { f.hub.suspect(f) }
+func (f *feed) Gap() {
+	f.doubt()
+	f.hub.suspect(f)
+}
 
 // take handles an event that has come.
 func (f *feed) take(e roomstore.Event) {

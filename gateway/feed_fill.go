@@ -38,6 +38,7 @@ func (f *feed) late() {
 func (f *feed) compare(head roomstore.Position) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.confirm()
 	switch {
 	case f.at.Epoch == 0:
 		f.seen = head // for those who are entering

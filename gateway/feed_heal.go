@@ -17,8 +17,12 @@ func (f *feed) record(node string) (known roomstore.Record, ok bool) {
 	if f.stopped || f.at.Epoch == 0 {
 		return known, false
 	}
+	at := f.at
+	if f.doubtful && f.sure.Epoch == at.Epoch {
+		at = f.sure
+	}
 	known = roomstore.Record{
-		Room: f.room, Position: f.at, Lineage: f.lineage, Name: f.name, Delay: f.delay,
+		Room: f.room, Position: at, Lineage: f.lineage, Name: f.name, Delay: f.delay,
 		MessageSeq: f.messageSeq, OrderKey: f.orderKey, Attributes: f.attributes, Described: f.described,
 	}
 	for _, m := range f.members {
@@ -27,6 +31,21 @@ func (f *feed) record(node string) (known roomstore.Record, ok bool) {
 		}
 	}
 	return known, len(known.Members) > 0
+}
+
+// doubt notes that what comes from now on may be of another term than what came.
+func (f *feed) doubt() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.doubtful {
+		f.doubtful, f.sure = true, f.at
+	}
+}
+
+// confirm notes that the store has answered under a term that this node acts
+// under, unless there has been another gap.
+func (f *feed) confirm() {
+	f.doubtful = f.doubtful && f.hub.suspects(f)
 }
 
 // describe notes the room's attributes.
@@ -39,6 +58,7 @@ func (f *feed) describe(attributes []string) {
 func (f *feed) settle(l roomstore.Life) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.confirm()
 	switch {
 	case f.stopped:
 	case f.at.Epoch == 0:
