@@ -26,6 +26,7 @@ func (f *feed) record(node string) (known roomstore.Record, ok bool) {
 		MessageSeq: f.messageSeq, OrderKey: f.orderKey, Attributes: f.attributes, Described: f.described,
 	}
 	for _, m := range f.members {
+		known.Seq = max(known.Seq, m.entered)
 		if m.s.who.Node == node {
 			known.Members = append(known.Members, roomstore.Placed{Session: m.s.who, Entered: m.entered, Data: m.s.data})
 		}
@@ -39,6 +40,14 @@ func (f *feed) doubt() {
 	defer f.mu.Unlock()
 	if !f.doubtful {
 		f.doubtful, f.sure = true, f.at
+	}
+}
+
+// confirmed notes a position that the store answered with under a term that this
+// node acts under.
+func (f *feed) confirmed(at roomstore.Position) {
+	if f.sure.Epoch < at.Epoch || f.sure.Epoch == at.Epoch && f.sure.Seq < at.Seq {
+		f.sure = at
 	}
 }
 

@@ -88,6 +88,7 @@ func (f *feed) admit(s *session, e roomstore.Entry, say func()) bool {
 	}
 	f.name, f.delay = e.Name, e.Delay
 	f.describe(e.Attributes)
+	f.confirmed(e.Position)
 	m := &member{s: s, from: e.Seq, entered: e.Entered}
 	if !f.add(m) {
 		say()
