@@ -56,9 +56,19 @@ type feed struct {
 	armedAt  roomstore.Position // at, when it was set
 	stopped  bool
 
-	// What a heal needs to know of the room.
-	name  string
-	delay int
+	// What a heal needs to know of the room, besides at and members.
+	name       string
+	delay      int
+	attributes []string // key, value, …
+	described  bool     // attributes is known
+	lineage    roomstore.Lineage
+	messageSeq int64 // the highest seen
+	orderKey   int64 // likewise
+
+	// What comes after a gap may be of a Redis that has lost data. Until the store
+	// has answered, only what was known before is known for certain.
+	doubtful bool
+	sure     roomstore.Position
 }
 
 // waiter is an answer that must not overtake the events before it.
@@ -97,7 +107,10 @@ func (f *feed) Deliver(payload string) {
 
 // Gap implements [pubsub.Handler]. What was lost is found by comparing many
 // rooms at once with the store.
-func (f *feed) Gap() { f.hub.suspect(f) }
+func (f *feed) Gap() {
+	f.doubt()
+	f.hub.suspect(f)
+}
 
 // take handles an event that has come.
 func (f *feed) take(e roomstore.Event) {
@@ -111,10 +124,7 @@ func (f *feed) take(e roomstore.Event) {
 	case e.Epoch < f.at.Epoch:
 		return // of a life that is over
 	case e.Epoch > f.at.Epoch:
-		// Ours is over, and we have not been told. Those who enter the new
-		// life have their position from their entry.
-		f.over(protocol.RoomNotExist)
-		f.keepEarly(e)
+		f.newer(e)
 		return
 	case f.first(e):
 		f.at.Seq = e.Seq - 1
@@ -174,8 +184,9 @@ func (f *feed) catchEarly() {
 				f.early = append(f.early, early[i:]...)
 				return
 			case e.Epoch > f.at.Epoch:
-				f.over(protocol.RoomNotExist)
-				f.early = append(f.early, early[i:]...)
+				f.early = append(f.early, early[i+1:]...)
+				f.newer(e)
+				f.catchEarly()
 				return
 			case e.Epoch < f.at.Epoch:
 			case e.Kind == roomstore.KindCommand && e.Seq == f.at.Seq,
@@ -205,6 +216,10 @@ func (f *feed) pass(e roomstore.Event) {
 	case roomstore.KindDestroyed:
 		f.over(protocol.RoomNotExist)
 		return
+	case roomstore.KindJoined:
+		f.entered(e)
+	case roomstore.KindMessage:
+		f.messageSeq, f.orderKey = max(f.messageSeq, e.MessageSeq), max(f.orderKey, e.OrderKey)
 	case roomstore.KindMoved:
 		f.depart(e.Old, e)
 	case roomstore.KindLeft:
@@ -274,22 +289,25 @@ func (f *feed) reset() {
 	f.early = slices.DeleteFunc(f.early, func(e roomstore.Event) bool { return e.Epoch <= f.at.Epoch })
 	f.at = roomstore.Position{}
 	f.ring, f.commands, f.command = nil, nil, 0
+	f.attributes, f.described, f.lineage, f.messageSeq, f.orderKey = nil, false, "", 0, 0
 	f.release(func(waiter) bool { return true })
 }
 
 // begin sets the position of a feed that has none, or that is in an earlier
-// life, to one that an entry or a look at the store has shown. It says whether
+// epoch, to one that an entry or a look at the store has shown. It says whether
 // that life still goes on, as far as the feed knows.
-func (f *feed) begin(at roomstore.Position) bool {
+func (f *feed) begin(l roomstore.Life) bool {
+	at := l.Position
 	if at.Epoch <= f.ended || at.Epoch < f.at.Epoch {
 		return false
 	}
 	if f.at.Epoch != 0 && f.at.Epoch < at.Epoch {
-		f.over(protocol.RoomNotExist)
+		f.moveOn(l, protocol.RoomNotExist)
 	}
 	switch {
 	case f.at.Epoch == 0:
 		f.at, f.fresh = at, true
+		f.lineage = l.Lineage
 		f.used.Store(true)
 		for _, e := range f.early {
 			if f.first(e) {

@@ -38,6 +38,7 @@ func (f *feed) late() {
 func (f *feed) compare(head roomstore.Position) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.confirm()
 	switch {
 	case f.at.Epoch == 0:
 		f.seen = head // for those who are entering
@@ -99,8 +100,10 @@ func (f *feed) filled(after roomstore.Position, h roomstore.History, err error) 
 	switch {
 	case f.at != after:
 		// A new life began meanwhile; what is early belongs to it.
-	case errors.Is(err, roomstore.ErrNoRoom) || errors.Is(err, roomstore.ErrEpoch):
+	case errors.Is(err, roomstore.ErrNoRoom):
 		f.over(protocol.RoomNotExist)
+	case errors.Is(err, roomstore.ErrEpoch):
+		f.moveOn(h.Life, protocol.RoomNotExist)
 	case err != nil:
 		f.hub.log.Error("missing events could not be read", "room", f.room, "err", err)
 		f.release(func(waiter) bool { return true })
@@ -109,7 +112,7 @@ func (f *feed) filled(after roomstore.Position, h roomstore.History, err error) 
 	}
 	f.catchEarly()
 	f.release(func(w waiter) bool { return w.at.Seq <= f.at.Seq || w.at.Epoch != f.at.Epoch })
-	again := f.again
+	again := f.again || h.Life.Epoch == f.at.Epoch && h.Life.Seq > f.at.Seq
 	f.again = false
 	switch {
 	case f.at.Epoch == 0:

@@ -36,6 +36,10 @@ func (f *feed) rejoin(ctx context.Context, s *session, back roomstore.Return, se
 	}
 	for {
 		h, err := f.hub.store.Catchup(ctx, f.room, from)
+		if errors.Is(err, roomstore.ErrEpoch) && h.Life.Lineage.Has(from.Epoch) {
+			back.Position, from = h.Life.Position, h.Life.Position // data was lost meanwhile
+			continue
+		}
 		if done, err := f.rejoinFromStore(s, back, from, seen, say, h, err); done {
 			return err
 		}
@@ -49,6 +53,9 @@ func (f *feed) rejoinFromStore(s *session, back roomstore.Return, from roomstore
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if errors.Is(err, roomstore.ErrNoRoom) || errors.Is(err, roomstore.ErrEpoch) {
+		if f.at.Epoch != 0 && f.at.Epoch < from.Epoch {
+			f.moveOn(h.Life, protocol.RoomNotExist) // whoever is here is in an earlier life
+		}
 		f.gone(s, say)
 		return true, nil
 	}
@@ -56,13 +63,14 @@ func (f *feed) rejoinFromStore(s *session, back roomstore.Return, from roomstore
 		f.hub.close(f)
 		return true, err
 	}
-	if !f.begin(h.Position) {
+	if !f.begin(roomstore.Life{Position: h.Position, Base: h.Life.Base, Lineage: h.Life.Lineage}) {
 		f.gone(s, say)
 		return true, nil
 	}
 	if !f.has(h.Seq) {
 		return false, nil
 	}
+	f.describe(h.Attributes)
 	f.welcome(s, back, from, seen, say, h.Events, h.Complete, h.Position)
 	return true, nil
 }
@@ -110,8 +118,12 @@ func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Positio
 	}
 	switch {
 	case seen != nil && seen.Epoch != back.Epoch:
-		// What the client knows is of another life.
+		// What the client knows is of another life, or of this one before data
+		// was lost.
 		connected(head)
+		if say != nil {
+			f.interrupt(m, head)
+		}
 		s.event(historyLost(f.room, 0, head.Seq), classPull, f.room)
 	case !whole, say == nil && s.who.Slow > slowTimes && from.Seq < head.Seq:
 		f.hub.stats.HistoryLost.Add(1)

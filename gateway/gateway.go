@@ -70,6 +70,7 @@ type Gateway struct {
 	born     time.Time
 
 	draining atomic.Bool
+	healing  atomic.Bool     // what is known is being put back
 	life     context.Context // of what serves clients; set by Run before ready is closed
 	current  atomic.Pointer[incarnation]
 
@@ -158,10 +159,18 @@ func (g *Gateway) Run(ctx context.Context) error {
 	work.Go(func() error { return g.beat.run(life) })
 	nodes, stopNodes := context.WithCancel(life)
 	defer stopNodes()
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
 	work.Go(func() error {
 		err := g.runNode(nodes)
 		failed <- err
+		return err
+	})
+
+	work.Go(func() error {
+		err := g.runHealer(life)
+		if err != nil {
+			failed <- err
+		}
 		return err
 	})
 

@@ -416,6 +416,9 @@ func (g *Gateway) NotReady() (reasons []string) {
 	if quiet := g.since() - time.Duration(n.heard.Load()); quiet > probesMissed*probeEvery {
 		reasons = append(reasons, "delivery: no probe has come back through Redis pub/sub for "+quiet.Round(time.Second).String())
 	}
+	if g.healing.Load() {
+		reasons = append(reasons, "putting back: Redis was started anew or lost data, and gateways give it what they know")
+	}
 	if g.hub.comparing() {
 		reasons = append(reasons, "catching up: rooms are compared with Redis after a lost subscription")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/roomgate/roomgate/protocol"
@@ -16,8 +17,11 @@ type session struct {
 	// Set before the session is known to anybody else, and not changed.
 	who    roomstore.Session
 	c      *conn
+	device string
 	data   string // what others see of the user, as JSON
 	legacy bool   // a client that expects kickedOut when a room is destroyed
+
+	arrived atomic.Bool // all rooms that it came back to know of it
 
 	mu       sync.Mutex
 	detached bool

@@ -37,7 +37,7 @@ local finding = findings(reply, repair)
 local now_ms = now()
 local awake_ms = awake(control, now_ms)
 local room_key, members, info = key(part, "room", id), key(part, "members", id), key(part, "info", id)
-local f = call("HMGET", room_key, "epoch", "seq", "messageSeq", "delay", "deadline", "logbytes")
+local f = call("HMGET", room_key, "epoch", "seq", "messageSeq", "delay", "deadline", "logbytes", "from")
 local epoch, deadline = f[1], f[5]
 local seq = whole(f[2])
 local sound = whole(epoch) and seq and whole(f[3]) and whole(f[4]) and (not deadline or whole(deadline))
@@ -112,11 +112,13 @@ for i = 0, count - 1 do
       call("SREM", key(part, "node", m.node), entry)
     end)
   elseif m then
-    local reserved = epoch .. NUL .. partition .. NUL .. m.session
     local r = call("HGET", user_key, "r:" .. id)
-    if r ~= reserved then
+    local since, rest = (r or ""):match("^(%d*)(.*)$")
+    -- A place from before data was lost is one in the room that it goes back to.
+    local known = since == epoch or ((f[7] or ""):find("," .. since .. ",", 1, true) and since ~= "")
+    if not known or rest ~= NUL .. partition .. NUL .. m.session then
       finding("reservation", who, "is not in the user's list of rooms as it has to be, which has " .. shown(r), function()
-        call("HSET", user_key, "r:" .. id, reserved)
+        call("HSET", user_key, "r:" .. id, epoch .. NUL .. partition .. NUL .. m.session)
       end)
     end
     if m.user_slot ~= user_slot then

@@ -92,7 +92,7 @@ if goes_on then
     local part = slot(uslot, r.partition)
     local room = load(part, r.id, now_ms)
     local info = key(part, "info", r.id)
-    local m = room and room.epoch == r.epoch and membership(call("HGET", info, user))
+    local m = room and membership(call("HGET", info, user))
     seen[r.id] = true
     if m and m.session == session then
       if m.node == "" then

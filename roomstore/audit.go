@@ -64,6 +64,7 @@ var layout = []struct {
 	{regexp.MustCompile(`(?s)^\{(u\d+)\}:nodesessions:(.+)$`), "set", "nodesessions"},
 	{regexp.MustCompile(`^()nodes()$`), "zset", "nodes"},
 	{regexp.MustCompile(`^()partitions()$`), "string", ""},
+	{regexp.MustCompile(`^\{(0)\}:(?:term|origin)()$`), "string", ""},
 }
 
 // audit is one walk over all keys.

@@ -72,6 +72,8 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	if embedded != nil {
 		defer embedded.Close()
 	}
+	terms := roomstore.NewTerms(cfg.RedisPrefix, cfg.Partitions)
+	options.OnConnect = terms.OnConnect
 	rdb := redis.NewClient(options)
 	defer rdb.Close()
 	if embedded == nil {
@@ -83,7 +85,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	m := newMetrics()
 	calls := roomstore.NewBatcher(rdb, roomstore.BatcherConfig{Timeout: cfg.RedisTimeout, Observe: m.pipeline})
 	rooms := roomsConfig(&cfg)
-	rooms.Observe = m.script
+	rooms.Terms, rooms.Observe = terms, m.script
 	store := roomstore.New(calls, rooms)
 	bus := pubsub.New(rdb, pubsub.Config{Log: log.With("pkg", "pubsub")})
 	gw := gateway.New(store, bus, verifier, gateway.Config{
@@ -236,12 +238,15 @@ func checkRedis(ctx context.Context, rdb *redis.Client, url redisURL) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	info, err := rdb.Info(ctx, "server").Result()
-	for backoff := 100 * time.Millisecond; err != nil && ctx.Err() == nil; backoff *= 2 {
+	for backoff := 100 * time.Millisecond; err != nil && ctx.Err() == nil && !errors.Is(err, roomstore.ErrPartitions); backoff *= 2 {
 		select {
 		case <-ctx.Done():
 		case <-time.After(backoff):
 			info, err = rdb.Info(ctx, "server").Result()
 		}
+	}
+	if errors.Is(err, roomstore.ErrPartitions) {
+		return fmt.Errorf("redis: %w", err)
 	}
 	if err != nil {
 		return fmt.Errorf("redis at %s does not answer: %w", url, err)
