@@ -230,7 +230,7 @@ func (f *feed) pass(e roomstore.Event) {
 		f.ring = append(f.ring[:0], f.ring[ringSize:]...)
 	}
 	f.ring = append(f.ring, e)
-	f.release(func(w waiter) bool { return w.at.Seq <= f.at.Seq || w.at.Epoch != f.at.Epoch })
+	f.release(f.passed)
 }
 
 // deliver queues an event for each member that entered before seq, but the
@@ -301,7 +301,11 @@ func (f *feed) begin(l roomstore.Life) bool {
 	if at.Epoch <= f.ended || at.Epoch < f.at.Epoch {
 		return false
 	}
-	if f.at.Epoch != 0 && f.at.Epoch < at.Epoch {
+	switch {
+	case f.at.Epoch == 0 || f.at.Epoch == at.Epoch:
+	case len(f.members) == 0:
+		f.reset() // it may go on all the same, for those whose entry is on its way
+	default:
 		f.moveOn(l, protocol.RoomNotExist)
 	}
 	switch {
@@ -360,12 +364,23 @@ func (f *feed) framed(e roomstore.Event) []byte {
 func (f *feed) after(at roomstore.Position, do func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.stopped || f.at.Epoch != at.Epoch || f.at.Seq >= at.Seq {
+	w := waiter{at, do}
+	if f.stopped || f.passed(w) {
 		do()
 		return
 	}
-	f.waiting = append(f.waiting, waiter{at, do})
+	f.waiting = append(f.waiting, w)
+	if at.Epoch > f.at.Epoch {
+		f.fill() // the room may go on there
+		return
+	}
 	f.arm()
+}
+
+// passed says whether the feed has handed on all up to what an answer waits for,
+// or never will.
+func (f *feed) passed(w waiter) bool {
+	return f.at.Epoch == 0 || w.at.Epoch < f.at.Epoch || w.at.Epoch == f.at.Epoch && w.at.Seq <= f.at.Seq
 }
 
 // release runs the answers for which ready holds, in the order they came.

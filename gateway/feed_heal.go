@@ -75,7 +75,7 @@ func (f *feed) settle(l roomstore.Life) {
 	case l.Epoch == 0:
 		f.over(protocol.RoomNotExist)
 	case l.Epoch != f.at.Epoch:
-		f.moveOn(l, protocol.RoomConnectTimeout)
+		f.goOn(l, protocol.RoomConnectTimeout)
 	}
 	switch {
 	case f.at.Epoch == 0 || f.at.Epoch != l.Epoch || l.Seq <= f.at.Seq:
@@ -104,10 +104,21 @@ func (f *feed) newer(e roomstore.Event) {
 
 // moveOn leaves the feed's epoch for the later one that the room is in. If that
 // goes back to ours, the members go on with it; otherwise they are told event.
+//
+// What happened last in our epoch may not have come: it may have been the end of
+// a membership.
 func (f *feed) moveOn(l roomstore.Life, event protocol.RoomEvent) {
+	if f.goOn(l, event) {
+		f.doubtMembers()
+	}
+}
+
+// goOn is moveOn when it is known that the members are in the room. It says
+// whether they go on.
+func (f *feed) goOn(l roomstore.Life, event protocol.RoomEvent) bool {
 	if !l.Lineage.Has(f.at.Epoch) {
 		f.over(event)
-		return
+		return false
 	}
 	f.hub.stats.Healed.Add(1)
 	f.at, f.fresh = roomstore.Position{Epoch: l.Epoch, Seq: l.Base}, false
@@ -119,7 +130,8 @@ func (f *feed) moveOn(l roomstore.Life, event protocol.RoomEvent) {
 		f.interrupt(m, f.at)
 		m.s.event(historyLost(f.room, 0, f.at.Seq), classKept, f.room)
 	}
-	f.release(func(waiter) bool { return true })
+	f.release(f.passed)
+	return true
 }
 
 // interrupt tells a member that the room goes on at a position of another epoch.

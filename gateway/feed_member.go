@@ -76,8 +76,8 @@ func (f *feed) remove(i int) {
 func (f *feed) admit(s *session, e roomstore.Entry, say func()) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.members) > 0 && f.at.Epoch < e.Epoch {
-		return false // only the store knows what that is to those who are here
+	if e.Epoch < f.at.Epoch && e.Epoch > f.ended || len(f.members) > 0 && e.Epoch > f.at.Epoch {
+		return false // only the store knows whether one goes back to the other
 	}
 	if !f.begin(roomstore.Life{Position: e.Position}) {
 		f.gone(s, say)

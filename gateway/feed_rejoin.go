@@ -34,13 +34,19 @@ func (f *feed) rejoin(ctx context.Context, s *session, back roomstore.Return, se
 	if f.rejoinFromRing(s, back, from, seen, say) {
 		return nil
 	}
-	for {
+	for lost := false; ; {
 		h, err := f.hub.store.Catchup(ctx, f.room, from)
 		if errors.Is(err, roomstore.ErrEpoch) && h.Life.Lineage.Has(from.Epoch) {
-			back.Position, from = h.Life.Position, h.Life.Position // data was lost meanwhile
+			// Data was lost meanwhile, and with it perhaps the end of its membership.
+			back.Position, from, lost = h.Life.Position, h.Life.Position, true
 			continue
 		}
 		if done, err := f.rejoinFromStore(s, back, from, seen, say, h, err); done {
+			if lost {
+				f.mu.Lock()
+				f.doubtMembers()
+				f.mu.Unlock()
+			}
 			return err
 		}
 		// Meanwhile the feed has had, and let go, what came after h.
@@ -62,6 +68,9 @@ func (f *feed) rejoinFromStore(s *session, back roomstore.Return, from roomstore
 	if err != nil {
 		f.hub.close(f)
 		return true, err
+	}
+	if h.Epoch < f.at.Epoch && h.Epoch > f.ended {
+		return false, nil // the feed has heard of a later epoch since
 	}
 	if !f.begin(roomstore.Life{Position: h.Position, Base: h.Life.Base, Lineage: h.Life.Lineage}) {
 		f.gone(s, say)
