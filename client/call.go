@@ -1,8 +1,10 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -27,6 +29,8 @@ type call struct {
 	// Guarded by Client.mu.
 	on        *link // the last it was written to; nil: not sent yet
 	abandoned bool  // nobody waits any more
+	aside     bool  // it was answered that it may be sent again, and waits for that
+	refused   error // the last such answer
 }
 
 type answer struct {
@@ -37,8 +41,17 @@ type answer struct {
 // fail answers a call that will get no answer. The caller holds mu.
 func (cl *call) fail(err error) {
 	if !cl.abandoned {
-		cl.done <- answer{err: &UnansweredError{Method: cl.method, Unknown: cl.on != nil, Err: err}}
+		cl.done <- answer{err: cl.unanswered(err)}
 	}
+}
+
+// unanswered is what a call returns that got no answer, or none that counts.
+// The caller holds mu.
+func (cl *call) unanswered(why error) error {
+	if cl.refused != nil {
+		why = fmt.Errorf("%w; last answer: %w", why, cl.refused)
+	}
+	return &UnansweredError{Method: cl.method, Unknown: cl.on != nil, Err: why}
 }
 
 // keyed says whether a method changes something. One that this package does not
@@ -146,10 +159,52 @@ func (c *Client) abandon(cl *call, why error) answer {
 	default:
 	}
 	cl.abandoned = true
-	if cl.on == nil || cl.on != c.link {
+	if cl.on == nil || cl.on != c.link || cl.aside {
 		delete(c.pending, cl.id) // else it counts as unanswered until it is answered
 	}
-	return answer{err: &UnansweredError{Method: cl.method, Unknown: cl.on != nil, Err: why}}
+	return answer{err: cl.unanswered(why)}
+}
+
+// A call that the gateway could not carry out is sent again after a random
+// wait: up to asideFirst at first, growing to asideMost while there are only
+// such answers. That is soon enough for a gateway to see that an entry is still
+// wanted.
+const (
+	asideFirst = 100 * time.Millisecond
+	asideMost  = 500 * time.Millisecond
+)
+
+// setAside keeps a call to be sent again under its key, if that is what an
+// error of the gateway asks for. Those that wait go together, in the order in
+// which they were called. The caller holds mu.
+func (c *Client) setAside(l *link, cl *call, err error) bool {
+	pe, ok := errors.AsType[*protocol.Error](err)
+	if !ok || pe.Data == nil || !pe.Data.Retryable || cl.abandoned {
+		return false
+	}
+	cl.refused, cl.aside = err, true
+	if len(l.aside) == 0 {
+		l.again = time.AfterFunc(jitter(l.refusals, asideFirst, asideMost), func() { c.sendAside(l) })
+		l.refusals++
+	}
+	l.aside = append(l.aside, cl)
+	return true
+}
+
+// sendAside sends what was set aside. If the link is over the next one does.
+func (c *Client) sendAside(l *link) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l.over {
+		return
+	}
+	for _, cl := range l.aside {
+		cl.aside = false
+	}
+	l.out = append(l.out, l.aside...)
+	l.aside = nil
+	slices.SortStableFunc(l.out, func(a, b *call) int { return cmp.Compare(a.id, b.id) })
+	c.kick(l)
 }
 
 // resend puts what is pending on a new link, in the order in which it was
@@ -163,6 +218,7 @@ func (c *Client) resend(l *link, resumed bool) {
 			delete(c.pending, id)
 			cl.fail(ErrSessionLost)
 		default:
+			cl.aside = false
 			l.out = append(l.out, cl)
 		}
 	}

@@ -19,6 +19,12 @@
 // session has ended meanwhile, the gateway does not know the key any more; then
 // what changes something is not repeated and returns [ErrSessionLost].
 //
+// What the gateway cannot carry out for the moment, because its store does not
+// answer, is repeated in the same way after a short wait, for as long as the
+// call may take. An entry that fails so says it on the stream each time:
+// (connecting, …) and (disconnected, …). Commands and barrages happen once only
+// if nothing goes wrong: no gateway remembers them.
+//
 // # Events
 //
 // Events arrive on one stream, [Client.Events] or Config.OnEvent, in the order
@@ -81,7 +87,8 @@ type Config struct {
 
 	// ConnectTimeout bounds one attempt to connect and log in; 10 s if 0.
 	ConnectTimeout time.Duration
-	// RequestTimeout bounds calls whose context has no deadline; 30 s if 0.
+	// RequestTimeout bounds calls whose context has no deadline, repeats
+	// included; 30 s if 0.
 	RequestTimeout time.Duration
 
 	// The wait before the nth attempt in a row is random, between nothing and

@@ -19,8 +19,10 @@ var (
 	ErrSessionLost = errors.New("session lost")
 )
 
-// An UnansweredError is what a call returns that got no answer. Err says why:
-// the cause of the context, [ErrSessionLost], or what ended the client.
+// An UnansweredError is what a call returns that got no answer, or none but that
+// it may be sent again. Err says why: the cause of the context,
+// [ErrSessionLost], or what ended the client; and the [*protocol.Error] of the
+// last answer, if there was one.
 type UnansweredError struct {
 	Method string
 	// Unknown says that the request was sent, so it may have been carried out

@@ -45,6 +45,9 @@ type link struct {
 	out        []*call // to be written, in this order
 	writing    bool    // a writer is at work
 	unanswered int     // state-changing requests written
+	aside      []*call // to be sent again when that timer fires
+	again      *time.Timer
+	refusals   int // in a row, of the kind that sets calls aside
 	beat       *time.Timer
 	interval   time.Duration
 	pinged     int64 // when, after since
@@ -171,6 +174,9 @@ func (c *Client) drop(l *link) {
 	l.out = nil
 	if l.beat != nil {
 		l.beat.Stop()
+	}
+	if l.again != nil {
+		l.again.Stop()
 	}
 	for id, cl := range c.pending {
 		if cl.abandoned {
@@ -331,21 +337,31 @@ func (c *Client) take(at place) verdict {
 
 // handleAnswer hands an answer to the call that waits for it.
 func (c *Client) handleAnswer(l *link, m message) {
+	var err error
+	if m.err != nil {
+		err = decodeError(m.err)
+	}
 	c.mu.Lock()
 	cl := c.pending[m.id]
-	if cl != nil {
-		delete(c.pending, m.id)
-		if cl.keyed && cl.on == l {
-			l.unanswered--
-			c.kick(l)
-		}
-	}
-	c.mu.Unlock()
 	if cl == nil {
+		c.mu.Unlock()
 		return // a ping of ours
 	}
+	if cl.keyed && cl.on == l {
+		l.unanswered--
+	}
+	aside := c.setAside(l, cl, err)
+	if !aside {
+		delete(c.pending, m.id)
+		l.refusals = 0
+	}
+	c.kick(l)
+	c.mu.Unlock()
+	if aside {
+		return
+	}
 	if m.err != nil {
-		cl.done <- answer{err: decodeError(m.err)}
+		cl.done <- answer{err: err}
 		return
 	}
 	if cl.room != "" {

@@ -59,7 +59,7 @@ func (c *Client) loop(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ErrClosed
 		}
-		if c.loggedOut {
+		if c.loggedOut || c.seenOff(err) {
 			return ErrLoggedOut
 		}
 		if final(err) {
@@ -81,6 +81,25 @@ func (c *Client) loop(ctx context.Context) error {
 			return ErrClosed
 		}
 	}
+}
+
+// seenOff says whether the gateway has closed because of a logout that it had
+// answered as not carried out yet. That logout has succeeded.
+func (c *Client) seenOff(err error) bool {
+	if ce, ok := errors.AsType[*CloseError](err); !ok || ce.Code != protocol.CloseNormal {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	off := false
+	for id, cl := range c.pending {
+		if cl.method == protocol.MethodLogout && cl.refused != nil {
+			delete(c.pending, id)
+			cl.done <- answer{}
+			off = true
+		}
+	}
+	return off
 }
 
 // interrupted says on the stream that the link is lost.

@@ -13,7 +13,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"github.com/coder/websocket"
 	"golang.org/x/time/rate"
@@ -37,6 +36,8 @@ const (
 	stuckAfter = 20 * time.Second
 	// goodbye is how long a close frame has at least to go out.
 	goodbye = 100 * time.Millisecond
+	// maxWaiting is how many bytes those may have been sent in.
+	maxWaiting = 1 << 20
 	// abuseAfter is how many requests a minute may be refused as too fast
 	// before the connection is closed.
 	abuseAfter = 1000
@@ -65,6 +66,7 @@ type conn struct {
 
 	unanswered atomic.Int32 // state-changing requests
 	queued     atomic.Int32 // requests of any kind
+	waiting    atomic.Int64 // bytes that they were sent in
 
 	login  *time.Timer // closes a connection that does not log in
 	token  tokenTimer
@@ -73,7 +75,7 @@ type conn struct {
 	said   chan struct{} // closed when the client has been told why, if it is
 
 	mu     sync.Mutex
-	claims map[roomstore.RoomID]claim // what row 14 is about
+	claims map[roomstore.RoomID][]*claim // what row 14 is about
 }
 
 // rates are the limits of one connection.
@@ -196,24 +198,23 @@ func (c *conn) read() error {
 // message handles one message of the client. text is valid until it returns.
 func (c *conn) message(text []byte) {
 	c.tasks.tidy()
-	if !utf8.Valid(text) {
-		c.notJSON(fail(protocol.CodeParseError, "the text is not UTF-8"))
-		return
-	}
 	requests, batch, err := parseRequests(text)
-	if err != nil {
-		if err.Code == protocol.CodeParseError {
+	switch {
+	case err != nil:
+		fast := c.count()
+		switch {
+		case err.Code == protocol.CodeParseError:
 			c.notJSON(err)
-			return
+		case fast != nil:
+			c.queue(textOf(errorText(nil, fast)))
+		default:
+			c.queue(textOf(errorText(nil, err)))
 		}
-		c.queue(textOf(errorText(nil, err)))
-		return
+	case batch:
+		c.batch(requests, len(text))
+	default:
+		c.request(requests[0], len(text))
 	}
-	if batch {
-		c.batch(requests)
-		return
-	}
-	c.request(requests[0])
 }
 
 // notJSON answers text that is not JSON; too much of it closes the connection.
@@ -280,52 +281,51 @@ func (c *conn) shut(code protocol.CloseCode, reason string) {
 	c.ws.Close(websocket.StatusCode(code), reason)
 }
 
-// request serves one request that came alone.
-func (c *conn) request(r protocol.Request) {
-	if err := check(&r); err != nil {
-		if !validID(r.ID) {
-			r.ID = nil
-		}
-		c.queue(textOf(errorText(r.ID, err)))
-		return
-	}
+// request serves one request that came alone, in a message of some size.
+func (c *conn) request(r incoming, size int) {
 	answer := func(result any, err *protocol.Error) {
 		c.g.answered(r.Method, err)
-		if b := answerText(&r, result, err); b != nil {
+		if b := answerText(&r.Request, result, err); b != nil {
 			c.queue(textOf(b))
 		}
 	}
-	if !c.admit() {
-		answer(nil, tooManyQueued())
+	err := c.count()
+	if err == nil {
+		err = r.bad
+	}
+	if err == nil {
+		err = c.admit(size)
+	}
+	if err != nil {
+		answer(nil, err)
 		return
 	}
-	owner := new(int)
-	p, err := c.prepare(&r, owner)
+	p, err := c.prepare(&r.Request, new(int))
+	r.Params = nil // they end with the text
 	if err != nil {
-		c.queued.Add(-1)
+		c.answered(size)
 		answer(nil, err)
 		return
 	}
 	if p.immediate {
-		c.queued.Add(-1)
-		p.run(answer)
+		c.answered(size)
+		p.run(false, answer)
 		return
 	}
-	c.tasks.add(p.rooms, c.g.cfg.RedisTimeout, func(late bool) {
-		defer c.queued.Add(-1)
-		if late {
-			p.done()
-			answer(nil, wireError(errUnavailable, ""))
-			return
-		}
-		rest := p.run(func(result any, err *protocol.Error) {
-			p.settle(err)
+	c.tasks.add(p.rooms, c.g.cfg.RedisTimeout, func(late bool) func() {
+		rest := p.run(late, func(result any, err *protocol.Error) {
+			p.settle()
 			answer(result, err)
 		})
-		if rest != nil {
-			rest()
+		over := func() {
+			p.done()
+			c.answered(size)
 		}
-		p.done()
+		if rest == nil {
+			over()
+			return nil
+		}
+		return func() { rest(); over() }
 	})
 }
 
@@ -344,46 +344,51 @@ func answerText(r *protocol.Request, result any, err *protocol.Error) []byte {
 }
 
 // batch serves a JSON-RPC batch: one request after another, the answers in one
-// array. What its rooms send meanwhile follows the array.
-func (c *conn) batch(requests []protocol.Request) {
-	if !c.admit() {
-		c.queue(textOf(errorText(nil, tooManyQueued())))
-		return
-	}
+// array. What its rooms send meanwhile follows the array. No request begins
+// later than one Redis timeout after the first, so that a silent store holds
+// the answers up for no longer than two.
+func (c *conn) batch(requests []incoming, size int) {
 	type item struct {
 		prepared
 		err  *protocol.Error
 		rest func()
 	}
 	items := make([]item, len(requests))
+	for i := range items {
+		items[i].err = c.count()
+	}
+	if err := c.admit(size); err != nil {
+		c.queue(textOf(errorText(nil, err)))
+		return
+	}
 	owner := new(int)
 	for i := range requests {
-		if items[i].err = check(&requests[i]); items[i].err != nil {
-			requests[i].ID = json.RawMessage("null")
-			continue
+		it, r := &items[i], &requests[i]
+		if it.err == nil {
+			it.err = r.bad
 		}
-		items[i].prepared, items[i].err = c.prepare(&requests[i], owner)
+		if it.err == nil {
+			it.prepared, it.err = c.prepare(&r.Request, owner)
+		}
+		r.Params = nil // they end with the text
 	}
-	c.tasks.add(nil, c.g.cfg.RedisTimeout, func(late bool) {
-		defer c.queued.Add(-1)
+	c.tasks.add(nil, c.g.cfg.RedisTimeout, func(late bool) func() {
 		c.sock.Hold()
+		began := time.Now()
 		var answers [][]byte
 		for i := range items {
 			it := &items[i]
 			answer := func(result any, err *protocol.Error) {
 				c.g.answered(requests[i].Method, err)
-				if b := answerText(&requests[i], result, err); b != nil {
+				if b := answerText(&requests[i].Request, result, err); b != nil {
 					answers = append(answers, b)
 				}
 			}
-			switch {
-			case it.err != nil:
+			if it.err != nil {
 				answer(nil, it.err)
-			case late:
-				answer(nil, wireError(errUnavailable, ""))
-			default:
-				it.rest = it.run(answer)
+				continue
 			}
+			it.rest = it.run(late || time.Since(began) > c.g.cfg.RedisTimeout, answer)
 		}
 		var frame []byte
 		if len(answers) > 0 {
@@ -391,35 +396,53 @@ func (c *conn) batch(requests []protocol.Request) {
 		}
 		for i := range items {
 			if it := &items[i]; it.err == nil {
-				it.answered()
-				if it.rest == nil {
-					it.unclaim()
-				}
+				it.settle()
 			}
 		}
 		if err := c.sock.Release(frame); err != nil {
 			c.slow(err)
 		}
-		for i := range items {
-			if it := &items[i]; it.rest != nil {
-				it.rest()
-				it.unclaim()
+		return func() {
+			for i := range items {
+				if it := &items[i]; it.err == nil {
+					if it.rest != nil {
+						it.rest()
+					}
+					it.done()
+				}
 			}
+			c.answered(size)
 		}
 	})
 }
 
-// admit counts a request in, unless too many wait already.
-func (c *conn) admit() bool {
-	if c.queued.Add(1) > maxQueued {
-		c.queued.Add(-1)
-		return false
+// admit counts a message of some size in, unless too much waits already.
+func (c *conn) admit(size int) *protocol.Error {
+	queued, waiting := c.queued.Add(1), c.waiting.Add(int64(size))
+	switch {
+	case queued > maxQueued:
+		c.answered(size)
+		return fail(protocol.CodeTooFast, "more than %d requests of this connection wait for their answers", maxQueued)
+	case waiting > maxWaiting:
+		c.answered(size)
+		return fail(protocol.CodeTooFast, "requests of more than %d bytes of this connection wait for their answers", maxWaiting)
 	}
-	return true
+	return nil
 }
 
-func tooManyQueued() *protocol.Error {
-	return fail(protocol.CodeTooFast, "more than %d requests of this connection wait for their answers", maxQueued)
+// answered ends what admit began.
+func (c *conn) answered(size int) {
+	c.queued.Add(-1)
+	c.waiting.Add(-int64(size))
+}
+
+// count counts a request, whatever it is, against the connection's overall
+// rate.
+func (c *conn) count() *protocol.Error {
+	if c.fast(func(r *rates) *rate.Limiter { return r.all }) {
+		return fail(protocol.CodeTooFast, "more than %v requests a second", c.rates.all.Limit())
+	}
+	return nil
 }
 
 // fast says whether a request exceeds the connection's rates.
@@ -442,51 +465,127 @@ func (c *conn) fast(limiter func(*rates) *rate.Limiter) bool {
 	return true
 }
 
-// claim is a room operation that is under way.
+// claim is a room operation that is under way (row 14).
 type claim struct {
-	owner *int // the request or batch it belongs to
-	key   int64
-	n     int
+	c      *conn
+	owner  *int // the request or batch it belongs to
+	key    int64
+	rooms  []roomstore.RoomID
+	repeat bool // one under the same requestKey was under way when it was read
+
+	// Owned by the operation.
+	late bool // its turn has not come in time
+	open bool // its outcome is open, and it stays under way after its answer
+
+	// Guarded by c.mu.
+	spoken bool          // it has been answered
+	asked  chan struct{} // closed when there is a repeat of it, if anybody waits for one
 }
 
-// claim notes that a room operation under a requestKey is under way (row 14).
-// It fails if there is one already, unless that is of the same batch or has
-// the same requestKey.
-func (c *conn) claim(owner *int, key int64, rooms ...roomstore.RoomID) *protocol.Error {
+// claim notes that a room operation under a requestKey is under way. It fails
+// if there is one already, unless that is of the same batch or has the same
+// requestKey.
+func (c *conn) claim(owner *int, key int64, rooms ...roomstore.RoomID) (*claim, *protocol.Error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	cl := &claim{c: c, owner: owner, key: key, rooms: rooms}
 	for _, room := range rooms {
-		other, busy := c.claims[room]
-		if busy && other.owner != owner && (key == 0 || other.key != key) {
-			return fail(protocol.CodeRoomBusy, "another request about room %q is under way", room)
+		others := c.claims[room]
+		if slices.ContainsFunc(others, cl.repeats) {
+			cl.repeat = true
+		} else if slices.ContainsFunc(others, func(other *claim) bool { return other.owner != owner }) {
+			return nil, fail(protocol.CodeRoomBusy, "another request about room %q is under way", room)
 		}
 	}
 	if c.claims == nil {
-		c.claims = map[roomstore.RoomID]claim{}
+		c.claims = map[roomstore.RoomID][]*claim{}
 	}
 	for _, room := range rooms {
-		other, busy := c.claims[room]
-		if !busy {
-			other = claim{owner: owner, key: key}
+		for _, other := range c.claims[room] {
+			if cl.repeats(other) && other.asked != nil {
+				close(other.asked)
+				other.asked = nil
+			}
 		}
-		other.n++
-		c.claims[room] = other
+		c.claims[room] = append(c.claims[room], cl)
 	}
-	return nil
+	return cl, nil
 }
 
-func (c *conn) unclaim(rooms ...roomstore.RoomID) {
+// repeats says whether cl and other are tries of one request.
+func (cl *claim) repeats(other *claim) bool {
+	return cl != other && cl.key != 0 && cl.key == other.key
+}
+
+// answered is called when the answer is about to be queued.
+func (cl *claim) answered() {
+	cl.c.mu.Lock()
+	cl.spoken = true
+	cl.c.mu.Unlock()
+	if !cl.open {
+		cl.end()
+	}
+}
+
+// end notes that the operation is over. It may be called again.
+func (cl *claim) end() {
+	c := cl.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, room := range rooms {
-		if other := c.claims[room]; other.n > 1 {
-			other.n--
-			c.claims[room] = other
-			continue
+	for _, room := range cl.rooms {
+		others := slices.DeleteFunc(c.claims[room], func(other *claim) bool { return other == cl })
+		if len(others) > 0 {
+			c.claims[room] = others
+		} else {
+			delete(c.claims, room)
 		}
-		delete(c.claims, room)
 	}
 	if len(c.claims) == 0 {
 		c.claims = nil
 	}
+}
+
+// others says whether there are other tries of the request for which ok holds.
+func (cl *claim) others(ok func(*claim) bool) bool {
+	cl.c.mu.Lock()
+	defer cl.c.mu.Unlock()
+	for _, room := range cl.rooms {
+		if slices.ContainsFunc(cl.c.claims[room], func(other *claim) bool { return cl.repeats(other) && ok(other) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// unspoken says whether another try is still to be answered: that one tells the
+// client where it stands.
+func (cl *claim) unspoken() bool { return cl.others(func(other *claim) bool { return !other.spoken }) }
+
+// repeated says whether the client has asked again, and the outcome is the
+// business of that try.
+func (cl *claim) repeated() bool { return cl.others(func(*claim) bool { return true }) }
+
+// forsaken waits for a while whether the client asks again, and says that it does
+// not. If the connection ends it may do so on the next.
+func (cl *claim) forsaken(d time.Duration) bool {
+	if cl.key == 0 {
+		return true // it cannot
+	}
+	asked := make(chan struct{})
+	cl.c.mu.Lock()
+	cl.asked = asked
+	cl.c.mu.Unlock()
+	if cl.repeated() {
+		return false
+	}
+	wait := time.NewTimer(d)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+		return !cl.repeated()
+	case <-asked:
+	case <-cl.c.gone:
+	case <-cl.c.g.backing().Done():
+	}
+	return false
 }

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
 )
@@ -23,29 +21,30 @@ type prepared struct {
 	rooms     []roomstore.RoomID // it is about; none: it waits for all before it
 	immediate bool               // it waits for nothing
 
-	// run carries the request out and answers it. What it returns, if
-	// anything, is what is left to do of it after the answer; until that is
-	// done the request counts as under way.
-	run func(reply) (rest func())
+	// run carries the request out and answers it; late, it only says that its
+	// turn has not come in time. What it returns, if anything, is what is left
+	// to do of it after the answer.
+	run func(late bool, answer reply) (rest func())
 
-	// Only the first call of each counts.
-	answered func() // when the answer is about to be queued
-	unclaim  func() // when the request is over
-}
-
-// done ends a request.
-func (p *prepared) done() {
-	p.answered()
-	p.unclaim()
+	answered func() // when the answer is about to be queued; only the first call counts
+	claim    *claim // nil if row 14 is not about it
 }
 
 // settle ends what the next request could be refused for, before the answer
 // goes out: whoever hears it may send that request at once. A request whose
 // outcome is open stays under way.
-func (p *prepared) settle(err *protocol.Error) {
+func (p *prepared) settle() {
 	p.answered()
-	if err == nil || err.Code != protocol.CodeUnavailable {
-		p.unclaim()
+	if p.claim != nil {
+		p.claim.answered()
+	}
+}
+
+// done ends a request.
+func (p *prepared) done() {
+	p.answered()
+	if p.claim != nil {
+		p.claim.end()
 	}
 }
 
@@ -54,29 +53,37 @@ func nothing() {}
 // operation is how one method is carried out for a session.
 type operation func(s *session, answer reply) (rest func())
 
+// claimant is operation for what row 14 is about. It handles being late itself.
+type claimant func(s *session, cl *claim, answer reply) (rest func())
+
 // prepare reads a request's parameters and decides what can be decided before
 // its turn. owner stands for the message it came in.
 func (c *conn) prepare(r *protocol.Request, owner *int) (prepared, *protocol.Error) {
-	if c.fast(func(r *rates) *rate.Limiter { return r.all }) {
-		return prepared{}, fail(protocol.CodeTooFast, "more than %v requests a second", c.rates.all.Limit())
-	}
 	switch r.Method {
 	case protocol.MethodPing:
-		return prepared{immediate: true, answered: nothing, unclaim: nothing, run: func(answer reply) func() {
+		if err := parseParams(r.Params, &noParams{}); err != nil {
+			return prepared{}, err
+		}
+		return prepared{immediate: true, answered: nothing, run: func(_ bool, answer reply) func() {
 			answer(protocol.PingResult{ServerTime: time.Now().UnixMilli()}, nil)
 			return nil
 		}}, nil
 
 	case protocol.MethodLogin:
 		var p protocol.LoginParams
-		if err := parseParams(r.Params, &p); err != nil {
-			return prepared{}, err
-		}
-		return prepared{answered: nothing, unclaim: nothing, run: func(answer reply) func() {
-			return c.logIn(&p, answer)
+		bad := parseParams(r.Params, &p)
+		return prepared{answered: nothing, run: func(late bool, answer reply) func() {
+			if late {
+				answer(nil, unavailable())
+				return nil
+			}
+			return c.logIn(&p, bad, answer)
 		}}, nil
 
 	case protocol.MethodLogout:
+		if err := parseParams(r.Params, &noParams{}); err != nil {
+			return prepared{}, err
+		}
 		return c.changing(nil, c.logOut)
 
 	case protocol.MethodRenewToken:
@@ -96,8 +103,8 @@ func (c *conn) prepare(r *protocol.Request, owner *int) (prepared, *protocol.Err
 		if err != nil {
 			return prepared{}, err
 		}
-		return c.claiming(owner, p.RequestKey, func(s *session, answer reply) func() {
-			return c.enter(s, req, p.RequestKey, answer)
+		return c.claiming(owner, p.RequestKey, func(s *session, cl *claim, answer reply) func() {
+			return c.enter(s, req, cl, answer)
 		}, req.Room)
 
 	case protocol.MethodJoinRoom:
@@ -107,8 +114,8 @@ func (c *conn) prepare(r *protocol.Request, owner *int) (prepared, *protocol.Err
 			return prepared{}, err
 		}
 		req := roomstore.EntryRequest{Mode: roomstore.ModeJoin, Room: room}
-		return c.claiming(owner, p.RequestKey, func(s *session, answer reply) func() {
-			return c.enter(s, req, p.RequestKey, answer)
+		return c.claiming(owner, p.RequestKey, func(s *session, cl *claim, answer reply) func() {
+			return c.enter(s, req, cl, answer)
 		}, room)
 
 	case protocol.MethodSwitchRoom:
@@ -120,8 +127,8 @@ func (c *conn) prepare(r *protocol.Request, owner *int) (prepared, *protocol.Err
 		if err != nil {
 			return prepared{}, err
 		}
-		return c.claiming(owner, p.RequestKey, func(s *session, answer reply) func() {
-			return c.switchRoom(s, from, req, p.RequestKey, answer)
+		return c.claiming(owner, p.RequestKey, func(s *session, cl *claim, answer reply) func() {
+			return c.switchRoom(s, from, req, cl, answer)
 		}, from, req.Room)
 
 	case protocol.MethodLeaveRoom:
@@ -130,8 +137,8 @@ func (c *conn) prepare(r *protocol.Request, owner *int) (prepared, *protocol.Err
 		if err != nil {
 			return prepared{}, err
 		}
-		return c.claiming(owner, p.RequestKey, func(s *session, answer reply) func() {
-			return c.leave(s, room, p.RequestKey, answer)
+		return c.claiming(owner, p.RequestKey, func(s *session, cl *claim, answer reply) func() {
+			return c.leave(s, room, cl, answer)
 		}, room)
 
 	case protocol.MethodLeaveAllRoom:
@@ -162,6 +169,10 @@ func (c *conn) prepare(r *protocol.Request, owner *int) (prepared, *protocol.Err
 	case protocol.MethodQueryRoomOnlineMemberCount:
 		var p protocol.RoomParams
 		return c.asking(r.Params, &p, &p.RoomID, func(s *session, answer reply) func() { return c.queryCount(s, &p, answer) })
+
+	case protocol.MethodQueryRoomAllAttributes:
+		var p protocol.RoomParams
+		return c.asking(r.Params, &p, &p.RoomID, func(s *session, answer reply) func() { return c.queryAllAttributes(s, &p, answer) })
 	}
 	return prepared{}, fail(protocol.CodeMethodNotFound, "there is no method %q", r.Method)
 }
@@ -182,16 +193,27 @@ func roomParams(raw json.RawMessage, p *protocol.RoomParams) (roomstore.RoomID, 
 }
 
 // loggedIn is an operation as run by whoever is logged in when its turn comes.
-func (c *conn) loggedIn(do operation) func(reply) func() {
-	return func(answer reply) func() {
+func (c *conn) loggedIn(do operation) func(bool, reply) func() {
+	return func(late bool, answer reply) func() {
 		s := c.session.Load()
-		if s == nil {
-			answer(nil, fail(protocol.CodeNotLoggedIn, "not logged in"))
+		if late || s == nil {
+			answer(nil, notRun(late))
 			return nil
 		}
 		return do(s, answer)
 	}
 }
+
+// notRun says why a request was not carried out: it was late, or nobody was
+// logged in.
+func notRun(late bool) *protocol.Error {
+	if late {
+		return unavailable()
+	}
+	return fail(protocol.CodeNotLoggedIn, "not logged in")
+}
+
+func unavailable() *protocol.Error { return wireError(errUnavailable, "") }
 
 // asking prepares a request that changes nothing. If room is not nil it is
 // that of a room, which the request waits its turn for.
@@ -199,7 +221,7 @@ func (c *conn) asking(raw json.RawMessage, params any, room *string, do operatio
 	if err := parseParams(raw, params); err != nil {
 		return prepared{}, err
 	}
-	p := prepared{answered: nothing, unclaim: nothing, run: c.loggedIn(do)}
+	p := prepared{answered: nothing, run: c.loggedIn(do)}
 	if room != nil {
 		id, err := roomstore.ParseRoomID(*room)
 		if err != nil {
@@ -218,30 +240,50 @@ func (c *conn) changing(rooms []roomstore.RoomID, do operation) (prepared, *prot
 		return prepared{}, fail(protocol.CodeTooFast, "more than %d state-changing requests of this connection are unanswered", protocol.MaxUnanswered)
 	}
 	return prepared{
-		rooms: rooms, run: c.loggedIn(do), unclaim: nothing,
+		rooms: rooms, run: c.loggedIn(do),
 		answered: sync.OnceFunc(func() { c.unanswered.Add(-1) }),
 	}, nil
 }
 
 // claiming prepares an operation that row 14 is about.
-func (c *conn) claiming(owner *int, key int64, do operation, rooms ...roomstore.RoomID) (prepared, *protocol.Error) {
-	if err := c.claim(owner, key, rooms...); err != nil {
-		return prepared{}, err
-	}
-	p, err := c.changing(rooms, do)
+func (c *conn) claiming(owner *int, key int64, do claimant, rooms ...roomstore.RoomID) (prepared, *protocol.Error) {
+	p, err := c.changing(rooms, nil)
 	if err != nil {
-		c.unclaim(rooms...)
 		return prepared{}, err
 	}
-	p.unclaim = sync.OnceFunc(func() { c.unclaim(rooms...) })
+	cl, err := c.claim(owner, key, rooms...)
+	if err != nil {
+		p.answered()
+		return prepared{}, err
+	}
+	p.claim = cl
+	p.run = func(late bool, answer reply) func() {
+		s := c.session.Load()
+		if s == nil {
+			answer(nil, notRun(late))
+			return nil
+		}
+		cl.late = late
+		return do(s, cl, answer)
+	}
 	return p, nil
+}
+
+// timeout bounds what is done for one request before its answer.
+func (c *conn) timeout() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
 }
 
 // attempt makes a call until its outcome is known or the time for an answer is
 // over. open says that it may have happened all the same.
 func attempt[T any](c *conn, call func(context.Context) (T, error)) (v T, open bool, err error) {
-	ctx, cancel := context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
+	ctx, cancel := c.timeout()
 	defer cancel()
+	return attemptIn(ctx, c, call)
+}
+
+// attemptIn is attempt for a request that has used some of its time already.
+func attemptIn[T any](ctx context.Context, c *conn, call func(context.Context) (T, error)) (v T, open bool, err error) {
 	for backoff := 10 * time.Millisecond; ; backoff = min(2*backoff, 200*time.Millisecond) {
 		v, err = call(ctx)
 		if err == nil || roomstore.Refused(err) {
@@ -263,7 +305,7 @@ func attempt[T any](c *conn, call func(context.Context) (T, error)) (v T, open b
 // pursue makes a call whose outcome is open until it is known. It gives up when
 // the connection ends: parking the session then fences the call.
 func pursue[T any](c *conn, call func(context.Context) (T, error)) (v T, known bool, err error) {
-	for backoff := 50 * time.Millisecond; ; backoff = min(2*backoff, time.Second) {
+	for backoff := 50 * time.Millisecond; ; backoff = min(2*backoff, 500*time.Millisecond) {
 		ctx, cancel := context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
 		v, err = call(ctx)
 		cancel()

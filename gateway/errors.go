@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"unicode/utf8"
 
 	"github.com/roomgate/roomgate/gateway/auth"
 	"github.com/roomgate/roomgate/protocol"
@@ -13,9 +14,30 @@ import (
 // errUnavailable means that the store did not answer in time.
 var errUnavailable = errors.New("the room store did not answer in time; nothing changed, or the outcome is not known yet")
 
-// fail makes an error for a client.
+// fail makes an error for a client. Strings among the args are cut: what a
+// client has sent does not come back to it, or into a log, at any length.
 func fail(code protocol.Code, format string, args ...any) *protocol.Error {
+	for i, a := range args {
+		if s, ok := a.(string); ok {
+			args[i] = cut(s)
+		}
+	}
 	return &protocol.Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// maxShown is how many bytes of a value an error shows: all of any ID.
+const maxShown = 128
+
+// cut shortens a value that is to be shown.
+func cut(s string) string {
+	if len(s) <= maxShown {
+		return s
+	}
+	n := maxShown
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
 }
 
 func badParameter(format string, args ...any) *protocol.Error {
@@ -39,6 +61,11 @@ var codes = []struct {
 	{roomstore.ErrFenced, protocol.CodeNotLoggedIn},
 }
 
+// badID is [wireError] for a malformed ID among several: path says which.
+func badID(path string, err error) *protocol.Error {
+	return &protocol.Error{Code: protocol.CodeBadParameter, Message: path + ": " + sentence(err)}
+}
+
 // wireError says to a client what err means, about the room or user named.
 func wireError(err error, on string) *protocol.Error {
 	if e := (*protocol.Error)(nil); errors.As(err, &e) {
@@ -47,7 +74,7 @@ func wireError(err error, on string) *protocol.Error {
 	for _, c := range codes {
 		if errors.Is(err, c.err) {
 			if c.err == roomstore.ErrBadID || on == "" {
-				return fail(c.code, "%s", sentence(err))
+				return &protocol.Error{Code: c.code, Message: sentence(err)}
 			}
 			return fail(c.code, "%s: %q", c.err, on)
 		}
@@ -60,7 +87,7 @@ func wireError(err error, on string) *protocol.Error {
 	if errors.Is(err, roomstore.ErrBadReply) {
 		return fail(protocol.CodeInternal, "internal error; the gateway's log says more")
 	}
-	e := fail(protocol.CodeUnavailable, "%s", errUnavailable)
+	e := &protocol.Error{Code: protocol.CodeUnavailable, Message: errUnavailable.Error()}
 	e.Data = &protocol.ErrorData{Retryable: true}
 	return e
 }

@@ -48,6 +48,8 @@ func overEvent(r roomstore.Reason) protocol.RoomEvent {
 		return protocol.RoomConnectTimeout
 	case roomstore.ReasonDevice:
 		return protocol.RoomKickedOutByOtherDevice
+	case roomstore.ReasonReplaced:
+		return protocol.RoomNetworkDisconnected
 	case roomstore.ReasonNoRoom, roomstore.ReasonDestroyed, roomstore.ReasonEmptied:
 		return protocol.RoomNotExist
 	}
@@ -56,6 +58,15 @@ func overEvent(r roomstore.Reason) protocol.RoomEvent {
 
 func (f *feed) find(id roomstore.SessionID) int {
 	return slices.IndexFunc(f.members, func(m *member) bool { return m.s.who.ID == id })
+}
+
+// follows says whether a session is a member that has been told of all up to a
+// position.
+func (f *feed) follows(id roomstore.SessionID, at roomstore.Position) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i := f.find(id)
+	return i >= 0 && f.at.Epoch == at.Epoch && f.members[i].from >= at.Seq
 }
 
 // remove forgets a member. The order of the others does not matter.
@@ -151,6 +162,23 @@ func (m *member) ends(e roomstore.Event) bool {
 		(e.Kind == roomstore.KindLeft && e.Origin == m.s.who.ID || e.Kind == roomstore.KindMoved && e.Old == m.s.who.ID)
 }
 
+// end finds the end of the membership among events, -1 if it goes on behind
+// them: the place may have gone to another device and come back.
+func (m *member) end(events []roomstore.Event) int {
+	end := -1
+	for i, e := range events {
+		switch {
+		case m.ends(e):
+			if end < 0 {
+				end = i
+			}
+		case e.Origin == m.s.who.ID && (e.Kind == roomstore.KindJoined || e.Kind == roomstore.KindMoved):
+			end = -1
+		}
+	}
+	return end
+}
+
 // ownDeparture ends the membership if that is what e is about.
 func (f *feed) ownDeparture(m *member, e roomstore.Event) bool {
 	if !m.ends(e) {
@@ -163,13 +191,17 @@ func (f *feed) ownDeparture(m *member, e roomstore.Event) bool {
 	return true
 }
 
-// detach forgets a session whose socket has closed.
-func (f *feed) detach(s *session) {
+// detach forgets a session whose socket has closed, or is about to, and says
+// whether it was a member.
+func (f *feed) detach(s *session) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if i := f.find(s.who.ID); i >= 0 && f.members[i].s == s {
-		f.remove(i)
+	i := f.find(s.who.ID)
+	if i < 0 || f.members[i].s != s {
+		return false
 	}
+	f.remove(i)
+	return true
 }
 
 // leaving notes that a request of the session's own is about to end its
@@ -198,6 +230,32 @@ func (f *feed) stays(m *member) {
 		m.s.destroyed(f.room, m.untold)
 		m.untold = ""
 	}
+}
+
+// standing runs say with the position up to which a member has had everything;
+// nothing comes between. It does nothing, and says so, if the membership has
+// ended.
+func (f *feed) standing(id roomstore.SessionID, say func(roomstore.Position)) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.find(id) < 0 {
+		return false
+	}
+	say(f.at)
+	return true
+}
+
+// departed waits until all events up to a departure have been handed on; none
+// follows. m is what [feed.leaving] gave before. It says whether the client is
+// still to be told.
+func (f *feed) departed(id roomstore.SessionID, m *member, at roomstore.Position) bool {
+	out := make(chan bool, 1)
+	f.left(id, at, func(is bool) { out <- is })
+	if <-out {
+		return true
+	}
+	f.stays(m)
+	return false
 }
 
 // left gives the answer of a departure at its place among the events, and

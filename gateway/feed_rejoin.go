@@ -117,7 +117,7 @@ func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Positio
 		return
 	}
 	// What follows its own departure is not for it.
-	end := slices.IndexFunc(events, m.ends)
+	end := m.end(events)
 	connected := func(at roomstore.Position) {
 		if say != nil {
 			say()

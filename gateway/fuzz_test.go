@@ -5,9 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/roomgate/roomgate/gateway/auth"
@@ -79,8 +82,8 @@ func FuzzMessage(f *testing.F) {
 		if n := c.unanswered.Load(); n != 0 {
 			t.Errorf("%q: %d requests count as unanswered", text, n)
 		}
-		if n := c.queued.Load(); n != 0 {
-			t.Errorf("%q: %d requests count as queued", text, n)
+		if n, m := c.queued.Load(), c.waiting.Load(); n != 0 || m != 0 {
+			t.Errorf("%q: %d requests of %d bytes count as queued", text, n, m)
 		}
 		if len(c.claims) != 0 {
 			t.Errorf("%q: rooms %v count as busy", text, c.claims)
@@ -113,6 +116,9 @@ func FuzzMessage(f *testing.F) {
 				if (r.Error == nil) == (r.Result == nil) {
 					t.Errorf("%q: got %s", text, answer)
 				}
+				if r.Error != nil {
+					fitToShow(t, text, r.Error)
+				}
 				ids = append(ids, compact(r.ID))
 			}
 		}
@@ -121,6 +127,65 @@ func FuzzMessage(f *testing.F) {
 		slices.Sort(want)
 		if !slices.Equal(ids, want) {
 			t.Errorf("%q: answers have the ids %q, want %q", text, ids, want)
+		}
+	})
+}
+
+// fitToShow makes sure that an error can be shown and logged: it is a line of
+// text, and no longer than a line may be.
+func fitToShow(t *testing.T, text []byte, err *protocol.Error) {
+	t.Helper()
+	const most = 1000 // bytes; what was sent can have 65,536
+	m := err.Message
+	if m == "" || len(m) > most || !utf8.ValidString(m) || strings.ContainsFunc(m, unicode.IsControl) {
+		t.Errorf("%.200q: got the sentence %q of %d bytes", text, m, len(m))
+	}
+}
+
+// Whatever the text, what is wrong with it can be shown; and parameters that are
+// accepted say the same to everybody who reads them as JSON: no name stands for
+// another, and none is there twice.
+func FuzzParseRequests(f *testing.F) {
+	for _, text := range []string{
+		``, "\xff", "\ufeff{}", `[1,[2],{"id":1},"x"]`, `{"jsonrpc":"2.0","method":"` + strings.Repeat(`\u0001`, 200) + `"}`,
+		`{"jsonrpc":"2.0","id":1,"method":"x","params":{"roomID":"a\u0000b","requestKey":1e5}}`,
+		`{"jsonrpc":"2.0","method":"x","params":{"roomInfo":{"roomID":"R","roomName":"\ud800"},"config":{"roomAttributes":{"\ud800":"1","\ud801":"2"},"roomDestroyDelayTime":1e3}}}`,
+		`{"jsonrpc":"2.0","method":"x","params":{"userID":"u","resume":{"sessionID":"s","rooms":[{"roomID":"R","epoch":1,"seq":2,"membersSeq":3}]}}}`,
+		`{"jsonrpc":"2.0","method":"x","params":{"roomID":"R","userIDs":["a"],"message":{"type":1,"message":"m"},"config":{"count":1,"nextFlag":"","priority":3}}}`,
+		`{"jsonrpc":"2.0","method":"x","params":{"ROOMID":"R","roomID":"S","roomID":null}}`,
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		requests, _, err := parseRequests(text)
+		if err != nil {
+			fitToShow(t, text, err)
+			return
+		}
+		for _, r := range requests {
+			if r.bad != nil {
+				fitToShow(t, text, r.bad)
+				continue
+			}
+			for _, v := range []any{
+				&protocol.LoginParams{}, &protocol.EnterParams{}, &protocol.SwitchParams{}, &protocol.RoomParams{}, &protocol.LeaveAllParams{},
+				&protocol.SendParams{}, &protocol.MemberListParams{}, &protocol.MembersParams{}, &protocol.RenewTokenParams{}, &noParams{},
+			} {
+				if err := parseParams(r.Params, v); err != nil {
+					fitToShow(t, text, err)
+					continue
+				}
+				var any map[string]any
+				d := json.NewDecoder(bytes.NewReader(r.Params))
+				d.UseNumber()
+				if len(r.Params) > 0 && d.Decode(&any) != nil {
+					t.Fatalf("%q: the params of %q are not JSON", text, r.Method)
+				}
+				again := fresh(v)
+				if err := json.Unmarshal(encoded(any), again); err != nil || !reflect.DeepEqual(v, again) {
+					t.Errorf("%q: read as %+v, by others as %+v (%v)", text, v, again, err)
+				}
+			}
 		}
 	})
 }
@@ -138,16 +203,13 @@ func compact(id json.RawMessage) string {
 
 // idsOf says which ids the answers to a text have.
 func idsOf(text []byte) []string {
-	requests, batch, err := parseRequests(text)
-	if err != nil || !utf8.Valid(text) {
+	requests, _, err := parseRequests(text)
+	if err != nil {
 		return []string{"null"}
 	}
 	var ids []string
 	for _, r := range requests {
-		switch bad := check(&r); {
-		case bad != nil && (batch || !validID(r.ID) || len(r.ID) == 0):
-			ids = append(ids, "null")
-		case bad != nil || len(r.ID) > 0:
+		if len(r.ID) > 0 {
 			ids = append(ids, compact(r.ID))
 		}
 	}

@@ -80,6 +80,7 @@ type Gateway struct {
 	mu       sync.Mutex
 	open     map[*conn]struct{}
 	sessions map[roomstore.SessionID]*session
+	early    map[roomstore.SessionID]earlyOrder
 	stopped  bool // no more connections
 }
 
@@ -106,6 +107,7 @@ func New(store *roomstore.Store, bus *pubsub.Bus, verifier auth.Verifier, cfg Co
 	g := &Gateway{
 		cfg: cfg, store: store, bus: bus, verifier: verifier, log: cfg.Log,
 		born: time.Now(), open: map[*conn]struct{}{}, sessions: map[roomstore.SessionID]*session{},
+		early: map[roomstore.SessionID]earlyOrder{},
 	}
 	g.hub = newHub(store, bus, cfg.RedisTimeout, cfg.Log, &g.stats)
 	g.beat = newHeartbeat(cfg.HeartbeatInterval)

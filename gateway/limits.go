@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"maps"
 	"math"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -24,7 +26,8 @@ const (
 	maxExtendedData = 1 << 10
 	maxPage         = 100
 	maxLookup       = 10
-	maxRequestKey   = 1 << 53
+	maxResumed      = 500
+	maxWhole        = 1 << 53 // no whole number on the wire is as large, or as far below 0
 )
 
 func checkText(what, s string, most int) *protocol.Error {
@@ -38,8 +41,8 @@ func checkText(what, s string, most int) *protocol.Error {
 }
 
 func checkRequestKey(k int64) *protocol.Error {
-	if k < 0 || k >= maxRequestKey {
-		return badParameter("requestKey %d is not between 1 and 2^53", k)
+	if k < 0 || k >= maxWhole {
+		return badParameter("requestKey %d is not between 1 and 2^53 - 1", k)
 	}
 	return nil
 }
@@ -57,7 +60,8 @@ func checkAttributes(a map[string]string) *protocol.Error {
 		return fail(protocol.CodeAttributeCount, "roomAttributes has %d keys, allowed are %d", len(a), maxAttributes)
 	}
 	total := 0
-	for k, v := range a {
+	for _, k := range slices.Sorted(maps.Keys(a)) { // what is refused twice over is so for one reason
+		v := a[k]
 		if k == "" || len(k) > maxAttrKey {
 			return fail(protocol.CodeAttributeKey, "the attribute key %q has %d bytes, allowed are 1 to %d", k, len(k), maxAttrKey)
 		}

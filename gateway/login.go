@@ -16,8 +16,9 @@ import (
 // tokenWarning is how long before a token expires its client is told.
 const tokenWarning = 30 * time.Second
 
-// logIn serves login, with or without resume.
-func (c *conn) logIn(p *protocol.LoginParams, answer reply) func() {
+// logIn serves login, with or without resume. bad is what is wrong with the
+// shape of its parameters.
+func (c *conn) logIn(p *protocol.LoginParams, bad *protocol.Error, answer reply) func() {
 	if c.session.Load() != nil {
 		answer(nil, fail(protocol.CodeAlreadyLoggedIn, "this connection is logged in already"))
 		return nil
@@ -28,6 +29,10 @@ func (c *conn) logIn(p *protocol.LoginParams, answer reply) func() {
 			c.close(protocol.CloseNotAuthorised, fmt.Sprintf("%d logins were refused", failedLogins))
 		}
 	}
+	if bad != nil {
+		refuse(bad)
+		return nil
+	}
 	user, named, bad := checkLogin(p)
 	if bad != nil {
 		refuse(bad)
@@ -35,7 +40,7 @@ func (c *conn) logIn(p *protocol.LoginParams, answer reply) func() {
 	}
 	expires, err := c.g.verifier.Verify(p.Token, p.UserID, time.Now())
 	if err != nil {
-		refuse(fail(tokenCode(err), "%s", err))
+		refuse(&protocol.Error{Code: tokenCode(err), Message: err.Error()})
 		return nil
 	}
 	if c.g.draining.Load() {
@@ -78,6 +83,10 @@ func (c *conn) logIn(p *protocol.LoginParams, answer reply) func() {
 		c.token.set(c, expires)
 	}
 	answer(result, nil)
+	if o, is := c.g.orderFor(s); is {
+		s.replaced(protocol.CloseCode(o.Code))
+		return nil
+	}
 	c.comeBack(s, rooms, named)
 	s.arrived.Store(true)
 	return nil
@@ -115,17 +124,24 @@ func checkLogin(p *protocol.LoginParams) (roomstore.UserID, map[roomstore.RoomID
 	if p.Resume == nil {
 		return user, nil, nil
 	}
-	if p.Resume.SessionID == "" {
-		return "", nil, fail(protocol.CodeInvalidParams, "resume.sessionID is missing")
+	if err := roomstore.CheckSessionID(p.Resume.SessionID); err != nil {
+		return "", nil, badID("resume", err)
 	}
-	if n := len(p.Resume.Rooms); n > 500 {
-		return "", nil, badParameter("resume.rooms has %d rooms, allowed are 500", n)
+	if n := len(p.Resume.Rooms); n > maxResumed {
+		return "", nil, badParameter("resume.rooms has %d rooms, allowed are %d", n, maxResumed)
 	}
 	named := make(map[roomstore.RoomID]sight, len(p.Resume.Rooms))
-	for _, r := range p.Resume.Rooms {
+	for i, r := range p.Resume.Rooms {
+		path := fmt.Sprintf("resume.rooms[%d]", i)
 		room, err := roomstore.ParseRoomID(r.RoomID)
 		if err != nil {
-			return "", nil, wireError(err, "")
+			return "", nil, badID(path, err)
+		}
+		if _, twice := named[room]; twice {
+			return "", nil, badParameter("%s is room %q once more", path, room)
+		}
+		if least := min(r.Epoch, r.Seq, r.MembersSeq); least < 0 {
+			return "", nil, badParameter("%s has the position %d, allowed are 0 to 2^53 - 1", path, least)
 		}
 		named[room] = sight{roomstore.Position(r.Position), r.MembersSeq}
 	}
@@ -269,7 +285,7 @@ func (c *conn) logOut(s *session, answer reply) func() {
 func (c *conn) renewToken(s *session, p *protocol.RenewTokenParams, answer reply) func() {
 	expires, err := c.g.verifier.Verify(p.Token, string(s.who.User), time.Now())
 	if err != nil {
-		answer(nil, fail(tokenCode(err), "%s", err))
+		answer(nil, &protocol.Error{Code: tokenCode(err), Message: err.Error()})
 		return nil
 	}
 	var r protocol.RenewTokenResult

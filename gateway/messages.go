@@ -61,7 +61,7 @@ func (c *conn) send(s *session, room roomstore.RoomID, p *protocol.SendParams, p
 	if err != nil {
 		switch {
 		case errors.Is(err, roomstore.ErrFenced):
-			c.fenced()
+			s.fenced()
 		case errors.Is(err, roomstore.ErrNoRoom):
 			answer(nil, fail(protocol.CodeMessageNoRoom, "%s: %q", roomstore.ErrNoRoom, room))
 		default:

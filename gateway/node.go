@@ -201,6 +201,7 @@ func (n *incarnation) due(ctx context.Context) error {
 	if now.Sub(n.audited) >= compareEvery {
 		n.audit(ctx)
 	}
+	g.forgetOrders()
 	return nil
 }
 
@@ -275,7 +276,10 @@ func (n *incarnation) sweep(ctx context.Context) error {
 		n.swept = time.Now()
 		n.sweepAt = n.swept.Add(sweepEvery)
 		if err != nil {
-			if !errors.Is(err, roomstore.ErrPaused) && !errors.Is(err, roomstore.ErrFenced) {
+			switch {
+			case errors.Is(err, roomstore.ErrPaused):
+				n.sweepAt = n.swept // what is due has waited while nobody could see to it
+			case !errors.Is(err, roomstore.ErrFenced):
 				g.log.Debug("sweep failed", "err", err)
 			}
 			return err
@@ -344,9 +348,39 @@ func (n *incarnation) Deliver(payload string) {
 	}
 	n.g.mu.Lock()
 	s := n.g.sessions[o.Session]
+	if s == nil {
+		n.g.early[o.Session] = earlyOrder{o, time.Now()}
+	}
 	n.g.mu.Unlock()
 	if s != nil && s.who.Generation < o.Generation {
 		s.replaced(protocol.CloseCode(o.Code))
+	}
+}
+
+// earlyOrder is an order about a session that was not here when it came. It may
+// have overtaken the answer to the login or resume that brings the session.
+type earlyOrder struct {
+	roomstore.Order
+	at time.Time
+}
+
+// orderFor gives the order that came early for a session, if one did.
+func (g *Gateway) orderFor(s *session) (o roomstore.Order, is bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	o = g.early[s.who.ID].Order
+	return o, s.who.Generation < o.Generation
+}
+
+// forgetOrders drops early orders for which no answer can be on its way any
+// more.
+func (g *Gateway) forgetOrders() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for id, o := range g.early {
+		if time.Since(o.at) > 2*g.cfg.RedisTimeout {
+			delete(g.early, id)
+		}
 	}
 }
 
@@ -355,14 +389,42 @@ func (n *incarnation) Gap() { n.gap.Store(true) }
 
 // replaced closes the socket of a session that is over here.
 func (s *session) replaced(code protocol.CloseCode) {
-	reason := "the session goes on over another connection"
-	if code == protocol.CloseKickedByLogin {
-		reason = "the user has logged in on more devices than are allowed"
-		s.c.queue(notification(protocol.EventConnectionStateChanged, protocol.ConnectionStateChanged{
-			State: protocol.ConnectionDisconnected, Event: protocol.ConnectionKickedOut,
-		}))
+	s.sendOff.Do(func() {
+		reason := "the session goes on over another connection"
+		if code == protocol.CloseKickedByLogin {
+			reason = "the user has logged in on more devices than are allowed"
+			// If there is no room for it, the code of the close says the same.
+			_ = s.c.sock.QueueLast(notification(protocol.EventConnectionStateChanged, protocol.ConnectionStateChanged{
+				State: protocol.ConnectionDisconnected, Event: protocol.ConnectionKickedOut,
+			}))
+		}
+		s.c.close(code, reason)
+	})
+}
+
+// lost closes the socket of a session that is not this node's any more.
+func (s *session) lost(why roomstore.Loss) {
+	switch why {
+	case roomstore.LossMoved, roomstore.LossReplaced:
+		s.replaced(protocol.CloseTakenOver)
+	case roomstore.LossKicked:
+		s.replaced(protocol.CloseKickedByLogin)
+	default:
+		s.c.fenced()
 	}
-	s.c.close(code, reason)
+}
+
+// fenced ends the connection of a session that the store has fenced. Whoever
+// must not come back is told so: the order to close may be late, or lost.
+func (s *session) fenced() {
+	ctx, cancel := context.WithTimeout(s.c.g.backing(), s.c.g.cfg.RedisTimeout)
+	defer cancel()
+	lost, err := s.c.g.store.Lost(ctx, s.who.Node, []roomstore.Session{s.who})
+	if err != nil {
+		s.c.fenced()
+		return
+	}
+	s.lost(lost[s.who.ID])
 }
 
 // compare looks whether the sessions here are still this node's, in case an
@@ -378,26 +440,22 @@ func (n *incarnation) compare(ctx context.Context) {
 	g.mu.Unlock()
 	for _, group := range g.store.BySlot(sessions) {
 		call, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
-		gone, err := g.store.Replaced(call, n.id, group)
+		lost, err := g.store.Lost(call, n.id, group)
 		cancel()
 		if err != nil {
 			n.gap.Store(true) // again, at the next tick
 			return
 		}
 		for _, who := range group {
-			parked, replaced := gone[who.ID]
-			if !replaced {
+			why, is := lost[who.ID]
+			if !is {
 				continue
 			}
 			g.mu.Lock()
 			s := g.sessions[who.ID]
 			g.mu.Unlock()
-			switch {
-			case s == nil || s.who.Generation != who.Generation: // it has gone on meanwhile
-			case parked:
-				s.c.fenced()
-			default:
-				s.replaced(protocol.CloseTakenOver)
+			if s != nil && s.who.Generation == who.Generation { // it has not gone on meanwhile
+				s.lost(why)
 			}
 		}
 	}

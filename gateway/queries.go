@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"slices"
 
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
@@ -36,12 +38,15 @@ func (c *conn) queryMembers(s *session, p *protocol.MembersParams, answer reply)
 		answer(nil, badParameter("userIDs has %d users, allowed are 1 to %d", len(p.UserIDs), maxLookup))
 		return nil
 	}
-	users := make([]roomstore.UserID, len(p.UserIDs))
+	var users []roomstore.UserID // each once, in the order they were named
 	for i, id := range p.UserIDs {
-		var err error
-		if users[i], err = roomstore.ParseUserID(id); err != nil {
-			answer(nil, wireError(err, ""))
+		user, err := roomstore.ParseUserID(id)
+		if err != nil {
+			answer(nil, badID(fmt.Sprintf("userIDs[%d]", i), err))
 			return nil
+		}
+		if !slices.Contains(users, user) {
+			users = append(users, user)
 		}
 	}
 	type found struct {
@@ -59,7 +64,7 @@ func (c *conn) queryMembers(s *session, p *protocol.MembersParams, answer reply)
 		}
 		for i, data := range got.data {
 			if data == "" {
-				r.ErrorUserList = append(r.ErrorUserList, protocol.UserError{UserID: p.UserIDs[i], Reason: protocol.CodeNotInRoom})
+				r.ErrorUserList = append(r.ErrorUserList, protocol.UserError{UserID: string(users[i]), Reason: protocol.CodeNotInRoom})
 			} else {
 				r.MemberList = append(r.MemberList, json.RawMessage(data))
 			}
@@ -83,10 +88,25 @@ func (c *conn) queryCount(s *session, p *protocol.RoomParams, answer reply) func
 	})
 }
 
+func (c *conn) queryAllAttributes(s *session, p *protocol.RoomParams, answer reply) func() {
+	room := roomstore.RoomID(p.RoomID)
+	type known struct {
+		at         roomstore.Position
+		attributes map[string]string
+	}
+	got, _, err := attempt(c, func(ctx context.Context) (k known, err error) {
+		k.at, k.attributes, err = c.g.store.Attributes(ctx, s.who, room)
+		return k, err
+	})
+	return c.answerQuery(s, room, got.at, err, answer, func() any {
+		return protocol.AllAttributesResult{RoomID: p.RoomID, RoomAttributes: got.attributes, Position: protocol.Position(got.at)}
+	})
+}
+
 // answerQuery gives a query's answer its place among the events of its room.
 func (c *conn) answerQuery(s *session, room roomstore.RoomID, at roomstore.Position, err error, answer reply, result func() any) func() {
 	if errors.Is(err, roomstore.ErrFenced) {
-		c.fenced()
+		s.fenced()
 		return nil
 	}
 	if err != nil {

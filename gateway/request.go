@@ -2,51 +2,88 @@ package gateway
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
-	"errors"
 	"reflect"
 	"strings"
-	"sync"
+	"unicode/utf8"
 
 	"github.com/roomgate/roomgate/protocol"
 )
 
-// parseRequests reads one message: a request, or a batch of up to
-// [protocol.MaxBatch]. An error is one that the message as a whole deserves.
-func parseRequests(text []byte) (requests []protocol.Request, batch bool, err *protocol.Error) {
-	text = bytes.TrimLeft(text, " \t\r\n")
-	if len(text) > 0 && text[0] == '[' {
-		var raw []json.RawMessage
-		if json.Unmarshal(text, &raw) != nil {
-			return nil, true, fail(protocol.CodeParseError, "the text is not JSON")
-		}
-		if len(raw) == 0 || len(raw) > protocol.MaxBatch {
-			return nil, true, fail(protocol.CodeInvalidRequest, "a batch has %d requests, allowed are 1 to %d", len(raw), protocol.MaxBatch)
-		}
-		requests = make([]protocol.Request, len(raw))
-		for i, r := range raw {
-			// One that is no request has no method, and is answered so.
-			_ = json.Unmarshal(r, &requests[i])
-		}
-		return requests, true, nil
-	}
-	var r protocol.Request
-	if e := json.Unmarshal(text, &r); e != nil {
-		var wrong *json.UnmarshalTypeError
-		if errors.As(e, &wrong) {
-			return nil, false, fail(protocol.CodeInvalidRequest, "not a JSON-RPC 2.0 request: %s must not be a %s", name(wrong.Field), wrong.Value)
-		}
-		return nil, false, fail(protocol.CodeParseError, "the text is not JSON")
-	}
-	return []protocol.Request{r}, false, nil
+// incoming is a request as it was read, or what stands in its place.
+type incoming struct {
+	protocol.Request
+	bad *protocol.Error // what makes it no request; it is answered in any case
 }
 
-func name(field string) string {
-	if field == "" {
-		return "the message"
+var byteOrderMark = []byte("\ufeff")
+
+// parseRequests reads one message: a request, or a batch of up to
+// [protocol.MaxBatch]. An error is one that the message as a whole deserves.
+// The requests' Params are part of the text.
+func parseRequests(text []byte) (requests []incoming, batch bool, err *protocol.Error) {
+	if !utf8.Valid(text) || !json.Valid(text) {
+		return nil, false, parseError(text)
 	}
-	return field
+	text = bytes.TrimSpace(text)
+	if kindOf(text) != kindList {
+		return []incoming{parseRequest(text)}, false, nil
+	}
+	n := 0
+	for range elements(text) {
+		n++
+	}
+	if n == 0 || n > protocol.MaxBatch {
+		return nil, true, fail(protocol.CodeInvalidRequest, "a batch has %d requests, allowed are 1 to %d", n, protocol.MaxBatch)
+	}
+	requests = make([]incoming, 0, n)
+	for r := range elements(text) {
+		requests = append(requests, parseRequest(r))
+	}
+	return requests, true, nil
+}
+
+// parseError says why a text is not JSON, or not read as such.
+func parseError(text []byte) *protocol.Error {
+	var v json.RawMessage
+	why := json.Unmarshal(text, &v)
+	switch {
+	case !utf8.Valid(text):
+		return fail(protocol.CodeParseError, "the text is not UTF-8")
+	case bytes.HasPrefix(text, byteOrderMark):
+		return fail(protocol.CodeParseError, "the text is not JSON: it begins with a byte order mark")
+	case strings.HasSuffix(why.Error(), "exceeded max depth"):
+		return fail(protocol.CodeParseError, "the text is nested more than 10000 levels deep")
+	}
+	return fail(protocol.CodeParseError, "the text is not JSON: %v", why)
+}
+
+var requestShape = shapeOf(reflect.TypeFor[protocol.Request]())
+
+// parseRequest reads what should be a request. Text is valid JSON.
+func parseRequest(text []byte) incoming {
+	var r incoming
+	if f := requestShape.check(text); f != nil {
+		r.bad = &protocol.Error{Code: protocol.CodeInvalidRequest, Message: "not a JSON-RPC 2.0 request: " + f.sentence("the message")}
+	} else {
+		for name, value := range members(text) {
+			switch string(unquoted(name)) {
+			case "jsonrpc":
+				r.JSONRPC = string(unquoted(value))
+			case "method":
+				r.Method = string(unquoted(value))
+			case "id":
+				r.ID = bytes.Clone(value)
+			case "params":
+				r.Params = value
+			}
+		}
+		r.bad = check(&r.Request)
+	}
+	if r.bad != nil && (len(r.ID) == 0 || !validID(r.ID)) {
+		r.ID = json.RawMessage("null")
+	}
+	return r
 }
 
 // check says what makes r no request of JSON-RPC 2.0.
@@ -57,7 +94,7 @@ func check(r *protocol.Request) *protocol.Error {
 	case r.Method == "":
 		return fail(protocol.CodeInvalidRequest, "not a JSON-RPC 2.0 request: method is missing")
 	case !validID(r.ID):
-		return fail(protocol.CodeInvalidRequest, "not a JSON-RPC 2.0 request: id is neither a string nor a number")
+		return fail(protocol.CodeInvalidRequest, "not a JSON-RPC 2.0 request: id must be a string or a number, not %v", kindOf(r.ID))
 	}
 	return nil
 }
@@ -67,101 +104,20 @@ func validID(id json.RawMessage) bool {
 	return len(id) == 0 || !bytes.ContainsAny(id[:1], "{[tf")
 }
 
-// parseParams reads params into v, a pointer to one of protocol's types. What
-// v's fields mark as required must be there.
+// noParams are the parameters of a method that has none.
+type noParams struct{}
+
+// parseParams reads params into v, a pointer to one of protocol's types, if
+// they have its shape. Absent ones count as an object without members.
 func parseParams(params json.RawMessage, v any) *protocol.Error {
-	if len(params) == 0 {
+	if len(params) == 0 || kindOf(params) == kindNull {
 		params = json.RawMessage("{}")
 	}
-	if err := json.Unmarshal(params, v); err != nil {
-		var wrong *json.UnmarshalTypeError
-		if errors.As(err, &wrong) {
-			code := protocol.CodeInvalidParams
-			if strings.HasPrefix(wrong.Value, "number ") {
-				code = protocol.CodeBadParameter // the right JSON type: a number that is not whole, or too large
-			}
-			return fail(code, "%s must not be a %s", cmp.Or(wrong.Field, "params"), wrong.Value)
-		}
-		return fail(protocol.CodeInvalidParams, "params: %v", err)
+	if f := shapeOf(reflect.TypeOf(v).Elem()).check(params); f != nil {
+		return &protocol.Error{Code: f.code, Message: f.sentence("params")}
 	}
-	if path := missing(params, reflect.ValueOf(v).Elem(), ""); path != "" {
-		return fail(protocol.CodeInvalidParams, "%s is missing", path)
+	if err := json.Unmarshal(params, v); err != nil {
+		return fail(protocol.CodeInvalidParams, "params cannot be read: %v", err)
 	}
 	return nil
-}
-
-// required lists the fields of a struct type that must be present.
-type required struct {
-	index int
-	name  string
-	inner bool // is itself a struct, whose fields may be required
-}
-
-var requiredOf sync.Map // reflect.Type → []required
-
-func requiredFields(t reflect.Type) []required {
-	if r, ok := requiredOf.Load(t); ok {
-		return r.([]required)
-	}
-	var fields []required
-	for i := range t.NumField() {
-		f := t.Field(i)
-		if f.Tag.Get("required") == "true" {
-			jsonName, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-			fields = append(fields, required{i, jsonName, f.Type.Kind() == reflect.Struct})
-		}
-	}
-	requiredOf.Store(t, fields)
-	return fields
-}
-
-// missing gives the path of a required value that is absent or null, or "". A
-// value that is not zero is there; only for a zero one is the text looked at.
-func missing(text json.RawMessage, v reflect.Value, prefix string) string {
-	var present map[string]json.RawMessage
-	look := func(field string) json.RawMessage {
-		if present == nil {
-			present = map[string]json.RawMessage{}
-			_ = json.Unmarshal(text, &present)
-		}
-		if raw, ok := present[field]; ok && !bytes.Equal(raw, []byte("null")) {
-			return raw
-		}
-		for k, raw := range present { // names match without regard to case
-			if strings.EqualFold(k, field) && !bytes.Equal(raw, []byte("null")) {
-				return raw
-			}
-		}
-		return nil
-	}
-	for _, r := range requiredFields(v.Type()) {
-		f := v.Field(r.index)
-		if r.inner {
-			if !complete(f) {
-				raw := look(r.name)
-				if raw == nil {
-					return prefix + r.name
-				}
-				if path := missing(raw, f, prefix+r.name+"."); path != "" {
-					return path
-				}
-			}
-			continue
-		}
-		if f.IsZero() && look(r.name) == nil {
-			return prefix + r.name
-		}
-	}
-	return ""
-}
-
-// complete says whether all required fields of v, down to the last, are not zero.
-func complete(v reflect.Value) bool {
-	for _, r := range requiredFields(v.Type()) {
-		f := v.Field(r.index)
-		if r.inner && !complete(f) || !r.inner && f.IsZero() {
-			return false
-		}
-	}
-	return !v.IsZero()
 }

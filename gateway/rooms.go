@@ -53,7 +53,7 @@ func switchRequest(p *protocol.SwitchParams) (from roomstore.RoomID, req roomsto
 	from, e := roomstore.ParseRoomID(p.FromRoomID)
 	switch {
 	case e != nil:
-		return "", req, wireError(e, "")
+		return "", req, badID("fromRoomID", e)
 	case from == req.Room:
 		return "", req, badParameter("fromRoomID and toRoomInfo.roomID are both %q", from)
 	}
@@ -70,19 +70,20 @@ func roomResult(room roomstore.RoomID, e roomstore.Entry) protocol.Room {
 
 // enter serves createRoom, joinRoom and enterRoom (rows 1–13). The feed listens
 // before the store is asked, so no event after the entry is missed.
-func (c *conn) enter(s *session, req roomstore.EntryRequest, clients int64, answer reply) func() {
-	req.Data, req.RequestKey = s.data, s.key(clients)
+func (c *conn) enter(s *session, req roomstore.EntryRequest, cl *claim, answer reply) func() {
+	req.Data, req.RequestKey, req.Try = s.data, s.key(cl.key), s.try()
 	active, failed := protocol.RoomActiveEnter, protocol.RoomEnterFailed
 	if req.Mode == roomstore.ModeCreate {
 		active, failed = protocol.RoomActiveCreate, protocol.RoomCreateFailed
 	}
 	// Rows 3 and 10: a session that is in the room already hears of no change.
 	was := s.in(req.Room) != nil
-	if !was {
+	told := !was && !(cl.late && cl.unspoken())
+	if told {
 		s.state(roomState(req.Room, protocol.RoomConnecting, active))
 	}
 	refuse := func(err error) {
-		if !was {
+		if told {
 			if errors.Is(err, roomstore.ErrNoRoom) {
 				s.state(roomOver(req.Room, protocol.RoomNotExist, ""))
 			} else {
@@ -91,34 +92,40 @@ func (c *conn) enter(s *session, req roomstore.EntryRequest, clients int64, answ
 		}
 		answer(nil, wireError(err, string(req.Room)))
 	}
-
-	ctx, cancel := context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
-	f, err := c.g.hub.open(ctx, req.Room)
-	cancel()
-	if err != nil {
+	// Also if it was in the room: that may be over by now.
+	unknown := func(err error, open bool) func() {
+		cl.open = open
 		refuse(err)
-		return nil
+		if !open {
+			return nil
+		}
+		return func() { c.undo(s, req, cl) }
 	}
-	call := func(ctx context.Context) (roomstore.Entry, error) { return c.g.store.Enter(ctx, s.who, req) }
-	e, open, err := attempt(c, call)
+	if cl.late {
+		return unknown(errUnavailable, cl.repeat)
+	}
+	ctx, cancel := c.timeout()
+	defer cancel()
+	f, err := c.g.hub.open(ctx, req.Room)
+	if err != nil {
+		return unknown(err, cl.repeat)
+	}
+	e, open, err := attemptIn(ctx, c, func(ctx context.Context) (roomstore.Entry, error) {
+		return c.g.store.Enter(ctx, s.who, req)
+	})
 	switch {
 	case errors.Is(err, roomstore.ErrFenced):
 		c.g.hub.close(f)
-		c.fenced()
+		s.fenced()
 		return nil
 	case err != nil:
 		c.g.hub.close(f)
-		refuse(err)
-		if !open || was {
-			return nil // what happened, if it did, changed nothing
-		}
-		return func() { c.undo(s, req, call) }
+		return unknown(err, open || cl.repeat && !roomstore.Refused(err))
 	}
 	result := roomResult(req.Room, e)
 	return c.entered(s, f, e, arrival{
-		room: req.Room, active: active, was: was, told: !was,
-		answer: func() { answer(result, nil) }, refuse: refuse,
-		undo: func() { c.undo(s, req, call) },
+		room: req.Room, active: active, was: was, told: told,
+		answer: func() { answer(result, nil) }, refuse: func(err error) func() { return unknown(err, true) },
 	})
 }
 
@@ -128,12 +135,13 @@ type arrival struct {
 	active protocol.RoomEvent // of connecting
 	was    bool               // the session was in the room before, as far as was known
 	told   bool               // the client has been told connecting
+	failed bool               // and that it failed
 
+	ahead func() // done before the client hears anything; may be nil
 	// Said behind (connected, success), or instead of it; nothing of the
 	// room comes between.
 	answer func()
-	refuse func(error) // the client cannot be told what came after the entry
-	undo   func()      // left to do after refuse, for an entry that is new
+	refuse func(error) (rest func()) // the client cannot be told what came after the entry
 }
 
 // entered makes a session a member on the feed f, and tells the client:
@@ -142,23 +150,43 @@ type arrival struct {
 // to do after the answer.
 func (c *conn) entered(s *session, f *feed, e roomstore.Entry, a arrival) (rest func()) {
 	say := func() {
+		if a.ahead != nil {
+			a.ahead()
+		}
 		// What a batch holds back of the room is from before this.
 		s.c.sock.ReleaseRoom(string(a.room))
-		if !a.told && !e.Already && !e.Again {
-			// It was not in the room any more, and has only been told so now.
+		// A repeat says the last state again to who is in the room; who is not,
+		// as far as the client knows, hears all of it.
+		again := a.was && (e.Already || e.Again)
+		if !a.told && !again {
+			// It was not in the room any more, or not yet, for the client.
 			s.state(roomState(a.room, protocol.RoomConnecting, a.active))
 		}
-		if len(e.Attributes) > 0 {
+		if len(e.Attributes) > 0 && !again {
 			s.state(attributesOnEntry(a.room, e.Position, e.Attributes))
 		}
 		s.state(roomConnected(a.room, e.Position))
 		a.answer()
 	}
 	switch {
-	case e.Gone: // a repeat, and what it did has ended since
+	case e.Gone && !a.failed: // a repeat, and what it did has ended since
 		c.g.hub.close(f)
-		s.state(roomOver(a.room, protocol.RoomSuccess, ""))
+		if s.in(a.room) == nil { // else the event of that is still to come, and says why
+			s.state(roomOver(a.room, protocol.RoomSuccess, ""))
+		}
 		a.answer()
+	case e.Later && a.was: // likewise, and the session has entered again
+		if !f.standing(s.who.ID, func(at roomstore.Position) {
+			s.c.sock.ReleaseRoom(string(a.room))
+			s.state(roomConnected(a.room, at))
+			a.answer()
+		}) {
+			a.answer() // and that has ended, too, as the client has been told
+		}
+		c.g.hub.close(f)
+	case e.Later:
+		c.g.hub.close(f)
+		c.fenced() // the store knows more than we do: the client finds out by resuming
 	case e.Already && a.was:
 		done := make(chan struct{})
 		f.after(e.Position, func() { a.answer(); close(done) })
@@ -169,95 +197,75 @@ func (c *conn) entered(s *session, f *feed, e roomstore.Entry, a arrival) (rest 
 		// A repeat, whose client hears what it would have heard then, or an
 		// answer so late that the feed has let go what came after the entry.
 		back := roomstore.Return{Room: a.room, In: true, Position: e.Position, Entered: e.Entered, Delay: e.Delay, Name: e.Name}
-		ctx, cancel := context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
+		ctx, cancel := c.timeout()
 		defer cancel()
 		if err := f.rejoin(ctx, s, back, &sight{Position: e.Position}, say); err != nil {
-			a.refuse(err)
-			if !e.Again {
-				return a.undo
-			}
+			return a.refuse(err)
+		}
+		if e.Gone && s.in(a.room) == f {
+			c.fenced() // how it ended is not known here any more
 		}
 	}
 	return nil
 }
 
 // switchRoom serves switchRoom (rows 15–20).
-func (c *conn) switchRoom(s *session, from roomstore.RoomID, req roomstore.EntryRequest, clients int64, answer reply) func() {
-	req.Data, req.RequestKey = s.data, s.key(clients)
+func (c *conn) switchRoom(s *session, from roomstore.RoomID, req roomstore.EntryRequest, cl *claim, answer reply) func() {
+	req.Data, req.RequestKey, req.Try = s.data, s.key(cl.key), s.try()
 	left, both := s.in(from), s.in(req.Room) != nil
 	// Row 19 hears of no change, nor of connecting does who is there already. A
 	// repeat is not in from either; that only the store can tell.
-	told := left != nil && !both
+	told := left != nil && !both && !(cl.late && cl.unspoken())
 	if told {
 		s.state(roomState(req.Room, protocol.RoomConnecting, protocol.RoomActiveSwitch))
 	}
-	refuse := func(err error) {
+	unknown := func(err error, open bool) func() {
+		cl.open = open
 		if told {
 			s.state(roomOver(req.Room, protocol.RoomSwitchFailed, ""))
 		}
 		if errors.Is(err, roomstore.ErrNotFrom) {
 			answer(nil, badParameter("fromRoomID: not in room %q", from))
-			return
+		} else {
+			answer(nil, wireError(err, string(req.Room)))
 		}
-		answer(nil, wireError(err, string(req.Room)))
+		if !open {
+			return nil
+		}
+		return func() { c.settle(s, from, req, cl) }
 	}
-	ctx, cancel := context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)
+	if cl.late {
+		return unknown(errUnavailable, cl.repeat)
+	}
+	ctx, cancel := c.timeout()
+	defer cancel()
 	f, err := c.g.hub.open(ctx, req.Room)
-	cancel()
 	if err != nil {
-		refuse(err)
-		return nil
+		return unknown(err, cl.repeat)
 	}
 	var m *member
 	if left != nil {
 		m = left.leaving(s.who.ID)
 	}
-	type outcome struct {
-		entry roomstore.Entry
-		left  roomstore.Position
-	}
-	call := func(ctx context.Context) (o outcome, err error) {
+	o, open, err := attemptIn(ctx, c, func(ctx context.Context) (o switched, err error) {
 		o.entry, o.left, err = c.g.store.Switch(ctx, s.who, from, req)
 		return o, err
-	}
-	// To try again, as for an entry, could take the session out of from now and
-	// in the end leave it in neither.
-	ask := func(ctx context.Context) (roomstore.Entry, error) {
-		e, _, err := c.g.store.Switched(ctx, s.who, from, req)
-		return e, err
-	}
-	undo := func() { c.undo(s, req, ask) }
-	o, open, err := attempt(c, call)
+	})
 	if err != nil {
 		c.g.hub.close(f)
 		if left != nil {
 			left.stays(m)
 		}
 		if errors.Is(err, roomstore.ErrFenced) {
-			c.fenced()
+			s.fenced()
 			return nil
 		}
-		refuse(err)
-		switch {
-		case !open:
-			return nil
-		case both:
-			// If it happened, the event of from says so.
-			return func() { pursue(c, ask) }
-		}
-		// If it happened, the event of from says so; the client has been told
-		// that it is not in the other.
-		return undo
+		return unknown(err, open || cl.repeat && !roomstore.Refused(err))
 	}
 	// Nothing of the room left may follow, and all that was before comes first.
 	out := true
 	if left != nil {
-		done := make(chan struct{})
-		left.left(s.who.ID, o.left, func(is bool) { out = is; close(done) })
-		<-done
-		if !out {
-			left.stays(m)
-		}
+		out = left.departed(s.who.ID, m, o.left)
 	}
 	over := func() {
 		if out {
@@ -268,21 +276,64 @@ func (c *conn) switchRoom(s *session, from roomstore.RoomID, req roomstore.Entry
 	return c.entered(s, f, o.entry, arrival{
 		room: req.Room, active: protocol.RoomActiveSwitch, was: both, told: told,
 		answer: func() { over(); answer(result, nil) },
-		refuse: func(err error) { over(); refuse(err) },
-		undo:   undo,
+		refuse: func(err error) func() { over(); return unknown(err, true) },
+	})
+}
+
+// switched is what a switch came to.
+type switched struct {
+	entry roomstore.Entry
+	left  roomstore.Position
+}
+
+// settle finds out what became of a switch whose client has been told that it
+// failed. If it has not happened it never will. If it has, that stands: the
+// event of from has told the client that it is out of that room, and here it
+// hears that it is in the other.
+func (c *conn) settle(s *session, from roomstore.RoomID, req roomstore.EntryRequest, cl *claim) {
+	o, known, err := pursue(c, func(ctx context.Context) (o switched, err error) {
+		o.entry, o.left, err = c.g.store.Switched(ctx, s.who, from, req)
+		return o, err
+	})
+	if !known || err != nil || cl.repeated() {
+		return
+	}
+	c.inOrder(s, from, o.left, func(bool) {})
+	if s.in(req.Room) != nil {
+		return // it was in both
+	}
+	pursue(c, func(ctx context.Context) (none struct{}, err error) {
+		f, err := c.g.hub.open(ctx, req.Room)
+		if err != nil {
+			return none, err
+		}
+		c.entered(s, f, o.entry, arrival{
+			room: req.Room, active: protocol.RoomActiveSwitch, failed: true,
+			ahead: cl.end, answer: nothing,
+			refuse: func(e error) func() { err = e; return nil },
+		})
+		return none, err
 	})
 }
 
 // undo finds out what became of an entry whose client has been told that it
-// failed, and takes it back if it happened.
-func (c *conn) undo(s *session, req roomstore.EntryRequest, enter func(context.Context) (roomstore.Entry, error)) {
-	e, known, err := pursue(c, enter)
-	if !known || err != nil || e.Gone || e.Already {
+// failed. If it has not happened it never will. If it has, it is taken back,
+// unless the client asks for it again soon.
+func (c *conn) undo(s *session, req roomstore.EntryRequest, cl *claim) {
+	e, known, err := pursue(c, func(ctx context.Context) (roomstore.Entry, error) {
+		return c.g.store.Entered(ctx, s.who, req)
+	})
+	if !known || err != nil || e.Gone || e.Later {
 		return
 	}
-	key := s.key(0)
+	if f := s.in(req.Room); f != nil && f.follows(s.who.ID, e.Position) {
+		return // the repeat of an entry that the client knows of
+	}
+	if !cl.forsaken(c.g.cfg.RedisTimeout) {
+		return
+	}
 	_, _, err = pursue(c, func(ctx context.Context) (roomstore.Position, error) {
-		return c.g.store.Undo(ctx, s.who, req.Room, key, req.RequestKey)
+		return c.g.store.Undo(ctx, s.who, req)
 	})
 	if err != nil && !roomstore.Refused(err) {
 		c.g.log.Warn("entry not taken back", "room", req.Room, "user", s.who.User, "err", err)
@@ -290,8 +341,12 @@ func (c *conn) undo(s *session, req roomstore.EntryRequest, enter func(context.C
 }
 
 // leave serves leaveRoom (rows 21–23).
-func (c *conn) leave(s *session, room roomstore.RoomID, clients int64, answer reply) func() {
-	key := s.key(clients)
+func (c *conn) leave(s *session, room roomstore.RoomID, cl *claim, answer reply) func() {
+	if cl.late {
+		answer(nil, unavailable())
+		return nil
+	}
+	key := s.key(cl.key)
 	f := s.in(room)
 	var m *member
 	if f != nil {
@@ -303,9 +358,10 @@ func (c *conn) leave(s *session, room roomstore.RoomID, clients int64, answer re
 		if f != nil {
 			f.stays(m)
 		}
+		cl.open = open
 		switch {
 		case errors.Is(err, roomstore.ErrFenced):
-			c.fenced()
+			s.fenced()
 		case errors.Is(err, roomstore.ErrNoRoom):
 			answer(nil, fail(protocol.CodeLeaveNoRoom, "%s: %q", roomstore.ErrNoRoom, room))
 		default:
@@ -317,19 +373,10 @@ func (c *conn) leave(s *session, room roomstore.RoomID, clients int64, answer re
 		// If it happened, or does now, its event says so to the client, too.
 		return func() { pursue(c, call) }
 	}
-	say := func(out bool) {
-		if out {
-			s.roomOver(room, protocol.RoomSuccess, "")
-		}
-		answer(protocol.LeaveResult{RoomID: string(room)}, nil)
+	if f == nil || f.departed(s.who.ID, m, at) {
+		s.roomOver(room, protocol.RoomSuccess, "")
 	}
-	if f == nil {
-		say(true)
-		return nil
-	}
-	done := make(chan struct{})
-	f.left(s.who.ID, at, func(out bool) { say(out); close(done) })
-	<-done
+	answer(protocol.LeaveResult{RoomID: string(room)}, nil)
 	return nil
 }
 
@@ -369,7 +416,7 @@ func (c *conn) leaveEverything(s *session, key roomstore.RequestKey, end bool) (
 			f.stays(members[f])
 		}
 		if errors.Is(err, roomstore.ErrFenced) {
-			c.fenced()
+			s.fenced()
 		}
 		if open {
 			rest = func() bool {
@@ -388,17 +435,16 @@ func (c *conn) leaveEverything(s *session, key roomstore.RequestKey, end bool) (
 			continue
 		}
 		delete(feeds, d.Room)
-		done := make(chan struct{})
-		f.left(s.who.ID, d.Position, func(out bool) {
-			if out {
-				s.roomOver(d.Room, protocol.RoomSuccess, "")
-			}
-			close(done)
-		})
-		<-done
+		if f.departed(s.who.ID, members[f], d.Position) {
+			s.roomOver(d.Room, protocol.RoomSuccess, "")
+		}
 	}
 	for _, f := range feeds {
 		f.stays(members[f]) // their end has come, or is on its way
+		if end && f.detach(s) {
+			// It would come too late for this client.
+			s.roomOver(f.room, protocol.RoomSuccess, "")
+		}
 	}
 	return rooms, nil, nil
 }

@@ -22,13 +22,15 @@ type session struct {
 	legacy bool   // a client that expects kickedOut when a room is destroyed
 
 	arrived atomic.Bool // all rooms that it came back to know of it
+	sendOff sync.Once   // the client is told once that it has to go
 
 	mu       sync.Mutex
 	detached bool
 	over     bool // logged out: there is nothing to park
 	rooms    map[roomstore.RoomID]*feed
 	lastKey  int64 // the newest requestKey of the client
-	made     int   // keys made where the client sent none
+	made     int64 // keys made where the client sent none
+	tries    int64 // of entries
 }
 
 // attach notes that the session is in a room. It fails when the socket has
@@ -124,8 +126,9 @@ func (s *session) destroyed(room roomstore.RoomID, event protocol.RoomEvent) {
 
 // key gives the requestKey to use for a state-changing call: the client's, or
 // one of our own, under which the call can be repeated until its outcome is
-// known. Ours lies between the client's last and its next, and differs from
-// those that another connection of the session made.
+// known. Ours lies between the client's last and its next, is higher than those
+// that we made before, and differs from those that another connection of the
+// session made. There are more digits than a connection can use up.
 func (s *session) key(clients int64) roomstore.RequestKey {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,7 +137,16 @@ func (s *session) key(clients int64) roomstore.RequestKey {
 		return roomstore.RequestKey(fmt.Sprint(clients))
 	}
 	s.made++
-	return roomstore.RequestKey(fmt.Sprintf("%d.%06d%d", s.lastKey, s.made%1_000_000, s.who.Generation))
+	return roomstore.RequestKey(fmt.Sprintf("%d.%012d%d", s.lastKey, s.made, s.who.Generation))
+}
+
+// try numbers the tries of entries, so that one that was given up and comes to
+// the store late is not taken for the next under its key.
+func (s *session) try() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tries++
+	return s.tries
 }
 
 // park tells the store that the socket has closed, until it has heard. silent

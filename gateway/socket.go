@@ -59,7 +59,7 @@ type socket struct {
 	size    int  // bytes of the queue and of held that count
 	pulled  int  // bytes of the queue that do not
 	writing bool // a goroutine writes
-	cut     bool // something was refused that must arrive: only a close frame may follow
+	over    bool // no more messages, only control frames
 	last    bool // a close frame was queued
 	err     error
 	holding int         // events wait for the answers to as many batches
@@ -94,9 +94,9 @@ func (s *socket) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Opcodes of control frames (RFC 6455, section 11.8), with the bit of a frame
-// that is whole.
+// Opcodes (RFC 6455, section 11.8), with the bit of a frame that is whole.
 const (
+	opText  = 0x81
 	opClose = 0x88
 	opPong  = 0x8a
 )
@@ -109,7 +109,7 @@ func (s *socket) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p[0] == opPong {
-		if s.last || s.cut {
+		if s.last {
 			return len(p), nil // nothing follows a close frame
 		}
 		for i, f := range s.queue {
@@ -155,6 +155,16 @@ func (s *socket) Queue(b []byte, c class) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.queueLocked(frame{b, c})
+}
+
+// QueueLast is Queue for the last message of a connection: those that come later
+// are dropped.
+func (s *socket) QueueLast(b []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.queueLocked(frame{b, classKept})
+	s.over = true
+	return err
 }
 
 // QueueEvent is Queue for an event of a room: while a batch is being answered
@@ -226,7 +236,7 @@ func (s *socket) queueLocked(f frame) error {
 	switch {
 	case s.err != nil:
 		return s.err
-	case s.last, s.cut && f.bytes[0] != opClose:
+	case s.last, s.over && f.bytes[0] == opText:
 		return net.ErrClosed
 	}
 	if ok, err := s.admit(len(f.bytes), f.class); !ok {
@@ -253,7 +263,7 @@ func (s *socket) admit(n int, c class) (bool, error) {
 		if c >= classShed1 {
 			return false, nil
 		}
-		s.cut = true
+		s.over = true // what follows would leave a hole
 		return false, errSlow
 	}
 	s.size += n
@@ -306,7 +316,7 @@ func (s *socket) shed(n int, c class) bool {
 func (s *socket) drop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cut = true
+	s.over = true
 	clear(s.queue)
 	s.queue, s.held, s.size, s.pulled = s.queue[:0], nil, 0, 0
 	s.moved.Broadcast()
@@ -462,6 +472,6 @@ func textFrame(sizeHint int, build func([]byte) []byte) []byte {
 			b[2+i] = byte(n >> (56 - 8*i))
 		}
 	}
-	b[start] = 0x81 // final fragment, text
+	b[start] = opText
 	return b[start:]
 }

@@ -266,11 +266,10 @@ func TestSocket_drop(t *testing.T) {
 		refused := func(when string) {
 			t.Helper()
 			for _, c := range []class{classKept, classPull, classShed1} {
-				if err := s.QueueEvent([]byte{1}, c, "R"); err != net.ErrClosed {
+				if err := s.QueueEvent(payload("", 2), c, "R"); err != net.ErrClosed {
 					t.Errorf("%s: got %v, want %v", when, err, net.ErrClosed)
 				}
 			}
-			s.Write([]byte{opPong, 0})
 		}
 		refused("after the frame that had no room")
 		paced := make(chan struct{})

@@ -21,8 +21,9 @@ type tasks struct {
 }
 
 // add runs do when its turn comes; with late set if that took longer than
-// patience. What comes behind it waits for its turn all the same.
-func (t *tasks) add(rooms []roomstore.RoomID, patience time.Duration, do func(late bool)) {
+// patience. What do returns, if anything, is run behind it, and not before its
+// turn has come. What comes behind both waits for its turn all the same.
+func (t *tasks) add(rooms []roomstore.RoomID, patience time.Duration, do func(late bool) (rest func())) {
 	done := make(chan struct{})
 	var before []chan struct{}
 	if t.barrier != nil {
@@ -65,9 +66,12 @@ func (t *tasks) add(rooms []roomstore.RoomID, patience time.Duration, do func(la
 				break
 			}
 		}
-		do(late)
+		rest := do(late)
 		for _, b := range before {
 			<-b
+		}
+		if rest != nil {
+			rest()
 		}
 	})
 }

@@ -49,12 +49,13 @@ func TestTasks_order(t *testing.T) {
 		var d diary
 		began := time.Now()
 		add := func(name, about string, takes time.Duration) {
-			ts.add(rooms(about), time.Hour, func(late bool) {
+			ts.add(rooms(about), time.Hour, func(late bool) func() {
 				d.note("%s %v", name, int(time.Since(began).Seconds()))
 				if late {
 					t.Errorf("%s is late", name)
 				}
 				time.Sleep(takes * time.Second)
+				return nil
 			})
 			synctest.Wait() // those that begin at once begin in this order
 		}
@@ -80,17 +81,21 @@ func TestTasks_order(t *testing.T) {
 	})
 }
 
-// A task whose turn does not come in time is told so, once, and what is behind
-// it still waits for what is before it.
+// A task whose turn does not come in time is told so, once; what it leaves to
+// do, and what is behind it, still wait for what is before it.
 func TestTasks_late(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ts tasks
 		var d diary
 		began := time.Now()
 		add := func(name, about string, takes time.Duration) {
-			ts.add(rooms(about), 2*time.Second, func(late bool) {
+			ts.add(rooms(about), 2*time.Second, func(late bool) func() {
 				d.note("%s %v %v", name, late, time.Since(began))
 				time.Sleep(takes)
+				if !late {
+					return nil
+				}
+				return func() { d.note("rest of %s %v", name, time.Since(began)) }
 			})
 			synctest.Wait()
 		}
@@ -103,6 +108,6 @@ func TestTasks_late(t *testing.T) {
 		d.mu.Lock()
 		slices.Sort(d.got)
 		d.mu.Unlock()
-		d.expect(t, "all false 5s", "behind false 5s", "late true 2s", "slow false 0s")
+		d.expect(t, "all false 5s", "behind false 5s", "late true 2s", "rest of late 5s", "slow false 0s")
 	})
 }

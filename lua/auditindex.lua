@@ -70,7 +70,7 @@ for i = 1, count do
     local s = session and session_record(call("HGET", key(prefix, "user", user), "s:" .. session))
     if not session then
       finding("damaged", index, "has the entry " .. shown(entry), drop)
-    elseif not s or s.node ~= node or kind == "sessions" and tonumber(s.deadline) ~= score then
+    elseif s and s.node ~= node or held and not s or s and not held and tonumber(s.deadline) ~= score then
       finding("stale", index, "has the session " .. session .. " of " .. user .. ", which is not there", drop)
     elseif held and not known then
       finding("orphaned", index, "is of a node that is not there", drop)

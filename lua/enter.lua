@@ -1,7 +1,7 @@
 -- enter.lua makes a user a member of a room for one session: createRoom,
 -- joinRoom and enterRoom (rows 1–13 and 31).
 --
--- Uses     value clock room log request depart session limits join result
+-- Uses     value clock room log request entry depart session limits join result
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  user       hash    the user's sessions and rooms
@@ -29,14 +29,18 @@
 -- ARGV[20]  log_size      events
 -- ARGV[21]  log_bytes
 -- ARGV[22]  log_ttl       ms
--- ARGV[23]  attributes    how many; key and value of each follow; used if the room is created
--- ARGV[24]  key, value, …
+-- ARGV[23]  try           rises with each try under this request_key
+-- ARGV[24]  ask           "1": only ask what earlier tries came to; if none of
+--                         them is applied, none up to this one will be
+-- ARGV[25]  attributes    how many; key and value of each follow; used if the room is created
+-- ARGV[26]  key, value, …
 --
 -- Returns  {"ok", epoch, seq, count, created, entered, delay, name, attributes, key, value, …}
 --                         entered is the seq of the membership's entry event
 --          {"again", …}   the same, of an earlier call under this request_key;
---                         with attributes "0", or "-1" if the session is not
---                         in the room any more
+--                         attributes are those of now, or "-1" if the session
+--                         is not in the room any more, or "-2" if it is since
+--                         a later entry
 --          {"already", …} the same; the session was in the room and nothing changed
 --          {"exists"}     mode "create", and there is such a room
 --          {"noroom"}     mode "join", and there is none
@@ -45,6 +49,7 @@
 --          {"userlimit"}  the user is in max_user_rooms
 --          {"full"}       max_members are in the room
 --          {"misused"}    the request_key was another request's
+--          {"late"}       this try was given up, or ask: none was applied
 --          {"fenced"}     the node has been given up, or the session has moved,
 --                         is parked, or has ended
 --
@@ -58,9 +63,9 @@ local name, delay, keep = ARGV[11], ARGV[12], ARGV[13]
 local max_members, max_user_rooms, max_rooms = tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16])
 local partitions, did_ttl, gone_ttl = tonumber(ARGV[17]), ARGV[18], ARGV[19]
 local limits = { size = tonumber(ARGV[20]), bytes = tonumber(ARGV[21]), ttl = tonumber(ARGV[22]) }
-local attributes = {}
-for i = 1, tonumber(ARGV[23]) do
-  attributes[2 * i - 1], attributes[2 * i] = ARGV[22 + 2 * i], ARGV[23 + 2 * i]
+local try, ask, attributes = ARGV[23], ARGV[24] == "1", {}
+for i = 1, tonumber(ARGV[25]) do
+  attributes[2 * i - 1], attributes[2 * i] = ARGV[24 + 2 * i], ARGV[25 + 2 * i]
 end
 
 local info, members = key(part, "info", id), key(part, "members", id)
@@ -73,13 +78,20 @@ local s = session_record(call("HGET", user_key, "s:" .. session))
 if not s or s.generation ~= generation or s.deadline ~= "" then
   return { "fenced" }
 end
-local before, misused = outcome(part, session, request_key, mode, id)
+local before, misused, late = entry_outcome(part, session, request_key, mode, id, generation, try)
 if misused then
   return { "misused" }
+end
+if late then
+  return { "late" }
 end
 local m = membership(call("HGET", info, user))
 if before then
   return repeated(before, part, id, m, session)
+end
+if ask then
+  give_up(part, session, request_key, mode, id, generation, try, did_ttl)
+  return { "late" }
 end
 local gone = call("HGET", key(part, "gone", session), id)
 if gone and overtaken(gone, generation, request_key) then

@@ -11,7 +11,9 @@
 --
 -- Returns  {"ok", session, what, …}  those that are not this node's any more
 --                                    under the generation given: "moved" to
---                                    another connection, "over" or "parked"
+--                                    another connection, "parked", "replaced"
+--                                    by its device, "kicked" as one too many,
+--                                    or "over"
 
 local uslot, node, count = KEYS[1], ARGV[1], tonumber(ARGV[2])
 
@@ -21,7 +23,7 @@ for i = 0, count - 1 do
   local s = session_record(call("HGET", key(uslot, "user", user), "s:" .. session))
   local what
   if not s then
-    what = "over"
+    what = call("HGET", key(uslot, "gone", session), "") or "over"
   elseif s.generation ~= generation then
     what = "moved"
   elseif s.node ~= node then

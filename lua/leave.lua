@@ -1,6 +1,6 @@
 -- leave.lua takes a session out of one room: leaveRoom (rows 21–23).
 --
--- Uses     value clock room request depart
+-- Uses     value clock room request depart act
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  user       hash    the user's sessions and rooms
@@ -13,7 +13,6 @@
 -- ARGV[6]  did_ttl      ms
 -- ARGV[7]  log_ttl      ms
 -- ARGV[8]  gone_ttl     ms
--- ARGV[9]  undoes       request_key of an entry that is taken back; "" for none
 --
 -- Returns  {"ok", epoch, seq}     of the departure
 --          {"again", epoch, seq}  the same, of an earlier call under this request_key
@@ -27,7 +26,7 @@
 
 local part, user_key = KEYS[1], KEYS[2]
 local id, user, session, generation, request_key = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local did_ttl, ttls, undoes = ARGV[6], { log = ARGV[7], gone = ARGV[8] }, ARGV[9]
+local did_ttl, ttls = ARGV[6], { log = ARGV[7], gone = ARGV[8] }
 
 -- Decide.
 local before, misused = outcome(part, session, request_key, "leave", id)
@@ -38,24 +37,12 @@ if before then
   return { "again", before:match("^(%d+)%z(%d+)") }
 end
 local now_ms = now()
-local room = load(part, id, now_ms)
+local room, m = may_act(part, id, user, session, generation, now_ms)
 if not room then
-  return { "noroom" }
-end
-local m = membership(call("HGET", key(part, "info", id), user))
-if not m or m.session ~= session then
-  return { "notin" }
-end
-if m.generation ~= generation or m.node == "" then
-  return { "fenced" }
+  return m
 end
 
 -- Apply and announce.
--- An entry that is taken back may be made again, under its own key.
-local seq = number(depart(part, id, room, user_key, user, m, "left", "",
-  undoes == "" and request_key or "", ttls, now_ms))
-if undoes ~= "" then
-  call("HDEL", key(part, "did", session), undoes)
-end
+local seq = number(depart(part, id, room, user_key, user, m, "left", "", request_key, ttls, now_ms))
 remember(part, session, request_key, "leave", id, room.epoch .. NUL .. seq, did_ttl)
 return { "ok", room.epoch, seq }

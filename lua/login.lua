@@ -33,7 +33,7 @@ local ttls = { log = ARGV[7], gone = ARGV[8] }
 if dead(control, node) then
   return { "fenced" }
 end
-local now_ms = now()
+local now_ms, now_us = now()
 if late(now_ms, ARGV[9]) then
   return { "late" }
 end
@@ -71,9 +71,12 @@ table.sort(others, function(a, b)
 end)
 
 -- Apply and announce.
-local function drop(s, code)
+local function drop(s, why, code)
   call("HDEL", user_key, "s:" .. s.id)
   call("ZREM", uslot .. "parked", s.id .. NUL .. user)
+  local gone = key(uslot, "gone", s.id)
+  call("HSET", gone, "", why)
+  call("PEXPIRE", gone, ttls.gone)
   if s.node ~= "" then
     call("SREM", key(uslot, "nodesessions", s.node), s.id .. NUL .. user)
     order(control, s.node, code, s.id, number(tonumber(s.generation) + 1))
@@ -82,8 +85,13 @@ end
 
 for _, s in ipairs(replaced) do
   -- One that was parked already keeps its deadline.
-  park_rooms(uslot, user_key, fields, user, s.id, s.node, tonumber(s.deadline) or awake_ms + session_ttl)
-  drop(s, "4510")
+  local deadline = tonumber(s.deadline) or awake_ms + session_ttl
+  park_rooms(uslot, user_key, fields, user, s.id, s.node, deadline)
+  drop(s, "replaced", "4510")
+  if #rooms_of(fields, s.id) > 0 then
+    -- Then the sweep drops what is void of its places.
+    call("ZADD", uslot .. "parked", deadline, s.id .. NUL .. user)
+  end
 end
 for i = 1, #others + 1 - max_devices do
   local s = others[i]
@@ -97,10 +105,10 @@ for i = 1, #others + 1 - max_devices do
       void(part, r.id, user_key, user, s.id, s.node)
     end
   end
-  drop(s, "4509")
+  drop(s, "kicked", "4509")
 end
 
-local generation, began = number(now_ms), number(now_ms)
+local generation, began = number(now_ms), number(now_us)
 if again then
   generation, began = number(math.max(tonumber(again.generation) + 1, now_ms)), again.login
   call("ZREM", uslot .. "parked", session .. NUL .. user)

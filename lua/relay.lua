@@ -2,7 +2,7 @@
 -- is stored: it carries the room's seq at this moment, and is delivered to
 -- those who had entered by then.
 --
--- Uses     value clock room
+-- Uses     value clock room act
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --
@@ -27,16 +27,9 @@ local message_id, priority, payload = ARGV[5], ARGV[6], ARGV[7]
 
 -- Decide.
 local now_ms, now_us = now()
-local room = load(part, id, now_ms)
+local room, refused = may_act(part, id, user, session, generation, now_ms)
 if not room then
-  return { "noroom" }
-end
-local m = membership(call("HGET", key(part, "info", id), user))
-if not m or m.session ~= session then
-  return { "notin" }
-end
-if m.generation ~= generation or m.node == "" then
-  return { "fenced" }
+  return refused
 end
 
 -- Announce.

@@ -24,8 +24,9 @@
 --          A room's six: id, what, epoch, seq, text, named ("1" or "0").
 --          what is "in" (epoch and seq are the room's position now, text is
 --          "delay NUL entry seq NUL name"), or why the session is not in it:
---          "noroom", "recreated", "device", or a reason kept by depart, with
---          its extended data as text.
+--          "noroom", "recreated", "device", "replaced" if the place is kept
+--          for the next session of the device, or a reason kept by depart,
+--          with its extended data as text.
 --
 -- Publishes  an order to close on the channel of the node that had the session
 
@@ -62,6 +63,9 @@ local function why(part, id, room, epoch)
   local m = membership(call("HGET", key(part, "info", id), user))
   if m and m.session ~= session then
     return "device", ""
+  end
+  if m and call("HGET", key(uslot, "gone", session), "") == "replaced" then
+    return "replaced", ""
   end
   return "timeout", ""
 end

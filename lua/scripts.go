@@ -30,6 +30,7 @@ var (
 	AuditIndex  = load("auditindex")
 	AuditRoom   = load("auditroom")
 	AuditUser   = load("audituser")
+	Attributes  = load("attributes")
 	Catchup     = load("catchup")
 	Count       = load("count")
 	Destroy     = load("destroy")
@@ -56,13 +57,13 @@ var (
 	Send        = load("send")
 	Sweep       = load("sweep")
 	Switch      = load("switch")
+	Undo        = load("undo")
 )
 
 // All is every script there is.
 var All = []Script{
-	Absent, AuditIndex, AuditRoom, AuditUser, Catchup, Count, Destroy, Enter, Generations, Greet, Kick, Lease, Leave, LeaveAll, Login, MemberInfo,
-	Members, Park, Positions, Probe, Relay, Release, Resume, Send, Sweep, Switch,
-	Heal, Held, Lives, Reclaim,
+	Absent, Attributes, AuditIndex, AuditRoom, AuditUser, Catchup, Count, Destroy, Enter, Generations, Greet, Heal, Held, Kick, Lease, Leave,
+	LeaveAll, Lives, Login, MemberInfo, Members, Park, Positions, Probe, Reclaim, Relay, Release, Resume, Send, Sweep, Switch, Undo,
 }
 
 // load reads a script and what it uses, and puts the guard before it. It panics

@@ -1,7 +1,7 @@
 -- send.lua stores a text or custom message: a room event that is numbered,
 -- kept for those who come back, and announced.
 --
--- Uses     value clock room log request
+-- Uses     value clock room log request act
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --
@@ -40,16 +40,9 @@ if before then
   return { "again", before:match("^(%d+)%z(%d+)%z(%d+)%z(%d+)%z(%d+)%z(.*)$") }
 end
 local now_ms, now_us = now()
-local room = load(part, id, now_ms)
+local room, refused = may_act(part, id, user, session, generation, now_ms)
 if not room then
-  return { "noroom" }
-end
-local m = membership(call("HGET", key(part, "info", id), user))
-if not m or m.session ~= session then
-  return { "notin" }
-end
-if m.generation ~= generation or m.node == "" then
-  return { "fenced" }
+  return refused
 end
 
 -- Apply. The first write needs memory, so that a full Redis refuses all of it.

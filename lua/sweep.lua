@@ -111,7 +111,8 @@ for p = 0, partitions - 1 do
     local session, user = entry:match("^(.-)%z(.*)$")
     local user_key = key(uslot, "user", user)
     local s = session_record(call("HGET", user_key, "s:" .. session))
-    if s and s.deadline ~= "" and tonumber(s.deadline) <= awake_ms then
+    -- One that was replaced has no record any more.
+    if not s or s.deadline ~= "" and tonumber(s.deadline) <= awake_ms then
       call("HDEL", user_key, "s:" .. session)
       drop_void(uslot, user_key, user)
     end

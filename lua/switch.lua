@@ -1,7 +1,7 @@
 -- switch.lua takes a session out of one room and into another, at once:
 -- switchRoom (rows 15–20). Nobody can see the user in both, or in neither.
 --
--- Uses     value clock room log request depart session limits join result
+-- Uses     value clock room log request entry depart session limits join result
 --
 -- KEYS[1]  from     prefix  of the keys in the partition of the room left
 -- KEYS[2]  to       prefix  of the keys in the partition of the room entered
@@ -30,17 +30,18 @@
 -- ARGV[20]  log_size      events
 -- ARGV[21]  log_bytes
 -- ARGV[22]  log_ttl       ms
--- ARGV[23]  void          "1": only ask what an earlier call under this
---                         request_key came to; if there was none that is
---                         applied, there will be none
--- ARGV[24]  attributes    how many; key and value of each follow; used if the room is created
--- ARGV[25]  key, value, …
+-- ARGV[23]  try           rises with each try under this request_key
+-- ARGV[24]  ask           "1": only ask what earlier tries came to; if none of
+--                         them is applied, none up to this one will be
+-- ARGV[25]  attributes    how many; key and value of each follow; used if the room is created
+-- ARGV[26]  key, value, …
 --
 -- Returns  {"ok", from_epoch, from_seq, epoch, seq, count, created, entered, delay, name, attributes, key, value, …}
 --                         from_seq is that of the departure; the rest is as enter has it
 --          {"again", …}   the same, of an earlier call under this request_key;
---                         with attributes "0", or "-1" if the session is not
---                         in the room any more
+--                         attributes are those of now, or "-1" if the session
+--                         is not in the room any more, or "-2" if it is since
+--                         a later entry
 --          {"already", …} the same; the session was in to_room, too, where
 --                         nothing changed
 --          {"notfrom"}    the session is not in from_room, or that is to_room
@@ -48,8 +49,8 @@
 --          {"roomlimit"}  there is no to_room, and max_rooms exist
 --          {"blocked"}    the user is blocked from to_room
 --          {"full"}       max_members are in to_room
---          {"misused"}    the request_key was another request's, or is void
---          {"late"}       void; it was not applied, and cannot be any more
+--          {"misused"}    the request_key was another request's
+--          {"late"}       this try was given up, or ask: none was applied
 --          {"fenced"}     the node has been given up, or the session has moved,
 --                         is parked, or has ended
 --
@@ -62,9 +63,9 @@ local may_create, name, delay, keep = ARGV[11], ARGV[12], ARGV[13], ARGV[14]
 local max_members, max_rooms, partitions = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17])
 local did_ttl, gone_ttl, log_ttl = ARGV[18], ARGV[19], ARGV[22]
 local limits = { size = tonumber(ARGV[20]), bytes = tonumber(ARGV[21]), ttl = tonumber(log_ttl) }
-local void, attributes = ARGV[23] == "1", {}
-for i = 1, tonumber(ARGV[24]) do
-  attributes[2 * i - 1], attributes[2 * i] = ARGV[23 + 2 * i], ARGV[24 + 2 * i]
+local try, ask, attributes = ARGV[23], ARGV[24] == "1", {}
+for i = 1, tonumber(ARGV[25]) do
+  attributes[2 * i - 1], attributes[2 * i] = ARGV[24 + 2 * i], ARGV[25 + 2 * i]
 end
 
 -- The answer of an entry, with where the other room was left.
@@ -82,7 +83,7 @@ local s = session_record(call("HGET", user_key, "s:" .. session))
 if not s or s.generation ~= generation or s.deadline ~= "" then
   return { "fenced" }
 end
-local before, misused = outcome(to, session, request_key, "switch", id)
+local before, misused, late = entry_outcome(to, session, request_key, "switch", id, generation, try)
 local before_id, before_epoch, before_seq, rest
 if before then
   before_id, before_epoch, before_seq, rest = before:match("^([^%z]*)%z(%d+)%z(%d+)%z(.*)$")
@@ -90,12 +91,15 @@ end
 if misused or before and before_id ~= from_id then
   return { "misused" }
 end
+if late then
+  return { "late" }
+end
 local m = membership(call("HGET", key(to, "info", id), user))
 if before then
   return with_departure(before_epoch, before_seq, repeated(rest, to, id, m, session))
 end
-if void then
-  remember(to, session, request_key, "void", id, "", did_ttl)
+if ask then
+  give_up(to, session, request_key, "switch", id, generation, try, did_ttl)
   return { "late" }
 end
 local now_ms, now_us = now()

@@ -88,6 +88,7 @@ const (
 	MethodQueryRoomMemberList        = "queryRoomMemberList"
 	MethodQueryRoomMembers           = "queryRoomMembers"
 	MethodQueryRoomOnlineMemberCount = "queryRoomOnlineMemberCount"
+	MethodQueryRoomAllAttributes     = "queryRoomAllAttributes"
 )
 
 // Methods of events.

@@ -105,8 +105,8 @@ type SwitchParams struct {
 	RequestKey                 int64        `json:"requestKey,omitempty"`
 }
 
-// RoomParams are the parameters of "joinRoom", "leaveRoom" and
-// "queryRoomOnlineMemberCount".
+// RoomParams are the parameters of "joinRoom", "leaveRoom",
+// "queryRoomOnlineMemberCount" and "queryRoomAllAttributes".
 type RoomParams struct {
 	RoomID     string `json:"roomID" required:"true"`
 	RequestKey int64  `json:"requestKey,omitempty"`
@@ -206,7 +206,8 @@ type MemberListResult struct {
 	Position
 }
 
-// MembersParams are the parameters of "queryRoomMembers".
+// MembersParams are the parameters of "queryRoomMembers". A user named twice is
+// answered once.
 type MembersParams struct {
 	UserIDs []string `json:"userIDs" required:"true"` // 1–10
 	RoomID  string   `json:"roomID" required:"true"`
@@ -230,5 +231,12 @@ type UserError struct {
 type CountResult struct {
 	RoomID string `json:"roomID"`
 	Count  int64  `json:"count"`
+	Position
+}
+
+// AllAttributesResult answers "queryRoomAllAttributes".
+type AllAttributesResult struct {
+	RoomID         string            `json:"roomID"`
+	RoomAttributes map[string]string `json:"roomAttributes"`
 	Position
 }

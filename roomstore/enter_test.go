@@ -420,29 +420,45 @@ func TestStore_Enter_again(t *testing.T) {
 		}
 		w.enter(w.s("b1"), "a")
 		w.forget()
-		again := func(gone bool) {
+		again := func(r roomstore.EntryRequest, first roomstore.Entry, is string) {
 			t.Helper()
 			got, err := w.try(who, r)
 			w.must(err)
 			want := first
-			want.Again, want.Gone, want.Attributes = true, gone, []string{}
+			want.Again, want.Gone, want.Later = true, is == "gone", is == "later"
+			if is != "in" {
+				want.Attributes = nil
+			}
 			if diff := cmp.Diff(want, got, equateEmpty); diff != "" {
-				t.Errorf("gone %t: (-want +got):\n%s", gone, diff)
+				t.Errorf("%s: (-want +got):\n%s", is, diff)
 			}
 			w.heard()
 		}
-		again(false)
+		again(r, first, "in")
 		w.leave(who, "a")
 		w.forget()
-		again(true)
+		again(r, first, "gone")
+		// Entered anew it is another membership: in this life of the room, and in
+		// a later one.
+		later := roomstore.EntryRequest{Mode: roomstore.ModeJoin, Room: "a", RequestKey: "8"}
+		second, err := w.try(who, later)
+		w.must(err)
+		w.forget()
+		again(r, first, "later")
+		again(later, second, "in")
 		w.must(w.store.Destroy(w.ctx(), "a"))
 		w.forget()
-		again(true)
-		// In a later life it is another membership.
+		again(r, first, "gone")
 		_, err = w.try(who, roomstore.EntryRequest{Room: "a", RequestKey: "9"})
 		w.must(err)
 		w.forget()
-		again(true)
+		again(r, first, "later")
+		again(later, second, "later")
+		// So it is for the session of another device.
+		w.login("ana", "a2")
+		w.enter(w.s("a2"), "a")
+		w.forget()
+		again(r, first, "gone")
 	})
 }
 

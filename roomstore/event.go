@@ -40,6 +40,7 @@ const (
 
 	ReasonNoRoom    Reason = "noroom"
 	ReasonRecreated Reason = "recreated" // the room is in another life
+	ReasonReplaced  Reason = "replaced"  // the device has logged in anew; the place is kept for it
 
 	ReasonEmptied   Reason = "emptied"   // nobody was in the room for its delay
 	ReasonDestroyed Reason = "destroyed" // a backend's word

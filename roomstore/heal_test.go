@@ -270,8 +270,8 @@ func TestStore_term(t *testing.T) {
 			"lease":   func(ctx context.Context) error { _, err := w.store.Lease(ctx, "n1", true); return err },
 			"release": func(ctx context.Context) error { return w.store.Release(ctx, "n9") },
 			"sweep":   func(ctx context.Context) error { _, err := w.store.Sweep(ctx, "n1", nil); return err },
-			"replaced": func(ctx context.Context) error {
-				_, err := w.store.Replaced(ctx, "n1", []roomstore.Session{who})
+			"lost": func(ctx context.Context) error {
+				_, err := w.store.Lost(ctx, "n1", []roomstore.Session{who})
 				return err
 			},
 			"leave":    func(ctx context.Context) error { _, err := w.store.Leave(ctx, who, "a", ""); return err },

@@ -18,9 +18,10 @@ type UserID string
 type SessionID string
 
 const (
-	maxRoomID   = 128
-	maxUserID   = 32
-	maxDeviceID = 128
+	maxRoomID    = 128
+	maxUserID    = 32
+	maxDeviceID  = 128
+	maxSessionID = 128
 
 	idAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789" +
 		"!#$%&()+-:;<=.>?@[]^_{}|~, "
@@ -48,6 +49,12 @@ func ParseUserID(s string) (UserID, error) {
 // likewise.
 func CheckDeviceID(s string) error {
 	return checkID("deviceID", s, 0, maxDeviceID)
+}
+
+// CheckSessionID accepts 1–128 bytes of the same characters, and fails
+// likewise. What [NewSessionID] makes is shorter.
+func CheckSessionID(s string) error {
+	return checkID("sessionID", s, 1, maxSessionID)
 }
 
 func checkID(what, s string, least, most int) error {

@@ -167,33 +167,6 @@ func TestStore_requestKey_misused(t *testing.T) {
 	})
 }
 
-// An entry whose client was told that it failed is taken back, once: it is
-// left, and a repeat of it is decided anew.
-func TestStore_Undo(t *testing.T) {
-	contract(t, roomstore.Config{}, func(w *world) {
-		inRoom("ben", "a")(w)
-		who := ana(w)
-		r := roomstore.EntryRequest{Room: "a", RequestKey: "5"}
-		_, err := w.try(who, r)
-		w.must(err)
-		w.forget()
-		for range 2 {
-			_, err = w.store.Undo(w.ctx(), who, "a", "6", "5")
-			w.must(err)
-		}
-		w.heard("a#1:3 left ana/a1 n=1")
-		if w.rdb.HExists(w.ctx(), w.part("a")+"did:a1", "5").Val() {
-			t.Error("the outcome of the entry is still there")
-		}
-		e, err := w.try(who, r) // decided anew
-		w.must(err)
-		if e.Again || e.Entered != 4 {
-			t.Errorf("got %+v", e)
-		}
-		w.forget()
-	})
-}
-
 // What ended a membership is kept as long as its session may come back.
 func TestStore_goneExpires(t *testing.T) {
 	contract(t, roomstore.Config{SessionTTL: 20 * time.Second}, func(w *world) {

@@ -11,6 +11,10 @@ import (
 	"github.com/roomgate/roomgate/lua"
 )
 
+// pageBytes is how much data of members one page has at most, so that what
+// users say of themselves cannot make it larger than a connection may hold.
+const pageBytes = 256 << 10
+
 // A Page is part of a room's member list, in the order of entry.
 type Page struct {
 	Position
@@ -19,23 +23,42 @@ type Page struct {
 }
 
 // Members gives up to count members that entered after the cursor, "" for the
-// first page. It fails with [ErrNoRoom], [ErrNotMember] or, for a cursor that
-// no page gave, [ErrBadID].
+// first page. If they have a lot of data it may be fewer, but not none. It fails
+// with [ErrNoRoom], [ErrNotMember] or, for a cursor that no page of this life of
+// the room gave, [ErrBadID].
 func (s *Store) Members(ctx context.Context, who Session, room RoomID, cursor string, count int) (Page, error) {
-	after := uint64(0)
+	foreign := func() error {
+		return opErr("members", string(room), fmt.Errorf("%w: nextFlag %.60q is not one that a page of this room gave", ErrBadID, cursor))
+	}
+	var after Position
 	if cursor != "" {
-		var err error
-		if after, err = strconv.ParseUint(cursor, 10, 53); err != nil {
-			return Page{}, opErr("members", string(room), fmt.Errorf("%w: nextFlag %q is not one a page gave", ErrBadID, cursor))
+		var ok bool
+		if after, ok = parseCursor(cursor); !ok {
+			return Page{}, foreign()
 		}
 	}
-	r, err := s.query(ctx, lua.Members, who, room, after, count)
+	r, err := s.query(ctx, lua.Members, who, room, after.Seq, count, pageBytes)
 	if err != nil {
 		return Page{}, err
 	}
-	page := Page{Position: r.position(), Next: r.text()}
+	page := Page{Position: r.position()}
+	if cursor != "" && (after.Epoch != page.Epoch || after.Seq > page.Seq) {
+		return Page{}, foreign()
+	}
+	if last := r.text(); last != "" {
+		page.Next = strconv.FormatInt(page.Epoch, 10) + ":" + last
+	}
 	page.Members, r.fields = r.fields, nil
 	return page, opErr("members", string(room), r.done())
+}
+
+// parseCursor reads a cursor: the epoch of the room's life, and the entry seq of
+// the last member that was given. It accepts one spelling of each.
+func parseCursor(cursor string) (at Position, ok bool) {
+	n := numbers{}
+	epoch, seq, _ := strings.Cut(cursor, ":")
+	at = Position{Epoch: n.parse("epoch", epoch), Seq: n.parse("seq", seq)}
+	return at, n.err == nil && at.Seq > 0 && cursor == fmt.Sprintf("%d:%d", at.Epoch, at.Seq)
 }
 
 // MemberInfo looks up to 500 users up among a room's members: data holds what
@@ -66,6 +89,21 @@ func (s *Store) Count(ctx context.Context, who Session, room RoomID) (Position, 
 	}
 	at, n := r.position(), r.int()
 	return at, n, opErr("count", string(room), r.done())
+}
+
+// Attributes gives all attributes of a room. It fails with [ErrNoRoom] or
+// [ErrNotMember].
+func (s *Store) Attributes(ctx context.Context, who Session, room RoomID) (Position, map[string]string, error) {
+	r, err := s.query(ctx, lua.Attributes, who, room)
+	if err != nil {
+		return Position{}, nil, err
+	}
+	at, attributes := r.position(), map[string]string{}
+	for len(r.fields) > 0 && r.err == nil {
+		k := r.text()
+		attributes[k] = r.text()
+	}
+	return at, attributes, opErr("attributes", string(room), r.done())
 }
 
 func (s *Store) query(ctx context.Context, script lua.Script, who Session, room RoomID, args ...any) (*reply, error) {

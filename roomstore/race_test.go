@@ -1,8 +1,10 @@
 package roomstore_test
 
 import (
+	"context"
 	"errors"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/roomstore"
 )
 
@@ -215,6 +218,342 @@ func TestStore_race_deadline(t *testing.T) {
 	w.hear()
 	if len(w.lives) < 2 || joined.Load() == 0 {
 		t.Errorf("%d lives, %d entries: nothing was tried", len(w.lives), joined.Load())
+	}
+}
+
+// A witness hears everything that is announced of rooms, in the order in which
+// it happened, and holds it against the rules: a life begins once and ends
+// once; nobody is in it when it ends, unless a backend ends it; who comes into
+// an empty room comes before its deadline, and it ends no sooner than that.
+type witness struct {
+	*testing.T
+	prefix string
+	delay  func(room string) int64 // ms
+	lives  map[int64]*witnessed
+	reach  [2]int // entries into an empty room in the last ms, and ends in the first
+}
+
+// witnessed is what was heard of one epoch.
+type witnessed struct {
+	room     string
+	seq      int64
+	members  map[roomstore.UserID]int64 // the seq of their entry
+	entries  map[roomstore.UserID]int64 // of all who ever came, the last one
+	deadline int64                      // of an empty room, in ms
+	over     bool                       // the members have been told
+	ended    int                        // times on the life channel
+}
+
+// hurryTopic is where [hurry] says what it did.
+const hurryTopic = ":hurry"
+
+// hurry moves the deadline of an empty room to some ms from now.
+var hurry = redis.NewScript(`
+	local epoch, deadline = unpack(redis.call("HMGET", KEYS[1], "epoch", "deadline"))
+	if not deadline then
+		return 0
+	end
+	local t = redis.call("TIME")
+	local at = string.format("%.0f", t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[2])
+	redis.call("HSET", KEYS[1], "deadline", at)
+	redis.call("ZADD", KEYS[2], at, ARGV[1] .. "\0" .. epoch)
+	redis.call("PUBLISH", ARGV[3], epoch .. "\0" .. at)
+	return 1`)
+
+// watch begins to listen. The function it returns waits until all that was
+// announced by then is heard, and ends it.
+func watch(w *world, delay func(room string) int64) (wit *witness, finish func()) {
+	w.Helper()
+	wit = &witness{T: w.T, prefix: w.prefix, delay: delay, lives: map[int64]*witnessed{}}
+	sub := w.rdb.PSubscribe(w.ctx(), w.prefix+":*")
+	if _, err := sub.Receive(w.ctx()); err != nil {
+		w.Fatal(err)
+	}
+	const last = ":the end"
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			m, err := sub.ReceiveMessage(w.ctx())
+			if err != nil {
+				w.Errorf("listening: %v", err)
+				return
+			}
+			channel := strings.TrimPrefix(m.Channel, w.prefix)
+			if channel == last {
+				return
+			}
+			wit.hear(channel, m.Payload)
+		}
+	}()
+	return wit, func() {
+		w.must(w.rdb.Publish(w.ctx(), w.prefix+last, "").Err())
+		<-done
+		sub.Close()
+	}
+}
+
+func (wit *witness) hear(channel, payload string) {
+	f := strings.Split(payload, "\x00")
+	switch {
+	case channel == hurryTopic:
+		epoch, _ := strconv.ParseInt(f[0], 10, 64)
+		wit.lives[epoch].deadline, _ = strconv.ParseInt(f[1], 10, 64)
+	case strings.HasSuffix(channel, "}:life"):
+		epoch, _ := strconv.ParseInt(f[1], 10, 64)
+		l := wit.lives[epoch]
+		switch {
+		case f[0] == "created" && l == nil:
+			wit.lives[epoch] = &witnessed{room: f[3], members: map[roomstore.UserID]int64{}, entries: map[roomstore.UserID]int64{}}
+		case f[0] == "destroyed" && l != nil && l.room == f[3] && l.over:
+			l.ended++
+		default:
+			wit.Errorf("on the life channel, after %+v: %q", l, payload)
+		}
+	case strings.Contains(channel, "}:ch:"):
+		e, err := roomstore.DecodeEvent(payload)
+		if err != nil {
+			wit.Error(err)
+			return
+		}
+		wit.event(e)
+	}
+}
+
+func (wit *witness) event(e roomstore.Event) {
+	l := wit.lives[e.Epoch]
+	if l == nil || l.over || e.Seq != l.seq+1 {
+		wit.Errorf("in the life %+v: event %+v", l, e)
+		return
+	}
+	l.seq = e.Seq
+	switch e.Kind {
+	case roomstore.KindJoined:
+		if len(l.members) == 0 && e.Seq > 1 {
+			if e.At >= l.deadline {
+				wit.Errorf("%s entered %s at %d, which ended at %d", e.User, l.room, e.At, l.deadline)
+			}
+			if e.At == l.deadline-1 {
+				wit.reach[0]++
+			}
+		}
+		l.members[e.User], l.entries[e.User] = e.Seq, e.Seq
+	case roomstore.KindLeft:
+		delete(l.members, e.User)
+		l.deadline = e.At + wit.delay(l.room)
+	case roomstore.KindDestroyed:
+		if len(l.members) > 0 && e.Reason != roomstore.ReasonDestroyed {
+			wit.Errorf("%s ended with %v in it", l.room, l.members)
+		}
+		if e.At < l.deadline && e.Reason != roomstore.ReasonDestroyed {
+			wit.Errorf("%s ended at %d, before %d", l.room, e.At, l.deadline)
+		}
+		if e.At == l.deadline && wit.delay(l.room) > 0 {
+			wit.reach[1]++
+		}
+		l.over = true
+	}
+}
+
+// Entries at the very deadline of an emptied room, by all roads and through
+// several gateways that sweep meanwhile: each is in the old life, which then
+// goes on, or in a new one, or finds no room.
+func TestStore_race_atDeadline(t *testing.T) {
+	t.Parallel()
+	for _, partitions := range []int{1, 16} {
+		t.Run("P="+strconv.Itoa(partitions), func(t *testing.T) {
+			t.Parallel()
+			const delay, gateways, workers, entrants, rounds = 100, 3, 8, 4, 320
+			w := &world{T: t, rdb: redistest.New(t), prefix: redistest.Prefix(), parts: partitions}
+			var cancel func()
+			w.end, cancel = context.WithTimeout(context.Background(), 2*time.Minute)
+			defer cancel()
+			cfg := roomstore.Config{MaxRooms: 3 * workers * entrants}
+			stores := w.stores(gateways, cfg)
+			w.store = stores[0]
+			wit, finish := watch(w, func(room string) int64 {
+				if room[0] == 'r' {
+					return delay * 1000
+				}
+				return 0
+			})
+
+			// Whoever makes a deadline has it swept, too, about then.
+			now := make(chan struct{}, gateways)
+			var sweepers sync.WaitGroup
+			for i, s := range stores {
+				sweepers.Go(func() {
+					for range now {
+						if _, err := s.Sweep(w.ctx(), "n"+strconv.Itoa(i), nil); err != nil && !errors.Is(err, roomstore.ErrPaused) {
+							t.Error(err)
+						}
+					}
+				})
+			}
+			who := w.loginMany(workers*(entrants+1), "n1")
+			var old, anew, none atomic.Int64
+			var all sync.WaitGroup
+			for i := range workers {
+				all.Go(func() {
+					r := &deadlineRace{world: w, stores: stores, now: now, delay: delay,
+						room: roomstore.RoomID("r" + strconv.Itoa(i)), who: who[i*(entrants+1) : (i+1)*(entrants+1)]}
+					for n := range rounds {
+						if t.Failed() {
+							return
+						}
+						r.round(n)
+					}
+					old.Add(r.old)
+					anew.Add(r.anew)
+					none.Add(r.none)
+				})
+			}
+			all.Wait()
+			for i := range workers {
+				room := "r" + strconv.Itoa(i)
+				w.must(hurry.Run(w.ctx(), w.rdb, []string{w.part(roomstore.RoomID(room)) + "room:" + room, w.part(roomstore.RoomID(room)) + "due"},
+					room, 0, w.prefix+hurryTopic).Err())
+			}
+			for _, s := range who {
+				_, err := w.store.LeaveAll(w.ctx(), s, "", true)
+				w.must(err)
+			}
+			now <- struct{}{}
+			close(now)
+			sweepers.Wait()
+			finish()
+
+			for epoch, l := range wit.lives {
+				if l.ended != 1 {
+					t.Errorf("life %d of %s ended %d times", epoch, l.room, l.ended)
+				}
+			}
+			w.nothingLeft()
+			t.Logf("%d lives; %d entered the old one, %d a new one, %d found none; %d in its last ms, %d ends in the first",
+				len(wit.lives), old.Load(), anew.Load(), none.Load(), wit.reach[0], wit.reach[1])
+			const tries = workers * entrants * rounds
+			if n := old.Load() + anew.Load() + none.Load(); n != tries && !t.Failed() {
+				t.Errorf("%d tries were counted, want %d", n, tries)
+			}
+			for what, n := range map[string]int64{
+				"entered the old life": old.Load(), "entered a new one": anew.Load(), "found none": none.Load(),
+				"came in its last ms": 20 * int64(wit.reach[0]), "ended in the first ms": 20 * int64(wit.reach[1]),
+			} {
+				if n < tries/20 {
+					t.Errorf("too few %s: this shows little", what)
+				}
+			}
+		})
+	}
+}
+
+// deadlineRace is one room that ends again and again while some want to enter.
+type deadlineRace struct {
+	*world
+	stores []*roomstore.Store
+	now    chan<- struct{} // a sweep is wanted
+	delay  int
+	room   roomstore.RoomID
+	who    []roomstore.Session // the last one opens the room
+
+	lead            int64 // ms from the call to the deadline, so that either side wins as often
+	old, anew, none int64
+}
+
+// round empties the room, has everybody enter about when it ends, and checks
+// that they are where they were told they are.
+func (r *deadlineRace) round(n int) {
+	opener, who := r.who[len(r.who)-1], r.who[:len(r.who)-1]
+	enter := func(i int, who roomstore.Session, mode roomstore.Mode, room roomstore.RoomID, delay int) (roomstore.Entry, error) {
+		return r.stores[(i+n)%len(r.stores)].Enter(r.ctx(), who, roomstore.EntryRequest{
+			Mode: mode, Room: room, Delay: delay, Data: dataOf(who.User, who.ID),
+		})
+	}
+	home := func(who roomstore.Session) roomstore.RoomID { return "h" + roomstore.RoomID(who.User) }
+	first, err := enter(0, opener, roomstore.ModeEnter, r.room, r.delay)
+	if err == nil {
+		_, err = r.stores[n%len(r.stores)].Leave(r.ctx(), opener, r.room, "")
+	}
+	for i, s := range who {
+		if i >= 2 && err == nil {
+			_, err = enter(i, s, roomstore.ModeEnter, home(s), 0)
+		}
+	}
+	part := r.part(r.room)
+	if err == nil {
+		err = hurry.Run(r.ctx(), r.rdb, []string{part + "room:" + string(r.room), part + "due"},
+			string(r.room), r.lead, r.prefix+hurryTopic).Err()
+	}
+	if err != nil {
+		r.Error(err)
+		return
+	}
+	select {
+	case r.now <- struct{}{}:
+	default:
+	}
+	got, errs := make([]roomstore.Entry, len(who)), make([]error, len(who))
+	var entrants sync.WaitGroup
+	for i, s := range who {
+		entrants.Go(func() {
+			mode := []roomstore.Mode{roomstore.ModeJoin, roomstore.ModeEnter}[(i+n)%2]
+			if i < 2 {
+				got[i], errs[i] = enter(i, s, mode, r.room, r.delay)
+				return
+			}
+			got[i], _, errs[i] = r.stores[(i+n)%len(r.stores)].Switch(r.ctx(), s, home(s), roomstore.EntryRequest{
+				Mode: mode, Room: r.room, Delay: r.delay, Data: dataOf(s.User, s.ID),
+			})
+		})
+	}
+	entrants.Wait()
+
+	tx := r.rdb.Pipeline()
+	epoch, deadline := tx.HGet(r.ctx(), part+"room:"+string(r.room), "epoch"), tx.HGet(r.ctx(), part+"room:"+string(r.room), "deadline")
+	ttl := tx.PTTL(r.ctx(), part+"room:"+string(r.room))
+	due := tx.ZScore(r.ctx(), part+"due", string(r.room)+"\x00"+strconv.FormatInt(first.Epoch, 10))
+	var infos []*redis.StringCmd
+	for _, s := range who {
+		infos = append(infos, tx.HGet(r.ctx(), part+"info:"+string(r.room), string(s.User)))
+	}
+	tx.Exec(r.ctx())
+	in := 0
+	for i, s := range who {
+		member := strings.HasPrefix(infos[i].Val(), string(s.ID)+"\x00")
+		switch {
+		case errors.Is(errs[i], roomstore.ErrNoRoom):
+			r.none++
+			if member {
+				r.Errorf("%s found no room, and is in it", s.User)
+			}
+		case errs[i] != nil:
+			r.Error(errs[i])
+		default:
+			if in++; got[i].Epoch == first.Epoch {
+				r.old++
+			} else {
+				r.anew++
+			}
+			if !member || epoch.Val() != strconv.FormatInt(got[i].Epoch, 10) {
+				r.Errorf("%s entered %s in life %d; it is in %s, with %q", s.User, r.room, got[i].Epoch, epoch.Val(), infos[i].Val())
+			}
+		}
+	}
+	if in > 0 && (deadline.Val() != "" || due.Err() == nil || ttl.Val() >= 0) {
+		r.Errorf("%d are in %s; its deadline is %q, it expires in %v, its old life is due: %t", in, r.room, deadline.Val(), ttl.Val(), due.Err() == nil)
+	}
+	if in == 0 && epoch.Err() == nil {
+		r.Errorf("nobody found %s, and it is there: %s", r.room, epoch.Val())
+	}
+	if epoch.Val() == strconv.FormatInt(first.Epoch, 10) {
+		r.lead = max(0, r.lead-r.lead/4-1)
+	} else {
+		r.lead += r.lead/4 + 1
+	}
+	for i, s := range who {
+		if _, err := r.stores[(i+n)%len(r.stores)].LeaveAll(r.ctx(), s, "", false); err != nil {
+			r.Error(err)
+		}
 	}
 }
 

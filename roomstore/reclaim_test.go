@@ -39,7 +39,7 @@ func TestStore_Reclaim(t *testing.T) {
 		w.store.Adopt(term)
 		_, err := w.store.Lease(w.ctx(), "n1", false)
 		w.must(err)
-		if gone, err := w.store.Replaced(w.ctx(), "n1", []roomstore.Session{who}); err != nil || len(gone) > 0 {
+		if gone, err := w.store.Lost(w.ctx(), "n1", []roomstore.Session{who}); err != nil || len(gone) > 0 {
 			t.Errorf("replaced %v, %v", gone, err)
 		}
 		w.enter(who, "a")

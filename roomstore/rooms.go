@@ -40,6 +40,7 @@ type EntryRequest struct {
 	Mode       Mode
 	Room       RoomID
 	RequestKey RequestKey
+	Try        int64  // rises with each try under the RequestKey that is to be decided anew
 	Data       string // what others see of the user; opaque, without NUL
 
 	// Used if the room is created.
@@ -56,19 +57,32 @@ type Entry struct {
 	Entered    int64    // seq of the membership's entry event
 	Delay      int      // seconds, of the room
 	Name       string   // of the room
-	Attributes []string // key, value, …
+	Attributes []string // key, value, …; of the room now
 
 	Already bool // the session was in the room before; nothing changed
 	Again   bool // the outcome of an earlier call under this RequestKey
 	Gone    bool // Again, and the session is not in the room any more
+	Later   bool // Again, and the session is in the room since a later entry
 }
 
 // Enter makes the session's user a member of a room. It may be repeated under
 // its RequestKey.
 //
 // It fails with [ErrExists], [ErrNoRoom], [ErrRoomLimit], [ErrBlocked],
-// [ErrUserLimit], [ErrFull] or [ErrFenced].
+// [ErrUserLimit], [ErrFull], [ErrMisused] or [ErrFenced].
 func (s *Store) Enter(ctx context.Context, who Session, req EntryRequest) (Entry, error) {
+	return s.enter(ctx, who, req, "0")
+}
+
+// Entered gives the outcome of a [Store.Enter] that was not answered. It fails
+// with [ErrLate] if that was not applied, and then sees to it that it never
+// will be: a try under a higher number is decided anew. It fails with
+// [ErrMisused] and [ErrFenced], too.
+func (s *Store) Entered(ctx context.Context, who Session, req EntryRequest) (Entry, error) {
+	return s.enter(ctx, who, req, "1")
+}
+
+func (s *Store) enter(ctx context.Context, who Session, req EntryRequest, ask string) (Entry, error) {
 	if err := opaque("data", req.Data); err != nil {
 		return Entry{}, &OpError{Op: "enter", On: string(req.Room), Err: err}
 	}
@@ -77,7 +91,7 @@ func (s *Store) Enter(ctx context.Context, who Session, req EntryRequest) (Entry
 		string(req.Mode), string(req.Room), string(who.User), string(who.ID), who.Generation, who.Node,
 		string(req.RequestKey), p, s.keys.userSlot(who.User), req.Data, req.Name, req.Delay, s.keep(),
 		s.cfg.MaxMembers, s.cfg.MaxRoomsPerUser, s.cfg.MaxRooms, s.cfg.Partitions,
-		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), len(req.Attributes),
+		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), req.Try, ask, len(req.Attributes),
 	}
 	for k, v := range req.Attributes {
 		args = append(args, k, v)
@@ -98,9 +112,12 @@ func (r *reply) entry() Entry {
 		Delay: int(r.int()), Name: r.text(),
 		Already: r.status == "already", Again: r.status == "again",
 	}
-	if n := r.int(); n < 0 {
+	switch n := r.int(); n {
+	case -1:
 		e.Gone = true
-	} else {
+	case -2:
+		e.Later = true
+	default:
 		e.Attributes, r.fields = r.fields, nil
 	}
 	return e
@@ -117,15 +134,12 @@ func (s *Store) Switch(ctx context.Context, who Session, from RoomID, req EntryR
 	return s.change(ctx, who, from, req, "0")
 }
 
-// Switched gives the outcome of a [Store.Switch] that was not answered. It fails
-// with [ErrLate] if that was not applied, and then sees to it that it never
-// will be: its RequestKey is void. It fails with [ErrMisused] if it was so
-// already, and with [ErrFenced].
+// Switched is [Store.Entered] for a [Store.Switch].
 func (s *Store) Switched(ctx context.Context, who Session, from RoomID, req EntryRequest) (e Entry, left Position, err error) {
 	return s.change(ctx, who, from, req, "1")
 }
 
-func (s *Store) change(ctx context.Context, who Session, from RoomID, req EntryRequest, void string) (e Entry, left Position, err error) {
+func (s *Store) change(ctx context.Context, who Session, from RoomID, req EntryRequest, ask string) (e Entry, left Position, err error) {
 	if err := opaque("data", req.Data); err != nil {
 		return Entry{}, Position{}, opErr("switch", string(req.Room), err)
 	}
@@ -138,7 +152,7 @@ func (s *Store) change(ctx context.Context, who Session, from RoomID, req EntryR
 		string(from), string(req.Room), string(who.User), string(who.ID), who.Generation, who.Node,
 		string(req.RequestKey), p, s.keys.userSlot(who.User), req.Data, mayCreate, req.Name, req.Delay, s.keep(),
 		s.cfg.MaxMembers, s.cfg.MaxRooms, s.cfg.Partitions,
-		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), void, len(req.Attributes),
+		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), req.Try, ask, len(req.Attributes),
 	}
 	for k, v := range req.Attributes {
 		args = append(args, k, v)
@@ -165,27 +179,31 @@ func (s *Store) keep() string {
 // Leave takes the session out of a room and returns the position of its
 // departure. It may be repeated under its RequestKey.
 //
-// It fails with [ErrNoRoom], [ErrNotMember] or [ErrFenced].
+// It fails with [ErrNoRoom], [ErrNotMember], [ErrMisused] or [ErrFenced].
 func (s *Store) Leave(ctx context.Context, who Session, room RoomID, key RequestKey) (Position, error) {
-	return s.leave(ctx, who, room, key, "")
+	return s.leave(ctx, who, lua.Leave, room, key, ms(outcomesFor), ms(s.cfg.LogTTL), s.goneTTL())
 }
 
-// Undo is Leave for an entry whose client was told that it failed: the entry's
-// outcome is forgotten with it, so that a repeat of the entry is decided anew.
-func (s *Store) Undo(ctx context.Context, who Session, room RoomID, key, entry RequestKey) (Position, error) {
-	return s.leave(ctx, who, room, key, entry)
+// Undo takes back an entry that was applied after its client had been told that
+// it failed: the session leaves the room, and a try under a higher number is
+// decided anew. It may be repeated.
+//
+// It fails with [ErrLate], [ErrNoRoom] or [ErrNotMember] if there is nothing to
+// take back, and with [ErrMisused] or [ErrFenced].
+func (s *Store) Undo(ctx context.Context, who Session, req EntryRequest) (Position, error) {
+	return s.leave(ctx, who, lua.Undo, req.Room, req.RequestKey, string(req.Mode), req.Try,
+		ms(outcomesFor), ms(s.cfg.LogTTL), s.goneTTL())
 }
 
-func (s *Store) leave(ctx context.Context, who Session, room RoomID, key, undoes RequestKey) (Position, error) {
-	r, err := s.run(ctx, string(room), string(room), lua.Leave,
+func (s *Store) leave(ctx context.Context, who Session, script lua.Script, room RoomID, key RequestKey, args ...any) (Position, error) {
+	r, err := s.run(ctx, string(room), string(room), script,
 		[]string{s.keys.part(s.keys.partition(room)), s.keys.user(who.User)},
-		string(room), string(who.User), string(who.ID), who.Generation, string(key),
-		ms(outcomesFor), ms(s.cfg.LogTTL), s.goneTTL(), string(undoes))
+		append([]any{string(room), string(who.User), string(who.ID), who.Generation, string(key)}, args...)...)
 	if err != nil {
 		return Position{}, err
 	}
 	at := r.position()
-	return at, opErr("leave", string(room), r.done())
+	return at, opErr(script.Name, string(room), r.done())
 }
 
 // A Departure says which room was left, and where in its log.

@@ -183,7 +183,7 @@ func (w *world) logins(user roomstore.UserID, ids ...roomstore.SessionID) {
 	w.Helper()
 	for i, id := range ids {
 		f := strings.SplitN(w.rdb.HGet(w.ctx(), w.user(user), "s:"+string(id)).Val(), "\x00", 5)
-		f[3] = strconv.FormatInt(w.now().UnixMilli()-3600_000+int64(i)*1000, 10)
+		f[3] = strconv.FormatInt(w.now().UnixMicro()-3600_000_000+int64(i)*1000_000, 10)
 		w.must(w.rdb.HSet(w.ctx(), w.user(user), "s:"+string(id), strings.Join(f, "\x00")).Err())
 	}
 }
@@ -233,6 +233,51 @@ func TestStore_Login_replacedIsEvicted(t *testing.T) {
 		if got := w.sessionsOf("ana"); !slices.Equal(got, []string{"a2 n1"}) {
 			t.Errorf("sessions %q", got)
 		}
+	})
+}
+
+// A room of a replaced session that ends before the session's time is over is
+// dropped from the user's list when it is; nothing is left.
+func TestStore_Login_replacedIsForgotten(t *testing.T) {
+	contract(t, roomstore.Config{}, func(w *world) {
+		for _, parked := range []bool{false, true} {
+			w.enter(w.loginOn("n1", "ana", "a1", "phone"), "a", "b")
+			if parked {
+				w.park(w.s("a1"), time.Minute)
+			}
+			now := w.loginOn("n1", "ana", "a2", "phone")
+			w.must(w.store.Destroy(w.ctx(), "a"))
+			_, err := w.store.LeaveAll(w.ctx(), now, "", true)
+			w.must(err)
+			w.sweep("n1")
+			if got := w.rdb.HKeys(w.ctx(), w.user("ana")).Val(); len(got) != 2 {
+				t.Errorf("got %q, want both rooms, until the time is over", got)
+			}
+			w.pass(2 * time.Minute)
+			w.sweep("n1")
+			if got := w.rdb.HGetAll(w.ctx(), w.user("ana")).Val(); len(got) != 0 {
+				t.Errorf("parked %t: left is %q", parked, got)
+			}
+			w.forget()
+		}
+	})
+}
+
+// Logins follow each other as they came, however fast.
+func TestStore_Login_order(t *testing.T) {
+	contract(t, roomstore.Config{MaxDevices: 3}, func(w *world) {
+		const n = 60
+		// They sort the other way round.
+		name := func(i int) roomstore.SessionID { return roomstore.SessionID(fmt.Sprintf("s%02d", n-i)) }
+		for i := range n {
+			w.login("ana", name(i))
+		}
+		want := []string{string(name(n-3)) + " n1", string(name(n-2)) + " n1", string(name(n-1)) + " n1"}
+		slices.Sort(want)
+		if got := w.sessionsOf("ana"); !slices.Equal(got, want) {
+			t.Errorf("sessions %q, want %q", got, want)
+		}
+		w.forget()
 	})
 }
 
@@ -435,6 +480,38 @@ func TestStore_Resume(t *testing.T) {
 	})
 }
 
+// A replaced session that comes back all the same is told of its places as they
+// are: kept for its successor, taken by it, or over.
+func TestStore_Resume_replaced(t *testing.T) {
+	contract(t, roomstore.Config{SessionTTL: time.Minute}, func(w *world) {
+		inRoom("ben", "a", "b", "c", "d")(w)
+		w.enter(w.loginOn("n1", "ana", "a1", "phone"), "a", "b", "c", "d")
+		w.enter(w.loginOn("n1", "ana", "a2", "phone"), "b")
+		w.must(w.store.Kick(w.ctx(), "c", "ana", ""))
+		w.must(w.store.Destroy(w.ctx(), "d"))
+		told := func(want ...string) {
+			w.Helper()
+			before := w.dump()
+			_, rooms, ok, err := w.store.Resume(w.ctx(), "n2", "ana", "a1", []roomstore.RoomID{"a", "b", "c", "d"})
+			w.must(err)
+			var got []string
+			for _, r := range rooms {
+				got = append(got, w.returnText(r))
+			}
+			slices.Sort(got)
+			if diff := cmp.Diff(want, got); diff != "" || ok {
+				t.Errorf("goes on: %t (-want +got):\n%s", ok, diff)
+			}
+			w.unchanged(before)
+		}
+		told("a replaced", "b device", "c kicked", "d noroom")
+		w.pass(2 * time.Minute)
+		w.sweep("n1")
+		told("a timeout", "b device", "c kicked", "d noroom")
+		w.forget()
+	})
+}
+
 // A session that another node takes over is taken from the first: that one is
 // told to close the socket, and can neither park, leave, send nor enter.
 func TestStore_Resume_fences(t *testing.T) {
@@ -551,33 +628,40 @@ func TestStore_Park(t *testing.T) {
 }
 
 // A node that may have missed an order learns which of its sessions are not
-// its own any more.
-func TestStore_Replaced(t *testing.T) {
-	contract(t, roomstore.Config{}, func(w *world) {
+// its own any more, and why.
+func TestStore_Lost(t *testing.T) {
+	contract(t, roomstore.Config{MaxDevices: 1}, func(w *world) {
 		var all []roomstore.Session
 		for i := range 12 {
 			n := strconv.Itoa(i)
-			all = append(all, w.login(roomstore.UserID("u"+n), roomstore.SessionID("s"+n)))
+			all = append(all, w.loginOn("n1", roomstore.UserID("u"+n), roomstore.SessionID("s"+n), "phone"))
 		}
 		w.resume("n2", all[1]) // on another node
 		w.resume("n1", all[2]) // on this one, by another socket
 		w.park(all[3], time.Minute)
 		_, err := w.store.LeaveAll(w.ctx(), all[4], "", true)
 		w.must(err)
-		got := map[roomstore.SessionID]bool{}
+		w.loginOn("n1", "u5", "new", "phone")
+		w.loginOn("n1", "u6", "new", "laptop")
+		w.park(all[7], 0)
+		w.sweep("n1")
+		got := map[roomstore.SessionID]roomstore.Loss{}
 		n := 0
 		for _, group := range w.store.BySlot(all) {
 			n += len(group)
-			ids, err := w.store.Replaced(w.ctx(), "n1", group)
+			lost, err := w.store.Lost(w.ctx(), "n1", group)
 			w.must(err)
-			maps.Copy(got, ids)
+			maps.Copy(got, lost)
 		}
-		want := map[roomstore.SessionID]bool{"s1": false, "s2": false, "s3": true, "s4": false}
-		if !maps.Equal(got, want) || n != len(all) {
-			t.Errorf("of %d sessions replaced, and parked: %v, want %v", n, got, want)
+		want := map[roomstore.SessionID]roomstore.Loss{
+			"s1": roomstore.LossMoved, "s2": roomstore.LossMoved, "s3": roomstore.LossParked, "s4": roomstore.LossOver,
+			"s5": roomstore.LossReplaced, "s6": roomstore.LossKicked, "s7": roomstore.LossOver,
 		}
-		if ids, err := w.store.Replaced(w.ctx(), "n1", nil); err != nil || ids != nil {
-			t.Errorf("of none: %v, %v", ids, err)
+		if diff := cmp.Diff(want, got); diff != "" || n != len(all) {
+			t.Errorf("of %d sessions (-want +got):\n%s", n, diff)
+		}
+		if lost, err := w.store.Lost(w.ctx(), "n1", nil); err != nil || lost != nil {
+			t.Errorf("of none: %v, %v", lost, err)
 		}
 		w.forget()
 	})
@@ -645,10 +729,10 @@ func TestStore_Abandon(t *testing.T) {
 		w.unchanged(before)
 		lost.Node = who.Node
 		w.must(w.store.Abandon(w.ctx(), lost, time.Minute))
-		parked, err := w.store.Replaced(w.ctx(), who.Node, []roomstore.Session{who})
+		now, err := w.store.Lost(w.ctx(), who.Node, []roomstore.Session{who})
 		w.must(err)
-		if !parked[who.ID] {
-			t.Errorf("replaced %v, want the session parked", parked)
+		if now[who.ID] != roomstore.LossParked {
+			t.Errorf("got %v, want the session parked", now)
 		}
 		before = w.dump()
 		w.refused(w.store.Abandon(w.ctx(), lost, time.Minute), roomstore.ErrFenced)

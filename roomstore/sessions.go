@@ -127,12 +127,22 @@ func (s *Store) park(ctx context.Context, who Session, generation string, left, 
 	return err
 }
 
-// Replaced says which of the sessions are not this node's any more under their
-// generation, and whether that is since they are parked: the node was given up,
-// and their clients are to resume. The others have moved or are over. All
-// sessions must be of users in one slot; [Store.BySlot] sorts them. At most 500
-// a call.
-func (s *Store) Replaced(ctx context.Context, node string, sessions []Session) (parked map[SessionID]bool, err error) {
+// A Loss is why a session is not a node's any more.
+type Loss string
+
+// Losses.
+const (
+	LossMoved    Loss = "moved"    // it goes on over another connection
+	LossParked   Loss = "parked"   // the node was given up
+	LossReplaced Loss = "replaced" // its device has logged in anew
+	LossKicked   Loss = "kicked"   // its user has logged in on more devices than are allowed
+	LossOver     Loss = "over"     // it was logged out, or its deadline has passed
+)
+
+// Lost says which of the sessions are not this node's any more under their
+// generation, and why. All sessions must be of users in one slot;
+// [Store.BySlot] sorts them. At most 500 a call.
+func (s *Store) Lost(ctx context.Context, node string, sessions []Session) (map[SessionID]Loss, error) {
 	if len(sessions) == 0 {
 		return nil, nil
 	}
@@ -145,15 +155,15 @@ func (s *Store) Replaced(ctx context.Context, node string, sessions []Session) (
 	if err != nil {
 		return nil, err
 	}
-	parked = map[SessionID]bool{}
+	lost := map[SessionID]Loss{}
 	for len(r.fields) > 0 && r.err == nil {
 		id := SessionID(r.text())
-		parked[id] = r.text() == "parked"
+		lost[id] = Loss(r.text())
 	}
-	return parked, opErr("generations", node, r.done())
+	return lost, opErr("generations", node, r.done())
 }
 
-// BySlot splits sessions into groups fit for [Store.Replaced].
+// BySlot splits sessions into groups fit for [Store.Lost].
 func (s *Store) BySlot(sessions []Session) [][]Session {
 	slots := map[string][]Session{}
 	var groups [][]Session

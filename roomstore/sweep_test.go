@@ -1,6 +1,7 @@
 package roomstore_test
 
 import (
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -203,12 +204,12 @@ func TestStore_Sweep_enteredAgain(t *testing.T) {
 	})
 }
 
-// A room whose keys have expired by themselves still has its one end, also if
-// the ID was taken again before anybody swept.
+// A room whose keys have expired by themselves still has its one end: before
+// the ID's next life begins, or by the sweep. Nor does it count until then.
 func TestStore_Sweep_orphan(t *testing.T) {
 	for _, again := range []bool{false, true} {
 		t.Run("taken again "+strconv.FormatBool(again), func(t *testing.T) {
-			contract(t, roomstore.Config{}, func(w *world) {
+			contract(t, roomstore.Config{MaxRooms: 2}, func(w *world) {
 				emptied("a", 100)(w)
 				w.expire("a")
 				for _, kind := range roomKinds {
@@ -219,18 +220,63 @@ func TestStore_Sweep_orphan(t *testing.T) {
 					w.must(w.rdb.Unlink(w.ctx(), key).Err())
 				}
 				w.forget()
+				_, err := w.try(w.s("a1"), roomstore.EntryRequest{Mode: roomstore.ModeJoin, Room: "a"})
+				w.refused(err, roomstore.ErrNoRoom)
+				w.heard()
 				if again {
 					w.enter(w.s("a1"), "a")
-					w.heard("created a#2", "a#2:1 joined ana/a1 n=1")
+					w.heard("destroyed a#1 emptied", "created a#2", "a#2:1 joined ana/a1 n=1")
 				}
+				for i := range 2 { // as many as may exist, and one more
+					_, err := w.try(w.s("a1"), roomstore.EntryRequest{Room: roomstore.RoomID("b" + strconv.Itoa(i))})
+					if full := again && i == 1; errors.Is(err, roomstore.ErrRoomLimit) != full {
+						t.Errorf("room %d beside it: %v", i+1, err)
+					}
+				}
+				w.forget()
 				w.sweep("n1")
-				w.heard("destroyed a#1 emptied")
+				if again {
+					w.heard()
+				} else {
+					w.heard("destroyed a#1 emptied")
+				}
 				w.sweep("n1")
 				w.heard()
 				if got := w.state("a") == "none"; got == again {
 					t.Errorf("stored %s", w.state("a"))
 				}
 			})
+		})
+	}
+}
+
+// Among however many that have expired, the one whose ID is taken is found; the
+// sweep ends the others, and each has one end.
+func TestStore_Sweep_orphans(t *testing.T) {
+	for _, orphans := range []int{3, 700} {
+		t.Run(strconv.Itoa(orphans), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, false, roomstore.Config{})
+			who := ana(w)
+			id := func(i int) roomstore.RoomID { return roomstore.RoomID("r" + strconv.Itoa(i)) }
+			for i := range orphans {
+				w.create(who, id(i), 100)
+				w.leave(who, id(i))
+				w.expire(id(i))
+				w.must(w.rdb.Unlink(w.ctx(), w.part("r")+"room:"+string(id(i)), w.part("r")+"left:"+string(id(i))).Err())
+			}
+			w.enter(who, id(0), id(orphans-1))
+			for w.sweep("n1").More {
+			}
+			w.hear()
+			for _, l := range w.lives {
+				if want := strings.HasSuffix(l.name, "#1"); (l.destroyed == 1) != want {
+					t.Errorf("%s was destroyed %d times", l.name, l.destroyed)
+				}
+			}
+			if len(w.lives) != orphans+2 {
+				t.Errorf("%d lives, want %d", len(w.lives), orphans+2)
+			}
 		})
 	}
 }
@@ -581,4 +627,224 @@ func TestStore_delayedDestruction(t *testing.T) {
 			t.Errorf("published %q", w.said)
 		}
 	})
+}
+
+// From its deadline on a room does not exist for any operation, which finishes
+// it first: it has its one end, and nothing of it is left before anybody sweeps.
+func TestStore_pastDeadline(t *testing.T) {
+	room := []roomstore.RoomID{"a"}
+	enter := func(mode roomstore.Mode) func(w *world) error {
+		return func(w *world) error {
+			_, err := w.try(w.s("b1"), roomstore.EntryRequest{Mode: mode, Room: "a"})
+			return err
+		}
+	}
+	for _, tt := range []struct {
+		name string
+		do   func(w *world) error
+		err  error
+		anew bool // it begins another life
+	}{
+		{"join", enter(roomstore.ModeJoin), roomstore.ErrNoRoom, false},
+		{"enter", enter(roomstore.ModeEnter), nil, true},
+		{"create", enter(roomstore.ModeCreate), nil, true},
+		{"switch to it", func(w *world) error {
+			_, err := w.change(w.s("b1"), "b", roomstore.EntryRequest{Mode: roomstore.ModeJoin, Room: "a"})
+			return err
+		}, roomstore.ErrNoRoom, false},
+		{"switch and create it", func(w *world) error {
+			_, err := w.change(w.s("b1"), "b", roomstore.EntryRequest{Room: "a"})
+			return err
+		}, nil, true},
+		{"switch from it", func(w *world) error {
+			_, err := w.change(w.s("b1"), "a", roomstore.EntryRequest{Room: "c"})
+			return err
+		}, roomstore.ErrNotFrom, false},
+		{"leave", func(w *world) error {
+			_, err := w.store.Leave(w.ctx(), w.s("b1"), "a", "")
+			return err
+		}, roomstore.ErrNoRoom, false},
+		{"kick", func(w *world) error { return w.store.Kick(w.ctx(), "a", "ben", "") }, roomstore.ErrNoRoom, false},
+		{"destroy", func(w *world) error { return w.store.Destroy(w.ctx(), "a") }, roomstore.ErrNoRoom, false},
+		{"send", func(w *world) error {
+			_, err := w.store.Send(w.ctx(), w.s("b1"), roomstore.Message{Room: "a", ID: "m", Payload: "x"})
+			return err
+		}, roomstore.ErrNoRoom, false},
+		{"relay", func(w *world) error {
+			_, err := w.store.Relay(w.ctx(), w.s("b1"), roomstore.Message{Room: "a", ID: "m", Priority: 1, Payload: "x"})
+			return err
+		}, roomstore.ErrNoRoom, false},
+		{"count", func(w *world) error {
+			_, _, err := w.store.Count(w.ctx(), w.s("b1"), "a")
+			return err
+		}, roomstore.ErrNoRoom, false},
+		{"list", func(w *world) error {
+			_, err := w.store.Members(w.ctx(), w.s("b1"), "a", "", 10)
+			return err
+		}, roomstore.ErrNoRoom, false},
+		{"look up", func(w *world) error {
+			_, _, err := w.store.MemberInfo(w.ctx(), w.s("b1"), "a", []roomstore.UserID{"ana"})
+			return err
+		}, roomstore.ErrNoRoom, false},
+		{"catch up", func(w *world) error {
+			_, err := w.store.Catchup(w.ctx(), "a", roomstore.Position{})
+			return err
+		}, roomstore.ErrNoRoom, false},
+		{"ask where it is", func(w *world) error {
+			at, err := w.store.Positions(w.ctx(), room)
+			if at["a"].Epoch != 0 {
+				w.Errorf("it is at %v", at["a"])
+			}
+			return err
+		}, nil, false},
+		{"ask who is absent", func(w *world) error {
+			_, err := w.store.Absent(w.ctx(), "a", []roomstore.Session{w.s("b1")})
+			return err
+		}, nil, false},
+		{"resume", func(w *world) error {
+			_, rooms := w.resume("n2", w.s("b1"), "a")
+			for _, r := range rooms {
+				if r.Room == "a" && (r.In || r.Reason != roomstore.ReasonNoRoom) {
+					w.Errorf("resumed as %+v", r)
+				}
+			}
+			return nil
+		}, nil, false},
+		{"sweep", func(w *world) error { w.sweep("n1"); return nil }, nil, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			contract(t, roomstore.Config{MaxRooms: 2}, func(w *world) {
+				inRoom("ben", "b")(w) // who stays
+				w.create(ana(w), "a", 100)
+				_, err := w.store.Send(w.ctx(), w.s("a1"), roomstore.Message{Room: "a", ID: "m", Payload: "x"})
+				w.must(err)
+				for _, kind := range []string{"attrs", "attrmeta", "memberattrs", "blocked"} {
+					w.must(w.rdb.HSet(w.ctx(), w.part("a")+kind+":a", "x", "1").Err())
+				}
+				w.leave(w.s("a1"), "a")
+				w.expire("a")
+				w.forget()
+				w.refused(tt.do(w), tt.err)
+				w.hear()
+				said := w.said
+				w.said = nil
+				// Before all else that is about a room.
+				said = slices.DeleteFunc(said, func(s string) bool { return strings.HasPrefix(s, "order ") })
+				if len(said) < 2 || said[0] != "a#1:4 ended emptied" || said[1] != "destroyed a#1 emptied" {
+					t.Errorf("published %q", said)
+				}
+				if got := w.state("a") == "none"; got == tt.anew {
+					t.Errorf("stored %s", w.state("a"))
+				}
+				if n := w.rdb.ZCard(w.ctx(), w.part("a")+"due").Val(); n != 0 {
+					t.Errorf("%d are due", n)
+				}
+				w.sweep("n1")
+				w.heard()
+			})
+		})
+	}
+}
+
+// A room that is past its deadline is not counted, whether or not anybody has
+// noticed; until then it is.
+func TestStore_pastDeadline_count(t *testing.T) {
+	contract(t, roomstore.Config{MaxRooms: 1}, func(w *world) {
+		emptied("a", 100)(w)
+		_, err := w.try(w.s("a1"), roomstore.EntryRequest{Room: "b"})
+		w.refused(err, roomstore.ErrRoomLimit)
+		w.expire("a")
+		w.enter(w.s("a1"), "b")
+		w.forget()
+		w.sweep("n1")
+		w.heard("a#1:3 ended emptied", "destroyed a#1 emptied")
+	})
+}
+
+// While its delay runs a room is what it was: an entry of any kind finds name,
+// attributes and delay, cancels the end, and takes the expiry off every key.
+func TestStore_delayedDestruction_cancelled(t *testing.T) {
+	attributes := map[string]string{"k": "v"}
+	for name, enter := range map[string]func(w *world) (roomstore.Entry, error){
+		"join": func(w *world) (roomstore.Entry, error) {
+			return w.try(ben(w), roomstore.EntryRequest{Mode: roomstore.ModeJoin, Room: "a"})
+		},
+		"enter": func(w *world) (roomstore.Entry, error) {
+			return w.try(ben(w), roomstore.EntryRequest{Room: "a", Name: "B", Delay: 1})
+		},
+		"switch": func(w *world) (roomstore.Entry, error) {
+			inRoom("ben", "b")(w)
+			e, _, err := w.store.Switch(w.ctx(), w.s("b1"), "b", roomstore.EntryRequest{
+				Mode: roomstore.ModeEnter, Room: "a", Name: "B", Delay: 1, Data: dataOf("ben", "b1"),
+			})
+			return e, err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			contract(t, roomstore.Config{}, func(w *world) {
+				_, err := w.try(ana(w), roomstore.EntryRequest{Room: "a", Name: "A", Delay: 100, Attributes: attributes})
+				w.must(err)
+				w.leave(w.s("a1"), "a")
+				lasting := []string{w.part("a") + "room:a", w.part("a") + "attrs:a"}
+				for _, key := range lasting {
+					if ttl := w.rdb.PTTL(w.ctx(), key).Val(); ttl < time.Hour || ttl > time.Hour+100*time.Second {
+						t.Errorf("%s expires in %v, want an hour after the deadline", key, ttl)
+					}
+				}
+				e, err := enter(w)
+				w.must(err)
+				if e.Name != "A" || e.Delay != 100 || e.Created || e.Count != 1 || !slices.Equal(e.Attributes, []string{"k", "v"}) {
+					t.Errorf("got %+v", e)
+				}
+				for _, key := range lasting {
+					if ttl := w.rdb.PTTL(w.ctx(), key).Val(); ttl >= 0 {
+						t.Errorf("%s still expires, in %v", key, ttl)
+					}
+				}
+				if n := w.rdb.ZCard(w.ctx(), w.part("a")+"due").Val(); n != 0 {
+					t.Errorf("%d are due", n)
+				}
+				w.forget()
+				w.sweep("n1")
+				w.heard()
+			})
+		})
+	}
+}
+
+// Whatever drops from a user's list a room that a backend has ended drops what
+// else names the place, too.
+func TestStore_Destroy_dropped(t *testing.T) {
+	held := func(w *world, node string) (all []string) {
+		for p := range w.parts {
+			all = append(all, w.rdb.SMembers(w.ctx(), w.tag(strconv.Itoa(p))+"node:"+node).Val()...)
+		}
+		slices.Sort(all)
+		return all
+	}
+	for _, tt := range []struct {
+		name string
+		then func(w *world)
+		want []string // what n1 holds then
+	}{
+		{"at the user's limit", func(w *world) { w.enter(w.s("a1"), "c") }, []string{"ana\x00b", "ana\x00c"}},
+		{"on another device", func(w *world) { w.enter(w.loginOn("n2", "ana", "a2", ""), "a") }, []string{"ana\x00b"}},
+		{"on the same", func(w *world) { w.enter(w.s("a1"), "a") }, []string{"ana\x00a", "ana\x00b"}},
+		{"with the session of another device", func(w *world) {
+			w.park(w.loginOn("n2", "ana", "a2", ""), time.Second)
+			w.pass(time.Minute)
+			w.sweep("n1")
+		}, []string{"ana\x00b"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			contract(t, roomstore.Config{MaxRoomsPerUser: 2}, func(w *world) {
+				w.enter(ana(w), "a", "b")
+				w.must(w.store.Destroy(w.ctx(), "a"))
+				tt.then(w)
+				if got := held(w, "n1"); !slices.Equal(got, tt.want) {
+					t.Errorf("the node holds %q, want %q", got, tt.want)
+				}
+			})
+		})
+	}
 }

@@ -291,24 +291,27 @@ func TestStore_Switch_again(t *testing.T) {
 		}
 		w.enter(w.s("b1"), "b")
 		w.forget()
-		again := func(gone bool) {
+		again := func(is string) {
 			t.Helper()
 			got, at, err := w.store.Switch(w.ctx(), who, "a", r)
 			w.must(err)
 			want := first
-			want.Again, want.Gone, want.Attributes = true, gone, []string{}
+			want.Again, want.Gone, want.Later = true, is == "gone", is == "later"
+			if is != "in" {
+				want.Attributes = nil
+			}
 			if diff := cmp.Diff(want, got, equateEmpty); diff != "" {
-				t.Errorf("gone %t: (-want +got):\n%s", gone, diff)
+				t.Errorf("%s: (-want +got):\n%s", is, diff)
 			}
 			if at != left {
 				t.Errorf("left at %v, want %v", at, left)
 			}
 			w.heard()
 		}
-		again(false)
+		again("in")
 		who, _ = w.resume("n2", who)
 		w.forget()
-		again(false)
+		again("in")
 
 		_, _, err = w.store.Switch(w.ctx(), who, "c", r)
 		w.refused(err, roomstore.ErrMisused)
@@ -326,42 +329,22 @@ func TestStore_Switch_again(t *testing.T) {
 
 		w.enter(who, "a") // being in from again changes nothing of that
 		w.forget()
-		again(false)
+		again("in")
 		w.leave(who, "b")
 		w.forget()
-		again(true)
+		again("gone")
+		// Entered anew, in whatever way, it is another membership.
+		_, err = w.change(who, "a", roomstore.EntryRequest{Room: "b", RequestKey: "8"})
+		w.must(err)
+		w.forget()
+		again("later")
 		w.must(w.store.Destroy(w.ctx(), "b"))
 		w.forget()
-		again(true)
-		// In a later life it is another membership.
+		again("gone")
 		_, err = w.try(who, roomstore.EntryRequest{Room: "b", RequestKey: "9"})
 		w.must(err)
 		w.forget()
-		again(true)
-	})
-}
-
-// A switch that is taken back leaves the session in neither room, and may be
-// made again under its own key.
-func TestStore_Switch_undo(t *testing.T) {
-	contract(t, roomstore.Config{}, func(w *world) {
-		w.enter(ben(w), "a", "b")
-		who := ana(w)
-		w.enter(who, "a")
-		r := roomstore.EntryRequest{Room: "b", RequestKey: "7"}
-		_, err := w.change(who, "a", r)
-		w.must(err)
-		_, err = w.store.Undo(w.ctx(), who, "b", "7.1", "7")
-		w.must(err)
-		_, err = w.change(who, "a", r)
-		w.refused(err, roomstore.ErrNotFrom)
-		w.enter(who, "a")
-		got, err := w.change(who, "a", r)
-		w.must(err)
-		if want := `#1:4 n=2 entered=4 delay=0 "" left #1:5`; got != want {
-			t.Errorf("got %s, want %s", got, want)
-		}
-		w.forget()
+		again("later")
 	})
 }
 
@@ -450,46 +433,5 @@ func TestStore_Switch_opaque(t *testing.T) {
 		if err == nil || !roomstore.Refused(err) {
 			t.Errorf("got %v, want a refusal", err)
 		}
-	})
-}
-
-// Who asks what a switch came to that was not answered hears its outcome, or
-// that there is none and will be none: the call, coming late, changes nothing.
-func TestStore_Switched(t *testing.T) {
-	contract(t, roomstore.Config{}, func(w *world) {
-		w.enter(ben(w), "a", "b")
-		who := ana(w)
-		w.enter(who, "a")
-		r := roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "b", RequestKey: "7"}
-		w.forget()
-		_, _, err := w.store.Switched(w.ctx(), who, "a", r)
-		w.refused(err, roomstore.ErrLate)
-		for range 2 {
-			_, err = w.change(who, "a", r)
-			w.refused(err, roomstore.ErrMisused)
-			_, _, err = w.store.Switched(w.ctx(), who, "a", r)
-			w.refused(err, roomstore.ErrMisused)
-		}
-		w.heard()
-		if got, want := w.state("a"), "#1:2 ben/b1@1 n1 ana/a1@2 n1"; got != want {
-			t.Errorf("a: %s, want %s", got, want)
-		}
-
-		r.RequestKey = "8"
-		first, left, err := w.store.Switch(w.ctx(), who, "a", r)
-		w.must(err)
-		w.forget()
-		got, at, err := w.store.Switched(w.ctx(), who, "a", r)
-		w.must(err)
-		first.Again = true
-		if diff := cmp.Diff(first, got, equateEmpty); diff != "" || at != left {
-			t.Errorf("left at %v, want %v; (-want +got):\n%s", at, left, diff)
-		}
-		w.heard()
-
-		older("a1")(w)
-		w.forget()
-		_, _, err = w.store.Switched(w.ctx(), w.s("old"), "a", roomstore.EntryRequest{Room: "b", RequestKey: "9"})
-		w.refused(err, roomstore.ErrFenced)
 	})
 }

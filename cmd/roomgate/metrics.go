@@ -113,6 +113,7 @@ var methods = set(
 	protocol.MethodCreateRoom, protocol.MethodJoinRoom, protocol.MethodEnterRoom,
 	protocol.MethodSwitchRoom, protocol.MethodLeaveRoom, protocol.MethodLeaveAllRoom, protocol.MethodSendRoomMessage,
 	protocol.MethodQueryRoomMemberList, protocol.MethodQueryRoomMembers, protocol.MethodQueryRoomOnlineMemberCount,
+	protocol.MethodQueryRoomAllAttributes,
 )
 
 // closeCodes are ours, and those that a client's WebSocket library sends, or

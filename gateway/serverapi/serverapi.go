@@ -12,6 +12,7 @@
 package serverapi
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -91,7 +92,7 @@ func New(rooms Rooms, cfg Config) http.Handler {
 	})
 	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusMethodNotAllowed, protocol.CodeMethodNotFound,
-			"no "+r.Method+" here; the server API has DELETE /v1/rooms/{roomID} and POST /v1/rooms/{roomID}/kick")
+			fmt.Sprintf("no %.20s here; ", r.Method)+"the server API has DELETE /v1/rooms/{roomID} and POST /v1/rooms/{roomID}/kick")
 	})
 	r.With(a.authorize).Delete("/v1/rooms/{roomID}", a.destroy)
 	r.With(a.authorize).Post("/v1/rooms/{roomID}/kick", a.kick)
@@ -153,13 +154,6 @@ func (a *api) destroy(w http.ResponseWriter, r *http.Request) {
 	}{room})
 }
 
-// kickRequest is the body of a kick.
-type kickRequest struct {
-	UserID  string `json:"userID"`
-	Reason  string `json:"reason"`
-	Message string `json:"message"`
-}
-
 // kickExtendedData is what the clients of the kicked user get with their
 // roomStateChanged, in the spelling of ZIM.
 type kickExtendedData struct {
@@ -173,30 +167,30 @@ func (a *api) kick(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	var req kickRequest
-	if !decode(w, r, &req) {
+	var user, reason, message string
+	if !decode(w, r, map[string]*string{"userID": &user, "reason": &reason, "message": &message}) {
 		return
 	}
 	switch {
-	case req.UserID == "":
+	case user == "":
 		badParameter(w, "userID is required")
 		return
-	case len(req.Reason) > MaxReason:
-		badParameter(w, fmt.Sprintf("reason has %d bytes, the limit is %d", len(req.Reason), MaxReason))
+	case len(reason) > MaxReason:
+		badParameter(w, fmt.Sprintf("reason has %d bytes, the limit is %d", len(reason), MaxReason))
 		return
-	case len(req.Message) > MaxMessage:
-		badParameter(w, fmt.Sprintf("message has %d bytes, the limit is %d", len(req.Message), MaxMessage))
+	case len(message) > MaxMessage:
+		badParameter(w, fmt.Sprintf("message has %d bytes, the limit is %d", len(message), MaxMessage))
 		return
 	}
-	extendedData := encode(kickExtendedData{RoomID: room, Reason: req.Reason, Message: req.Message})
-	if err := a.rooms.Kick(r.Context(), room, req.UserID, string(extendedData)); err != nil {
+	extendedData := encode(kickExtendedData{RoomID: room, Reason: reason, Message: message})
+	if err := a.rooms.Kick(r.Context(), room, user, string(extendedData)); err != nil {
 		a.fail(w, r, "kick", room, err)
 		return
 	}
 	answer(w, http.StatusOK, struct {
 		RoomID string `json:"roomID"`
 		UserID string `json:"userID"`
-	}{room, req.UserID})
+	}{room, user})
 }
 
 // roomID returns the room that the path names; if it cannot, it has answered.
@@ -213,42 +207,83 @@ func roomID(w http.ResponseWriter, r *http.Request) (string, bool) {
 	return id, true
 }
 
-// decode reads the body into v, one JSON object with known fields only; if it
-// cannot, it has answered.
-func decode(w http.ResponseWriter, r *http.Request, v any) bool {
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, MaxBody))
-	dec.DisallowUnknownFields()
-	err := dec.Decode(v)
-	if err == nil {
-		if _, err = dec.Token(); errors.Is(err, io.EOF) {
-			return true
-		}
-		if err == nil {
-			err = errors.New("there is more after the first value")
-		}
+// decode reads the body, one JSON object, into strings by their names; if it
+// cannot, it has answered. A name is only its own, and there once: what two
+// readers could take for two requests is none.
+func decode(w http.ResponseWriter, r *http.Request, fields map[string]*string) bool {
+	var body []byte
+	var err error = &http.MaxBytesError{}
+	if r.ContentLength <= MaxBody { // nobody needs to wait for more
+		body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
 	}
-	var (
-		tooBig *http.MaxBytesError
-		syntax *json.SyntaxError
-		typ    *json.UnmarshalTypeError
-	)
-	switch {
-	case errors.As(err, &tooBig):
+	if tooBig := (*http.MaxBytesError)(nil); errors.As(err, &tooBig) {
 		refuse(w, http.StatusRequestEntityTooLarge, protocol.CodeBadParameter, fmt.Sprintf("the body is over the limit of %d bytes", MaxBody))
-	case errors.Is(err, io.EOF):
-		badParameter(w, "the body is empty; a JSON object is required")
-	case errors.As(err, &typ) && typ.Field != "":
-		badParameter(w, fmt.Sprintf("%s is a %s, it must be a string", typ.Field, typ.Value))
-	case errors.As(err, &typ):
-		badParameter(w, fmt.Sprintf("the body is a %s, it must be an object", typ.Value))
-	case errors.As(err, &syntax), errors.Is(err, io.ErrUnexpectedEOF):
-		badParameter(w, "the body is not valid JSON: "+err.Error())
-	default:
-		// An unknown field, something behind the object, or a body that broke
-		// off: the text says which.
-		badParameter(w, "the body cannot be used: "+strings.TrimPrefix(err.Error(), "json: "))
+		return false
 	}
-	return false
+	if err != nil {
+		badParameter(w, "the body ended before its end")
+		return false
+	}
+	if err := read(body, fields); err != nil {
+		badParameter(w, "the body "+err.Error())
+		return false
+	}
+	return true
+}
+
+// read is decode for a body that is there. Its errors go on from "the body".
+func read(body []byte, fields map[string]*string) error {
+	var whole json.RawMessage
+	err := json.Unmarshal(body, &whole)
+	switch {
+	case len(bytes.TrimSpace(body)) == 0:
+		return errors.New("is empty; a JSON object is required")
+	case !utf8.Valid(body):
+		return errors.New("is not UTF-8")
+	case err != nil:
+		return fmt.Errorf("is not valid JSON: %w", err)
+	}
+	dec := json.NewDecoder(bytes.NewReader(body)) // cannot fail any more
+	if first, _ := dec.Token(); first != json.Delim('{') {
+		return fmt.Errorf("is %s, it must be an object", kind(first))
+	}
+	seen := map[string]bool{}
+	for dec.More() {
+		t, _ := dec.Token()
+		name := t.(string)
+		value, _ := dec.Token()
+		field := fields[name]
+		text, ok := value.(string)
+		switch {
+		case field == nil:
+			return fmt.Errorf("cannot be used: unknown field %.60q", name)
+		case seen[name]:
+			return fmt.Errorf("cannot be used: %s comes twice", name)
+		case !ok && value != nil: // null is as good as absent
+			return fmt.Errorf("cannot be used: %s is %s, it must be a string", name, kind(value))
+		}
+		*field, seen[name] = text, true
+	}
+	return nil
+}
+
+// kind says what a JSON value that begins with a token is.
+func kind(t json.Token) string {
+	switch t {
+	case json.Delim('{'):
+		return "an object"
+	case json.Delim('['):
+		return "an array"
+	case nil:
+		return "null"
+	}
+	switch t.(type) {
+	case bool:
+		return "a boolean"
+	case string:
+		return "a string"
+	}
+	return "a number"
 }
 
 // fail answers an error of Rooms.

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/google/go-cmp/cmp"
@@ -223,14 +224,25 @@ func TestAPI_badInput(t *testing.T) {
 	}{
 		{"no user", "POST", kick, `{}`, 400, 6000001, []string{"userID is required"}},
 		{"empty user", "POST", kick, `{"userID":""}`, 400, 6000001, []string{"userID is required"}},
-		{"null", "POST", kick, `null`, 400, 6000001, []string{"userID is required"}},
+		{"null", "POST", kick, `null`, 400, 6000001, []string{"the body is null, it must be an object"}},
+		{"user null", "POST", kick, `{"userID":null}`, 400, 6000001, []string{"userID is required"}},
 		{"user a number", "POST", kick, `{"userID":7}`, 400, 6000001, []string{"userID is a number, it must be a string"}},
-		{"a list", "POST", kick, `["ana"]`, 400, 6000001, []string{"array", "object"}},
+		{"user an object", "POST", kick, `{"userID":{"userID":"ana"}}`, 400, 6000001, []string{"userID is an object, it must be a string"}},
+		{"user a list", "POST", kick, `{"userID":["ana"]}`, 400, 6000001, []string{"userID is an array, it must be a string"}},
+		{"reason a boolean", "POST", kick, `{"userID":"ana","reason":true}`, 400, 6000001, []string{"reason is a boolean, it must be a string"}},
+		{"user in another case", "POST", kick, `{"userid":"ana"}`, 400, 6000001, []string{`unknown field "userid"`}},
+		{"two users", "POST", kick, `{"userID":"ana","user\u0049D":"bob"}`, 400, 6000001, []string{"userID comes twice"}},
+		{"a list", "POST", kick, `["ana"]`, 400, 6000001, []string{"the body is an array, it must be an object"}},
+		{"a string", "POST", kick, `"ana"`, 400, 6000001, []string{"the body is a string, it must be an object"}},
+		{"spaces", "POST", kick, " \n", 400, 6000001, []string{"empty"}},
+		{"not UTF-8", "POST", kick, "{\"userID\":\"\xff\"}", 400, 6000001, []string{"not UTF-8"}},
+		{"a long unknown field", "POST", kick, `{"` + strings.Repeat("x", 4000) + `":1}`, 400, 6000001, []string{`unknown field "` + strings.Repeat("x", 60) + `"`}},
+		{"deep", "POST", kick, strings.Repeat("[", 4096), 400, 6000001, []string{"not valid JSON"}},
 		{"no body", "POST", kick, ``, 400, 6000001, []string{"empty"}},
 		{"not JSON", "POST", kick, `userID=ana`, 400, 6000001, []string{"not valid JSON"}},
 		{"half a body", "POST", kick, `{"userID":"ana"`, 400, 6000001, []string{"not valid JSON"}},
-		{"unknown field", "POST", kick, `{"userID":"ana","userId":"ana","why":"x"}`, 400, 6000001, []string{`unknown field "why"`}},
-		{"two values", "POST", kick, `{"userID":"ana"}{"userID":"bob"}`, 400, 6000001, []string{"more after the first"}},
+		{"unknown field", "POST", kick, `{"userID":"ana","why":"x"}`, 400, 6000001, []string{`unknown field "why"`}},
+		{"two values", "POST", kick, `{"userID":"ana"}{"userID":"bob"}`, 400, 6000001, []string{"not valid JSON", "after top-level value"}},
 		{"rubbish behind", "POST", kick, `{"userID":"ana"}]`, 400, 6000001, []string{"not valid JSON"}},
 		{"long reason", "POST", kick, `{"userID":"ana","reason":"` + strings.Repeat("r", 257) + `"}`, 400, 6000001, []string{"reason", "257", "256"}},
 		{"long message", "POST", kick, `{"userID":"ana","message":"` + strings.Repeat("é", 513) + `"}`, 400, 6000001, []string{"message", "1026", "1024"}},
@@ -257,11 +269,44 @@ func TestAPI_badInput(t *testing.T) {
 					t.Errorf("got message %q, want it to contain %q", message, text)
 				}
 			}
+			if len(message) > 200 || strings.ContainsFunc(message, unicode.IsControl) {
+				t.Errorf("got message %q, want one line that is not long", message)
+			}
 			if len(f.calls) > 0 {
 				t.Errorf("got calls %q, want none", f.calls)
 			}
 		})
 	}
+}
+
+// Whatever the path and the body, the answer is JSON with a message of one short
+// line, and a room is touched if and only if it is a success.
+func FuzzAPI_kick(f *testing.F) {
+	for _, body := range []string{``, `null`, `{"userID":"ana"}`, `{"userID":"ana","reason":null,"message":"\ud800"}`, `{"userID":[{}]}`, "\xff", `{"":""}`, `{} {}`} {
+		f.Add("lobby", body)
+		f.Add("%00", body)
+		f.Add("a%2Fb?x#y", body)
+	}
+	f.Fuzz(func(t *testing.T, room, body string) {
+		target, err := url.ParseRequestURI("/v1/rooms/" + room + "/kick")
+		if err != nil {
+			t.Skip()
+		}
+		req := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
+		req.URL = target
+		req.Header.Set("Authorization", "Bearer "+newKey)
+		fake := &fakeRooms{}
+		status, answer := send(t, newAPI(fake), req)
+		if done := len(fake.calls) == 1; done != (status == http.StatusOK) {
+			t.Errorf("%q %q: got %d and the calls %q", room, body, status, fake.calls)
+		}
+		if status == http.StatusOK {
+			return
+		}
+		if _, message := refusal(t, answer); len(message) > 500 || strings.ContainsFunc(message, unicode.IsControl) {
+			t.Errorf("%q %q: got %q", room, body, message)
+		}
+	})
 }
 
 // A slash is not a character of room IDs, but that is for Rooms to say: escaped,

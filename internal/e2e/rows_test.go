@@ -89,6 +89,7 @@ type row struct {
 	from    []string // what di hears, if di and ed are in F; nothing: not nil
 	still   string   // a room that ana is in afterwards
 	closed  protocol.CloseCode
+	after   func(s *stage) // while everybody is still there
 }
 
 const (
@@ -369,6 +370,9 @@ func (r row) play(s *stage) {
 		delete(s.cast, "ana")
 	} else {
 		ana.settled()
+	}
+	if r.after != nil {
+		r.after(s)
 	}
 	s.leave()
 }

@@ -362,7 +362,7 @@ func brief(frame string) string {
 	case protocol.EventRoomStateChanged:
 		var p protocol.RoomStateChanged
 		read(&p)
-		return strings.TrimSpace(fmt.Sprintf("%s %s %s %s", p.RoomID, p.State, p.Event, p.ExtendedData))
+		return strings.TrimSuffix(fmt.Sprintf("%s %s %s %s", p.RoomID, p.State, p.Event, p.ExtendedData), " ")
 	case protocol.EventRoomMemberJoined:
 		return members("+")
 	case protocol.EventRoomMemberLeft:

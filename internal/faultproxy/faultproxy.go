@@ -8,6 +8,7 @@ package faultproxy
 
 import (
 	"bufio"
+	"bytes"
 	"net"
 	"slices"
 	"sync"
@@ -33,6 +34,7 @@ type Proxy struct {
 
 	mu       sync.Mutex
 	fate     func(channel, payload string) Fate // nil: all pass
+	loss     Loss
 	refusing bool
 	ended    bool
 	links    map[*link]struct{}
@@ -94,6 +96,39 @@ func (p *Proxy) DeafenSubscribers() {
 			l.deafen()
 		}
 	}
+}
+
+// A Loss says what gets lost of a script's call.
+type Loss int
+
+// What can get lost.
+const (
+	Nothing Loss = iota
+	Answers      // Redis carries it out, and is not heard
+	Calls        // Redis does not hear of it
+)
+
+// Scripts has calls of scripts get lost from now on, or their answers. The
+// connection that it happens to stays open and brings no answers any more, until
+// this is called again: then it is cut.
+func (p *Proxy) Scripts(loss Loss) {
+	p.mu.Lock()
+	p.loss = loss
+	p.mu.Unlock()
+	for _, l := range p.standing() {
+		l.mu.Lock()
+		lost := l.lost
+		l.mu.Unlock()
+		if lost {
+			l.cut()
+		}
+	}
+}
+
+func (p *Proxy) losing() Loss {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.loss
 }
 
 // Messages has fate decide about each pub/sub message from now on; nil lets
@@ -170,7 +205,11 @@ func (p *Proxy) serve(client net.Conn) {
 	up := make(chan struct{})
 	go func() {
 		defer close(up)
-		l.copy(server, client)
+		if p.redis {
+			l.calls()
+		} else {
+			l.copy(server, client)
+		}
 		l.cut()
 	}()
 	if p.redis {
@@ -200,6 +239,7 @@ type link struct {
 	mu         sync.Mutex // held while the client is written to, so that messages stay whole
 	over       bool
 	deaf       bool
+	lost       bool // a call or its answer: nothing reaches the client any more
 	subscribed bool
 	delayed    []delayed   // by when they are due
 	timer      *time.Timer // for the first of them, if there is one
@@ -248,6 +288,39 @@ func (l *link) copy(to, from net.Conn) {
 			return
 		}
 	}
+}
+
+// calls forwards what the client says to Redis.
+func (l *link) calls() {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := l.client.Read(buf)
+		loss := Nothing
+		if n > 0 {
+			loss = l.losing(buf[:n])
+		}
+		if n > 0 && loss != Calls && !l.isDeaf() {
+			if _, err := l.server.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// losing says what is to be lost of a call. One that does not come in one piece
+// is known by its first.
+func (l *link) losing(call []byte) Loss {
+	loss := l.p.losing()
+	if loss == Nothing || !bytes.Contains(bytes.ToLower(call), []byte("evalsha")) {
+		return Nothing
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lost = true
+	return loss
 }
 
 // messages forwards what Redis says, one value at a time.
@@ -341,7 +414,7 @@ func (l *link) writeLocked(b []byte) error {
 	if l.over {
 		return net.ErrClosed
 	}
-	if l.deaf {
+	if l.deaf || l.lost {
 		return nil
 	}
 	_, err := l.client.Write(b)

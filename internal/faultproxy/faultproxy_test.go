@@ -295,6 +295,67 @@ func TestProxy_DeafenSubscribers(t *testing.T) {
 	silent(t, subscriber)
 }
 
+// A call that gets lost, or whose answer does, costs its connection its answers
+// and no other; when that is over it is cut.
+func TestProxy_Scripts(t *testing.T) {
+	t.Parallel()
+	for _, loss := range []faultproxy.Loss{faultproxy.Answers, faultproxy.Calls} {
+		t.Run(fmt.Sprint(loss), func(t *testing.T) {
+			t.Parallel()
+			calls := make(chan string, 10)
+			p := faultproxy.StartRedis(t, serve(t, func(c net.Conn) {
+				r := bufio.NewReader(c)
+				for {
+					line, err := r.ReadString('\n')
+					if err != nil {
+						return
+					}
+					calls <- strings.TrimSpace(line)
+					io.WriteString(c, pong)
+				}
+			}))
+			ask := func(c net.Conn, what string) {
+				t.Helper()
+				if _, err := io.WriteString(c, what+"\r\n"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			answered := func(c net.Conn, what string) {
+				t.Helper()
+				ask(c, what)
+				if got := expect(t, bufio.NewReaderSize(c, 16), len(pong)); got != pong {
+					t.Fatalf("got %q, want %q", got, pong)
+				}
+				if got := <-calls; got != what {
+					t.Errorf("the server got %q, want %q", got, what)
+				}
+			}
+			lost, other := dial(t, p.Addr()), dial(t, p.Addr())
+			answered(lost, "evalsha 0")
+			p.Scripts(loss)
+			answered(other, "ping")
+			for _, c := range []net.Conn{lost, dial(t, p.Addr())} {
+				ask(c, "EVALSHA 1")
+				silent(t, c)
+				if loss == faultproxy.Answers {
+					if got := <-calls; got != "EVALSHA 1" {
+						t.Errorf("the server got %q", got)
+					}
+				}
+			}
+			answered(other, "ping")
+			p.Scripts(faultproxy.Nothing)
+			if _, err := lost.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("got %v, want the end of what was lost", err)
+			}
+			answered(other, "evalsha 2")
+			if len(calls) > 0 {
+				t.Errorf("the server got %q, too", <-calls)
+			}
+		})
+	}
+}
+
 // The end of a test is the end of what is delayed.
 func TestProxy_end(t *testing.T) {
 	t.Parallel()

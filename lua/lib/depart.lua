@@ -21,6 +21,20 @@ local function keep_for(part, id, ms)
   end
 end
 
+-- end_orphan announces the end of an earlier life of a room, whose keys have
+-- expired by themselves, before the next one begins. Beyond the bound it is
+-- left to the sweep.
+local function end_orphan(part, id, now_ms)
+  local due = call("ZRANGEBYSCORE", part .. "due", "-inf", number(now_ms), "LIMIT", 0, 500)
+  for i = 1, #due do
+    local of, epoch = due[i]:match("^(.-)%z(.*)$")
+    if of == id then
+      call("ZREM", part .. "due", due[i])
+      announce_end(part, id, epoch, "emptied")
+    end
+  end
+end
+
 -- emptied applies the emptiness rule: destroyed at once, or after its delay.
 local function emptied(part, id, room, now_ms)
   local delay_ms = tonumber(room.delay) * 1000

@@ -18,7 +18,9 @@ local function create(part, control, id, user, config, now_ms, now_us)
   for i = 1, #config.attributes, 2 do
     call("HSET", key(part, "attrs", id), config.attributes[i], config.attributes[i + 1])
   end
-  call("ZADD", part .. "rooms", 0, id)
+  if call("ZADD", part .. "rooms", 0, id) == 0 then
+    end_orphan(part, id, now_ms)
+  end
   call("PUBLISH", part .. "life", "created" .. NUL .. epoch .. NUL .. NUL .. id)
   return { epoch = epoch, seq = 0, delay = config.delay, name = config.name, log_bytes = 0 }
 end
@@ -43,9 +45,17 @@ local function join(part, id, room, user_key, user, mine, other, partition, name
   else
     call("ZADD", members, seq, user)
   end
+  local place = room.epoch .. NUL .. partition .. NUL .. mine.session
+  if call("HSETNX", user_key, "r:" .. id, place) == 0 then
+    -- From an earlier life of the room, or the place that is taken.
+    local before = user_room(call("HGET", user_key, "r:" .. id))
+    if before.session ~= mine.session then
+      void_place(part, id, user_key, user, before)
+    end
+    call("HSET", user_key, "r:" .. id, place)
+  end
   call("HSET", key(part, "info", id), user, membership_value(mine))
   call("SADD", key(part, "node", mine.node), user .. NUL .. id)
-  call("HSET", user_key, "r:" .. id, room.epoch .. NUL .. partition .. NUL .. mine.session)
   if room.deadline then
     call("HDEL", room_key, "deadline")
     call("ZREM", part .. "due", id .. NUL .. room.epoch)

@@ -30,7 +30,7 @@ local function rooms_of_user(part, user_key, user, limit)
       if m and m.session == r.session then
         n = n + 1
       else
-        call("HDEL", user_key, fields[i])
+        void_place(other, id, user_key, user, r)
       end
     end
   end

@@ -20,6 +20,16 @@ local function outcome(part, session, request_key, operation, room)
   return value:sub(#what + 1), false
 end
 
+-- above says whether one requestKey is higher than another. Those that
+-- gateways make have more digits than a number holds.
+local function above(a, b)
+  local x, y = a:match("^%d+"), b:match("^%d+")
+  if x ~= y then
+    return tonumber(x) > tonumber(y)
+  end
+  return a > b
+end
+
 -- remember keeps an applied outcome. Old ones are dropped now and then rather
 -- than each time, so that the cost of a call does not grow with them.
 local function remember(part, session, request_key, operation, room, value, ttl_ms)
@@ -30,13 +40,7 @@ local function remember(part, session, request_key, operation, room, value, ttl_
   call("HSET", did, request_key, operation .. NUL .. room .. NUL .. value)
   if call("HLEN", did) > OUTCOMES_KEPT + 32 then
     local keys = call("HKEYS", did)
-    table.sort(keys, function(a, b)
-      local x, y = tonumber(a), tonumber(b)
-      if x ~= y then
-        return x > y
-      end
-      return a > b
-    end)
+    table.sort(keys, above)
     for i = OUTCOMES_KEPT + 1, #keys do
       call("HDEL", did, keys[i])
     end

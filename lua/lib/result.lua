@@ -17,9 +17,14 @@ end
 -- user's membership now, or nil.
 local function repeated(before, part, id, m, session)
   local reply = { "again", before:match("^(%d+)%z(%d+)%z(%d+)%z(%d)%z(%d+)%z(%d+)%z(.*)$") }
-  -- A place in a later life of the room is not the one that was taken then.
-  local here = m and m.session == session and call("HGET", key(part, "room", id), "epoch") == reply[2]
-  reply[9] = here and "0" or "-1"
+  local epoch, seq = reply[2], reply[3]
+  if not m or m.session ~= session then
+    reply[9] = "-1"
+  elseif call("HGET", key(part, "room", id), "epoch") ~= epoch or entered_since(part, id, session, epoch, seq) then
+    reply[9] = "-2"
+  else
+    return result("again", part, id, unpack(reply, 2))
+  end
   return reply
 end
 
@@ -28,7 +33,7 @@ end
 local function overtaken(gone, generation, request_key)
   local g, k = gone:match("^[^%z]*%z([^%z]*)%z([^%z]*)%z")
   return tonumber(g) > tonumber(generation)
-    or g == generation and request_key ~= "" and k ~= "" and tonumber(k) > tonumber(request_key)
+    or g == generation and request_key ~= "" and k ~= "" and above(k, request_key)
 end
 
 -- blocked says whether a user may not enter a room now. 0 is for ever.

@@ -50,12 +50,20 @@ local function void(part, id, user_key, user, session, node)
   end
 end
 
+-- void_place is void for what the user's hash has of a room: an entry of
+-- user_room, and the room's ID.
+local function void_place(part, id, user_key, user, place)
+  local s = session_record(call("HGET", user_key, "s:" .. place.session))
+  void(part, id, user_key, user, place.session, s and s.node or "")
+end
+
 -- drop_void drops from a user's hash the rooms that have ended.
 local function drop_void(any_part, user_key, user)
   for _, r in ipairs(rooms_of(call("HGETALL", user_key))) do
-    local m = membership(call("HGET", key(slot(any_part, r.partition), "info", r.id), user))
+    local part = slot(any_part, r.partition)
+    local m = membership(call("HGET", key(part, "info", r.id), user))
     if not m or m.session ~= r.session then
-      call("HDEL", user_key, "r:" .. r.id)
+      void_place(part, r.id, user_key, user, r)
     end
   end
 end
