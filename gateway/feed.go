@@ -185,8 +185,9 @@ func (f *feed) catchEarly() {
 				return
 			case e.Epoch > f.at.Epoch:
 				f.early = append(f.early, early[i+1:]...)
-				f.newer(e)
-				f.catchEarly()
+				if f.newer(e); f.at.Epoch >= e.Epoch {
+					f.catchEarly()
+				}
 				return
 			case e.Epoch < f.at.Epoch:
 			case e.Kind == roomstore.KindCommand && e.Seq == f.at.Seq,

@@ -34,14 +34,14 @@ func (f *feed) rejoin(ctx context.Context, s *session, back roomstore.Return, se
 	if f.rejoinFromRing(s, back, from, seen, say) {
 		return nil
 	}
-	for lost := false; ; {
+	for lost, overtaken := false, false; ; {
 		h, err := f.hub.store.Catchup(ctx, f.room, from)
 		if errors.Is(err, roomstore.ErrEpoch) && h.Life.Lineage.Has(from.Epoch) {
 			// Data was lost meanwhile, and with it perhaps the end of its membership.
 			back.Position, from, lost = h.Life.Position, h.Life.Position, true
 			continue
 		}
-		if done, err := f.rejoinFromStore(s, back, from, seen, say, h, err); done {
+		if done, err := f.rejoinFromStore(s, back, from, seen, say, h, err, overtaken); done {
 			if lost {
 				f.mu.Lock()
 				f.doubtMembers()
@@ -49,13 +49,15 @@ func (f *feed) rejoin(ctx context.Context, s *session, back roomstore.Return, se
 			}
 			return err
 		}
-		// Meanwhile the feed has had, and let go, what came after h.
+		// Meanwhile the feed has had, and let go, what came after h; or it has
+		// heard of a later epoch, which the store knows by now.
+		overtaken = true
 	}
 }
 
 // rejoinFromStore is rejoin with what the store knew, unless that is too old.
 func (f *feed) rejoinFromStore(s *session, back roomstore.Return, from roomstore.Position, seen *sight, say func(),
-	h roomstore.History, err error) (bool, error) {
+	h roomstore.History, err error, overtaken bool) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if errors.Is(err, roomstore.ErrNoRoom) || errors.Is(err, roomstore.ErrEpoch) {
@@ -69,8 +71,8 @@ func (f *feed) rejoinFromStore(s *session, back roomstore.Return, from roomstore
 		f.hub.close(f)
 		return true, err
 	}
-	if h.Epoch < f.at.Epoch && h.Epoch > f.ended {
-		return false, nil // the feed has heard of a later epoch since
+	if h.Epoch < f.at.Epoch && h.Epoch > f.ended && !overtaken {
+		return false, nil
 	}
 	if !f.begin(roomstore.Life{Position: h.Position, Base: h.Life.Base, Lineage: h.Life.Lineage}) {
 		f.gone(s, say)

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/roomgate/roomgate/client"
+	"github.com/roomgate/roomgate/internal/faultproxy"
 	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/protocol"
 )
@@ -507,4 +508,78 @@ func TestLoss_nothing(t *testing.T) {
 	d.chatter(0, 1, 2)
 	noted(t, d.check(), 0)
 	d.unfenced()
+}
+
+// Clients of a gateway that dies together with all data come back through
+// another, on their word, to the rooms that others put back; as do those whose
+// link was lost at the time. A room that nobody else was in is gone.
+func TestLoss_withGateway(t *testing.T) {
+	t.Parallel()
+	server, rdb := redisServer(t)
+	a, b := startPair(t, server.Addr(), unhurried...)
+	door := faultproxy.Start(t, a.addr)
+	eve := enroll(a, t, "eve")
+	eve.enter("R")
+	ana := meet(t, "ana", b.url(), "ws://"+door.Addr())
+	ana.enter("R")
+	ana.enter("OWN")
+	away := connect(t, a.url())
+	session := away.login(`{"userID":"away","deviceID":"d"}`).SessionID
+	at := away.enter("R")
+	eve.until("R +away 3")
+	away.drop()
+	door.Refuse(true)
+	b.kill()
+	if err := rdb.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	eve.hears("R connecting networkInterrupted", "R connected success", "R lost 0-4")
+	door.Refuse(false)
+	ana.until("OWN disconnected roomNotExist")
+	if s := ana.Stats(); s.Resumes != 1 {
+		t.Errorf("ana: %+v, want that the session goes on", s)
+	}
+	eve.hears("R +ana 2")
+	eve.say("R", "hello")
+	ana.until("R eve: hello")
+
+	away = connect(t, a.url())
+	r := away.login(fmt.Sprintf(`{"userID":"away","deviceID":"d","resume":{"sessionID":%q,"rooms":[{"roomID":"R","epoch":%d,"seq":%d}]}}`,
+		session, at.Epoch, at.Seq))
+	if !r.Resumed || r.SessionID != session {
+		t.Errorf("got %+v, want that session %s goes on", r, session)
+	}
+	away.hears("R connected success", "R lost 0-7")
+	eve.hears("R +away 3")
+
+	// Who was never there is not let in on such a word.
+	for _, params := range []string{
+		`{"userID":"liar","resume":{"sessionID":"x","rooms":[{"roomID":"R","epoch":7,"seq":1}]}}`,
+		`{"userID":"liar","resume":{"sessionID":"a\u0000b","rooms":[{"roomID":"R","epoch":%d,"seq":1}]}}`,
+	} {
+		liar := connect(t, a.url())
+		if r := liar.login(strings.ReplaceAll(params, "%d", fmt.Sprint(at.Epoch))); r.Resumed {
+			t.Errorf("%s: got %+v", params, r)
+		}
+		liar.hears("R disconnected connectTimeout")
+	}
+	eve.settled()
+}
+
+// A gateway that finds that the deployment has come to have another number of
+// partitions ends, and says why.
+func TestLoss_partitions(t *testing.T) {
+	t.Parallel()
+	server, rdb := redisServer(t)
+	g := startGateway(t, server.Addr())
+	pipe := rdb.TxPipeline()
+	pipe.FlushAll(t.Context())
+	pipe.Set(t.Context(), "rg:partitions", "16", 0)
+	if _, err := pipe.Exec(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the gateway to end", g.over)
+	if text := g.out.tail(5); !strings.Contains(text, "another number of partitions: it has 16, this gateway was told 1") {
+		t.Errorf("it said %q", text)
+	}
 }
