@@ -65,7 +65,7 @@ end
 highest = math.max(highest, before)
 
 if not sound then
-  local function give_up()
+  local function end_life()
     if whole(epoch) then
       finish(part, id, { epoch = epoch, seq = math.max(seq or 0, highest) }, "emptied", now_ms)
     else
@@ -75,10 +75,10 @@ if not sound then
   end
   if call("EXISTS", room_key) == 1 then
     finding("damaged", id, "the room has epoch " .. shown(f[1]) .. ", seq " .. shown(f[2]) .. ", messageSeq " ..
-      shown(f[3]) .. ", delay " .. shown(f[4]) .. " and deadline " .. shown(f[5]), give_up)
+      shown(f[3]) .. ", delay " .. shown(f[4]) .. " and deadline " .. shown(f[5]), end_life)
   else
     if call("ZSCORE", part .. "rooms", id) then
-      finding("registered", id, "is in the list of rooms, and there is no such room", give_up)
+      finding("registered", id, "is in the list of rooms, and there is no such room", end_life)
     end
     for _, k in ipairs(room_keys(part, id)) do
       if call("EXISTS", k) == 1 then
