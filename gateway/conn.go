@@ -303,12 +303,12 @@ func (c *conn) request(r incoming, size int) {
 	p, err := c.prepare(&r.Request, new(int))
 	r.Params = nil // they end with the text
 	if err != nil {
-		c.answered(size)
+		c.dismiss(size)
 		answer(nil, err)
 		return
 	}
 	if p.immediate {
-		c.answered(size)
+		c.dismiss(size)
 		p.run(false, answer)
 		return
 	}
@@ -319,7 +319,7 @@ func (c *conn) request(r incoming, size int) {
 		})
 		over := func() {
 			p.done()
-			c.answered(size)
+			c.dismiss(size)
 		}
 		if rest == nil {
 			over()
@@ -411,7 +411,7 @@ func (c *conn) batch(requests []incoming, size int) {
 					it.done()
 				}
 			}
-			c.answered(size)
+			c.dismiss(size)
 		}
 	})
 }
@@ -421,17 +421,17 @@ func (c *conn) admit(size int) *protocol.Error {
 	queued, waiting := c.queued.Add(1), c.waiting.Add(int64(size))
 	switch {
 	case queued > maxQueued:
-		c.answered(size)
+		c.dismiss(size)
 		return fail(protocol.CodeTooFast, "more than %d requests of this connection wait for their answers", maxQueued)
 	case waiting > maxWaiting:
-		c.answered(size)
+		c.dismiss(size)
 		return fail(protocol.CodeTooFast, "requests of more than %d bytes of this connection wait for their answers", maxWaiting)
 	}
 	return nil
 }
 
-// answered ends what admit began.
-func (c *conn) answered(size int) {
+// dismiss ends what admit began.
+func (c *conn) dismiss(size int) {
 	c.queued.Add(-1)
 	c.waiting.Add(-int64(size))
 }

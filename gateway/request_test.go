@@ -74,13 +74,12 @@ func TestParseRequests_bad(t *testing.T) {
 		{`{"jsonrpc":"2.0","Method":"x","id":1}`, "null", "Method must be spelled method"},
 		{`{"jsonrpc":"2.0","method":"x","Params":{},"id":1}`, "null", "Params must be spelled params"},
 	} {
-		requests, _, err := parseRequests([]byte(tt.text))
-		if err != nil {
-			t.Errorf("%s: %v", tt.text, err)
-			continue
-		}
 		for _, text := range []string{tt.text, "[" + tt.text + "]", "\n[ 1 , " + tt.text + " ] "} {
-			requests, _, _ = parseRequests([]byte(text))
+			requests, _, err := parseRequests([]byte(text))
+			if err != nil {
+				t.Errorf("%s: %v", text, err)
+				continue
+			}
 			r := requests[len(requests)-1]
 			if r.bad == nil || r.bad.Code != protocol.CodeInvalidRequest || r.bad.Message != "not a JSON-RPC 2.0 request: "+tt.says {
 				t.Errorf("%s: got %+v, want %s", text, r.bad, tt.says)

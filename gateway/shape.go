@@ -244,10 +244,10 @@ func kindOf(value []byte) kind {
 // members gives the names, in their quotes, and the values of an object.
 func members(object []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(name, value []byte) bool) {
-		for i := next(object, 1); object[i] != '}'; i = next(object, i) {
-			name := object[i:end(object, i)]
-			i = next(object, i+len(name))
-			value := object[i:end(object, i)]
+		for i := nextValue(object, 1); object[i] != '}'; i = nextValue(object, i) {
+			name := object[i:endOfValue(object, i)]
+			i = nextValue(object, i+len(name))
+			value := object[i:endOfValue(object, i)]
 			if !yield(name, value) {
 				return
 			}
@@ -259,8 +259,8 @@ func members(object []byte) iter.Seq2[[]byte, []byte] {
 // elements gives the values of an array.
 func elements(array []byte) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
-		for i := next(array, 1); array[i] != ']'; i = next(array, i) {
-			value := array[i:end(array, i)]
+		for i := nextValue(array, 1); array[i] != ']'; i = nextValue(array, i) {
+			value := array[i:endOfValue(array, i)]
 			if !yield(value) {
 				return
 			}
@@ -269,8 +269,8 @@ func elements(array []byte) iter.Seq[[]byte] {
 	}
 }
 
-// next gives where, from i on, a value begins or the one around it ends.
-func next(text []byte, i int) int {
+// nextValue gives where, from i on, a value begins or the one around it ends.
+func nextValue(text []byte, i int) int {
 	for {
 		switch text[i] {
 		case ' ', '\t', '\r', '\n', ',', ':':
@@ -281,8 +281,8 @@ func next(text []byte, i int) int {
 	}
 }
 
-// end gives where the value that begins at i ends.
-func end(text []byte, i int) int {
+// endOfValue gives where the value that begins at i ends.
+func endOfValue(text []byte, i int) int {
 	for depth := 0; i < len(text); i++ {
 		switch text[i] {
 		case '"':

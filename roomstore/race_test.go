@@ -366,7 +366,7 @@ func TestStore_race_atDeadline(t *testing.T) {
 			const delay, gateways, workers, entrants, rounds = 100, 3, 8, 4, 320
 			w := &world{T: t, rdb: redistest.New(t), prefix: redistest.Prefix(), parts: partitions}
 			var cancel func()
-			w.end, cancel = context.WithTimeout(context.Background(), 2*time.Minute)
+			w.end, cancel = context.WithTimeout(context.Background(), 5*time.Minute)
 			defer cancel()
 			cfg := roomstore.Config{MaxRooms: 3 * workers * entrants}
 			stores := w.stores(gateways, cfg)

@@ -9,8 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/roomstore"
 )
 
@@ -513,7 +515,17 @@ func TestStore_Sweep_claimsInSteps(t *testing.T) {
 	}{{"many users", false, 620, 1}, {"many rooms", false, 27, 20}, {"embedded", true, 27, 20}} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, tt.embedded, roomstore.Config{MaxMembers: 5000, MaxRoomsPerUser: 20, Partitions: 4, LeaseTTL: 10 * time.Second})
+			cfg := roomstore.Config{MaxMembers: 5000, MaxRoomsPerUser: 20, Partitions: 4, LeaseTTL: 10 * time.Second}
+			rdb, mini := redistest.New(t), (*miniredis.Miniredis)(nil)
+			if tt.embedded {
+				mini = miniredis.RunT(t)
+				mini.ClockTTL(true)
+				o := redistest.Options(mini.Addr())
+				o.ReadTimeout = time.Minute // it takes its time for so much at once
+				rdb = redis.NewClient(o)
+				t.Cleanup(func() { rdb.Close() })
+			}
+			w := newWorldOn(t, rdb, mini, cfg)
 			places := tt.users * tt.rooms
 			var rooms []roomstore.RoomID
 			for i := range tt.rooms {

@@ -305,14 +305,17 @@ func TestDevices_surplus(t *testing.T) {
 		first.enter("R")
 		first.enter("S")
 		bo.hears("R +ana 2", "S +ana 2")
-		first.drop()
-		first = connect(t, b.url())
-		first.login(fmt.Sprintf(`{"userID":"ana","resume":{"sessionID":%q}}`, session))
-		first.until("R connected success")
-		first.hears("S connected success")
 		second, _ := enrollOn(t, b.url(), "ana", "")
 		second.enter("Q")
 		third, _ := enrollOn(t, a.url(), "ana", "")
+		hang(t, rdb, first, session)
+		first = connect(t, b.url())
+		first.login(fmt.Sprintf(`{"userID":"ana","resume":{"sessionID":%q}}`, session))
+		back := []string{brief(first.take()), brief(first.take())}
+		slices.Sort(back)
+		if d := cmp.Diff([]string{"R connected success", "S connected success"}, back); d != "" {
+			t.Errorf("first, back (-want +got):\n%s", d)
+		}
 		fourth, _ := enrollOn(t, a.url(), "ana", "")
 		var got []string
 		for range 2 {
@@ -434,7 +437,10 @@ func TestDevices_surplus(t *testing.T) {
 // Those that are not entered are given up at the session's deadline.
 func TestDevices_replaced(t *testing.T) {
 	t.Parallel()
-	const ttl = 6 * time.Second // time enough to look before the deadline
+	const (
+		ttl      = 6 * time.Second // time enough to look before the deadline
+		rounding = 5 * time.Millisecond
+	)
 	server, rdb := redisServer(t)
 	a, b := startPair(t, server.Addr(), fmt.Sprintf("--session-ttl=%v", ttl))
 	for _, parked := range []bool{false, true} {
@@ -487,7 +493,7 @@ func TestDevices_replaced(t *testing.T) {
 
 				evicted := book.eviction(user)
 				early, late := time.Duration(evicted-before)*time.Millisecond, time.Duration(evicted-after)*time.Millisecond
-				if early < ttl || late > ttl+lateness {
+				if early < ttl-rounding || late > ttl+lateness {
 					t.Errorf("the place not taken was given up after %v to %v, want %v to %v", late, early, ttl, ttl+lateness)
 				}
 				bo.hears(out + " -" + user + " 1")
@@ -573,8 +579,8 @@ func TestDevices_orderLost(t *testing.T) {
 	}
 }
 
-// Of many devices that log in at once, and enter a room without waiting, as
-// many stay as are allowed. Each of the others is told to go, and its room is
+// Of many devices that log in at once, some of which enter a room without
+// waiting, as many stay as are allowed. Each of the others is told to go, and its room is
 // left. There are never too many.
 func TestDevices_loginsAtOnce(t *testing.T) {
 	t.Parallel()
@@ -593,6 +599,7 @@ func TestDevices_loginsAtOnce(t *testing.T) {
 			devices[i].name = fmt.Sprint(user, " ", i)
 		}
 		named := func(i int) bool { return i%5 >= 3 } // two of five share a device
+		asks := make([]bool, logins)
 		watched := watchSessions(t, rdb, user)
 		held := r.IntN(2) == 0
 		if held {
@@ -604,7 +611,9 @@ func TestDevices_loginsAtOnce(t *testing.T) {
 				id = fmt.Sprint("d", i/5)
 			}
 			devices[i].send(protocol.MethodLogin, deviceLogin(user, id))
-			devices[i].send(protocol.MethodEnterRoom, fmt.Sprintf(`{"roomInfo":{"roomID":"R%d"}}`, r.IntN(5)))
+			if asks[i] = r.IntN(2) == 0; asks[i] {
+				devices[i].send(protocol.MethodEnterRoom, fmt.Sprintf(`{"roomInfo":{"roomID":"R%d"}}`, r.IntN(5)))
+			}
 		}
 		if held {
 			server.Resume()
@@ -635,12 +644,8 @@ func TestDevices_loginsAtOnce(t *testing.T) {
 		}
 		for i, w := range devices {
 			if _, stays := left.sessions[sessions[i]]; stays {
-				events, r := w.response()
-				if r.Error != nil {
-					t.Errorf("%s: enter: %v", w.name, r.Error)
-				}
-				for _, frame := range events {
-					heard[i] = append(heard[i], brief(frame))
+				if asks[i] {
+					heard[i] = append(heard[i], w.until("ok")...)
 				}
 				continue
 			}

@@ -31,7 +31,8 @@ func TestHostile_ids(t *testing.T) {
 		t.Run(fmt.Sprintf("%d partitions", partitions), func(t *testing.T) {
 			t.Parallel()
 			server, rdb := redisServer(t)
-			a, b := startPair(t, server.Addr(), fmt.Sprintf("--partitions=%d", partitions), "--rate-limits=false", "--max-rooms-per-user=500")
+			a, b := startPair(t, server.Addr(),
+				append(unhurried, fmt.Sprintf("--partitions=%d", partitions), "--rate-limits=false", "--max-rooms-per-user=500")...)
 			g := &ground{T: t, a: a, b: b, rdb: rdb, partitions: partitions}
 			cast := []*wire{enroll(a, t, users[0]), enroll(b, t, users[1]), enroll(b, t, users[2])}
 			// in says whether a user is in a room: the first is in all of them.

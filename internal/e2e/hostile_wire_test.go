@@ -254,7 +254,7 @@ func (w *wire) alive() bool {
 func TestHostile_frames(t *testing.T) {
 	t.Parallel()
 	server, rdb := redisServer(t)
-	g := startGateway(t, server.Addr(), "--session-ttl=2s", "--heartbeat-interval=500ms")
+	g := startGateway(t, server.Addr(), append(unhurried, "--session-ttl=3s")...)
 	ping := `{"jsonrpc":"2.0","id":"é","method":"ping"}`
 	half := strings.Index(ping, "é") + 1 // within a character
 	pad := func(n int) string { return ping + times(" ", n-len(ping)) }
@@ -414,7 +414,7 @@ func upgrade(line string, headers ...string) string {
 func TestHostile_handshakes(t *testing.T) {
 	t.Parallel()
 	server, _ := redisServer(t)
-	g := startGateway(t, server.Addr(), "--no-dev", "--jwt-hs256-secret-file="+secretFile(t))
+	g := startGateway(t, server.Addr(), append(unhurried, "--no-dev", "--jwt-hs256-secret-file="+secretFile(t))...)
 	const get = "GET /v1/ws HTTP/1.1"
 	for name, tt := range map[string]struct {
 		text string

@@ -22,6 +22,7 @@ type model struct {
 	sessions []*modelSession       // in the order of their logins
 	heard    map[*modelSession][]line
 	closed   map[*modelSession]protocol.CloseCode
+	ended    []string // rooms, at once
 }
 
 type limits struct {
@@ -96,7 +97,7 @@ type modelSession struct {
 	legacy             bool // its client is of before 2.13.0 (row 29)
 	away               bool // its link is lost
 	deadline           int64
-	entries            map[string]int      // into each room
+	entered            map[string]position // each room, the last time
 	seen               map[string]position // away: the rooms it was in, and how far it knows them
 	over               map[string]string   // away: what became of them, where that is known
 }
@@ -110,8 +111,7 @@ type modelRequest struct {
 	message              protocol.OutgoingMessage
 
 	applied bool
-	entry   int // of the session into the room, or the last before
-	at      position
+	at      position // of an entry
 	left    []string
 	answer  string
 }
@@ -124,9 +124,9 @@ func newModel(l limits) *model {
 	return m
 }
 
-// forget begins a new page: nobody has heard anything.
+// forget begins a new page: nothing has happened.
 func (m *model) forget() {
-	m.heard, m.closed = map[*modelSession][]line{}, map[*modelSession]protocol.CloseCode{}
+	m.heard, m.closed, m.ended = map[*modelSession][]line{}, map[*modelSession]protocol.CloseCode{}, nil
 }
 
 func (m *model) tell(s *modelSession, room, format string, args ...any) {
@@ -253,7 +253,6 @@ func (m *model) switchRoom(s *modelSession, q *modelRequest) {
 	}
 	entered := "ok"
 	if to.has(s) {
-		q.at, q.entry = to.at, s.entries[to.id]
 		entered = fmt.Sprintf("ok %q %v %d members", to.name, to.at, len(to.members))
 	} else {
 		m.tell(s, q.room(), "connecting %s", active(q))
@@ -268,7 +267,14 @@ func (m *model) switchRoom(s *modelSession, q *modelRequest) {
 	m.entered(s, q, entered)
 }
 
+// entered ends an entry that was not refused.
 func (m *model) entered(s *modelSession, q *modelRequest, answer string) {
+	q.at = m.rooms[q.room()].at
+	s.entered[q.room()] = q.at
+	m.apply(s, q, answer)
+}
+
+func (m *model) apply(s *modelSession, q *modelRequest, answer string) {
 	m.answer(s, q, "%s", answer)
 	q.applied = true
 }
@@ -328,8 +334,6 @@ func (m *model) admit(s *modelSession, q *modelRequest) string {
 		m.tell(s, r.id, "attributes %s at %d", r.attributes, r.at.seq)
 	}
 	m.tell(s, r.id, "connected success %v", r.at)
-	s.entries[r.id]++
-	q.at, q.entry = r.at, s.entries[r.id]
 	return fmt.Sprintf("ok %q %v %d members%s", r.name, r.at, len(r.members), created)
 }
 
@@ -359,7 +363,7 @@ func (m *model) depart(r *modelRoom, s *modelSession, event string) {
 	switch {
 	case len(r.members) > 0:
 	case r.delay == 0:
-		delete(m.rooms, r.id)
+		m.finish(r.id)
 	case !m.keep:
 		r.name, r.attributes = "", ""
 	}
@@ -374,7 +378,7 @@ func (m *model) leave(s *modelSession, q *modelRequest) {
 		m.refuse(s, q, protocol.CodeNotInRoom)
 	default:
 		m.depart(r, s, "success")
-		m.entered(s, q, "ok")
+		m.apply(s, q, "ok")
 	}
 }
 
@@ -385,7 +389,7 @@ func (m *model) leaveAll(s *modelSession, q *modelRequest) {
 		q.left = append(q.left, r.id)
 		m.depart(r, s, "success")
 	}
-	m.entered(s, q, fmt.Sprintf("ok %q", q.left))
+	m.apply(s, q, fmt.Sprintf("ok %q", q.left))
 }
 
 // send is a message of any type to a room, or row 28.
@@ -398,7 +402,7 @@ func (m *model) send(s *modelSession, q *modelRequest) {
 		m.refuse(s, q, protocol.CodeNotInRoom)
 	case q.message.Type.Kept():
 		m.happens(r, said, s, text)
-		m.entered(s, q, fmt.Sprintf("ok message %d", r.messageSeq))
+		m.apply(s, q, fmt.Sprintf("ok message %d", r.messageSeq))
 	default:
 		for _, other := range r.members {
 			if other != s {
@@ -419,7 +423,7 @@ func (m *model) again(s *modelSession, q *modelRequest) {
 		}
 	}
 	r := m.rooms[q.room()]
-	here := q.entry > 0 && r.has(s) && s.entries[r.id] == q.entry
+	here := r.has(s) && s.entered[r.id] == q.at
 	switch q.method {
 	case protocol.MethodSendRoomMessage:
 	case protocol.MethodLeaveRoom:
@@ -605,8 +609,13 @@ func (m *model) destroy(room string) protocol.Code {
 	for _, s := range r.members {
 		m.tell(s, room, "disconnected %s", destroyed(s))
 	}
-	delete(m.rooms, room)
+	m.finish(room)
 	return 0
+}
+
+func (m *model) finish(room string) {
+	delete(m.rooms, room)
+	m.ended = append(m.ended, room)
 }
 
 // kick is row 30.

@@ -56,9 +56,9 @@ var overlaps = []overlap{
 type contest struct {
 	overlap
 	*wire
-	name  string
-	names *strings.Replacer
-	first protocol.Response
+	name    string
+	session string
+	names   *strings.Replacer
 }
 
 // contests sets one up for each of some overlaps: users on one gateway, and on
@@ -68,7 +68,8 @@ func contests(t *testing.T, a *gateway, bo *wire, overlaps []overlap) []*contest
 	var all []*contest
 	for i, o := range overlaps {
 		n := fmt.Sprint(i)
-		s := &contest{overlap: o, wire: enroll(a, t, "u"+n), name: o.name}
+		s := &contest{overlap: o, wire: connect(t, a.url()), name: o.name}
+		s.session = s.login(`{"userID":"u` + n + `"}`).SessionID
 		s.names = strings.NewReplacer("$R", "R"+n, "$F", "F"+n, "$S", "S"+n, "$U", "u"+n)
 		if o.others != nil {
 			bo.enter("R" + n)

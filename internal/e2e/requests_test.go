@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -253,6 +254,298 @@ func TestRequestKey_repeatOfAnEntryIsFollowed(t *testing.T) {
 	}
 	bo.say("R", "three")
 	ana.hears("R bo: three")
+}
+
+// The repeat of an entry whose membership has ended, in whatever way, returns its
+// first outcome and leaves the membership alone that the session has now: it
+// says where that stands, and repeats none of its events. So does the repeat of
+// the departure in between, which says nothing.
+func TestRequestKey_laterMembership(t *testing.T) {
+	t.Parallel()
+	server, _ := redisServer(t)
+	for _, elsewhere := range []bool{false, true} {
+		name := "on the same gateway"
+		if elsewhere {
+			name = "on another gateway"
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, b := startPair(t, server.Addr(), fmt.Sprintf("--redis-prefix=later%t", elsewhere))
+			ana, bo := connect(t, a.url()), enroll(b, t, "bo")
+			session := ana.login(`{"userID":"ana"}`).SessionID
+			bo.ask(protocol.MethodCreateRoom, `{"roomInfo":{"roomID":"R"},"config":{"roomDestroyDelayTime":60}}`, nil)
+			bo.enter("F")
+			ana.enter("F")
+			results := map[string]string{}
+			// once makes a request and says where it left the client.
+			once := func(method, params string) (at protocol.Position) {
+				t.Helper()
+				ana.send(method, params)
+				_, r := ana.response()
+				if r.Error != nil {
+					t.Fatalf("%s %s: %v", method, params, r.Error)
+				}
+				results[params] = string(r.Result)
+				json.Unmarshal(r.Result, &at)
+				return at
+			}
+			repeats := func(method, params string, at protocol.Position, want ...string) {
+				t.Helper()
+				ana.send(method, params)
+				events, r := ana.response()
+				var got []string
+				for _, e := range events {
+					if got = append(got, brief(e)); strings.HasSuffix(brief(e), " connected success") {
+						if p := stateOf(t, e); p.Epoch != at.Epoch || p.Seq != at.Seq {
+							t.Errorf("%s: connected at %d/%d, want %+v", params, p.Epoch, p.Seq, at)
+						}
+					}
+				}
+				if d := cmp.Diff(want, got); d != "" {
+					t.Errorf("%s (-want +got):\n%s", params, d)
+				}
+				if string(r.Result) != results[params] {
+					t.Errorf("%s: got %s %v, want %s again", params, r.Result, r.Error, results[params])
+				}
+			}
+			const (
+				first  = `{"roomID":"R","requestKey":1}`
+				leave  = `{"roomID":"R","requestKey":2}`
+				change = `{"fromRoomID":"F","toRoomInfo":{"roomID":"R"},"requestKey":3}`
+				again  = `{"roomID":"R","requestKey":5}`
+				third  = `{"roomID":"R","requestKey":6}`
+			)
+			once(protocol.MethodJoinRoom, first)
+			once(protocol.MethodLeaveRoom, leave)
+			once(protocol.MethodSwitchRoom, change)
+			once(protocol.MethodLeaveRoom, `{"roomID":"R","requestKey":4}`)
+			at := once(protocol.MethodJoinRoom, again)
+			bo.until("R +ana 2")
+			bo.until("R +ana 2")
+			bo.hears("F -ana 1", "R -ana 1", "R +ana 2")
+			in := func() {
+				t.Helper()
+				bo.say("R", "one")
+				ana.until("R bo: one")
+				at.Seq++
+				if elsewhere {
+					ana.drop()
+					ana, _ = resume(t, b, "ana", session, knows("R", at))
+					ana.hears("R connected success")
+				}
+				repeats(protocol.MethodJoinRoom, first, at, "R connected success")
+				repeats(protocol.MethodSwitchRoom, change, at, "R connected success", "F disconnected success")
+				repeats(protocol.MethodLeaveRoom, leave, at)
+				bo.say("R", "two")
+				at.Seq++
+				ana.hears("R bo: two")
+			}
+			in()
+			destroy(t, b, "R")
+			ana.hears("R disconnected roomNotExist")
+			bo.hears("R disconnected roomNotExist")
+			bo.enter("R")
+			at = once(protocol.MethodJoinRoom, third)
+			bo.hears("R +ana 2")
+			in()
+			repeats(protocol.MethodJoinRoom, again, at, "R connected success")
+			bo.settled()
+		})
+	}
+}
+
+// The keys of a session end with it: who comes back too late begins anew.
+func TestRequestKey_evicted(t *testing.T) {
+	t.Parallel()
+	server, rdb := redisServer(t)
+	a, b := startPair(t, server.Addr())
+	bo := enroll(b, t, "bo")
+	bo.enter("R")
+	ana := connect(t, a.url())
+	session := ana.login(`{"userID":"ana"}`).SessionID
+	const entry = `{"roomID":"R","requestKey":1}`
+	ana.ask(protocol.MethodJoinRoom, entry, nil)
+	book := follow(t, rdb, "R")
+	ana.drop()
+	book.eviction("ana")
+	ana, resumed := resume(t, b, "ana", session, "")
+	if resumed {
+		t.Error("the session went on")
+	}
+	ana.send(protocol.MethodJoinRoom, entry)
+	ana.hears("R connecting activeEnter", "R connected success", "ok")
+	bo.hears("R +ana 2", "R -ana 1", "R +ana 2")
+}
+
+// The newest 64 outcomes of a session are kept. What is repeated under a key that
+// is not kept any more is done once more.
+func TestRequestKey_kept(t *testing.T) {
+	t.Parallel()
+	server, _ := redisServer(t)
+	a, b := startPair(t, server.Addr(), "--rate-limits=false")
+	ana, bo := enroll(a, t, "ana"), enroll(b, t, "bo")
+	bo.enter("R")
+	ana.ask(protocol.MethodJoinRoom, joinR, nil)
+	bo.hears("R +ana 2")
+	const all = 200
+	send := func(key int) string {
+		t.Helper()
+		var r protocol.SendResult
+		ana.ask(protocol.MethodSendRoomMessage, fmt.Sprintf(`{"roomID":"R","message":{"type":1,"message":"%d"},"requestKey":%d}`, key, key), &r)
+		return r.Message.MessageID
+	}
+	ids := map[int]string{}
+	for key := 1; key <= all; key++ {
+		ids[key] = send(key)
+		if got, want := brief(bo.take()), fmt.Sprintf("R ana: %d", key); got != want {
+			t.Fatalf("bo got %q, want %q", got, want)
+		}
+	}
+	for key := all - protocol.RequestKeysKept + 1; key <= all; key++ {
+		if id := send(key); id != ids[key] {
+			t.Errorf("under key %d again got message %s, want %s", key, id, ids[key])
+		}
+	}
+	bo.settled()
+	if id := send(1); id == ids[1] {
+		t.Errorf("under key 1, %d keys ago, got message %s again", all, id)
+	}
+	bo.hears("R ana: 1")
+}
+
+// A key that was another request's is refused, and nothing happens. One whose
+// request was refused is free: that is decided anew.
+func TestRequestKey_reuse(t *testing.T) {
+	t.Parallel()
+	server, _ := redisServer(t)
+	a, b := startPair(t, server.Addr())
+	bo := enroll(b, t, "bo")
+	bo.enter("R")
+	bo.enter("S")
+	requests := map[string]string{
+		"createRoom": `{"roomInfo":{"roomID":"$"},"requestKey":1}`, "enterRoom": `{"roomInfo":{"roomID":"$"},"requestKey":1}`,
+		"joinRoom": `{"roomID":"$","requestKey":1}`, "leaveRoom": `{"roomID":"$","requestKey":1}`,
+		"switchRoom":      `{"fromRoomID":"R","toRoomInfo":{"roomID":"$"},"requestKey":1}`,
+		"sendRoomMessage": `{"roomID":"$","message":{"type":1,"message":"hi"},"requestKey":1}`,
+	}
+	for used := range requests {
+		ana := enroll(a, t, "ana")
+		ana.enter("R")
+		room := map[string]string{"createRoom": "T", "enterRoom": "S", "joinRoom": "S", "switchRoom": "S"}[used]
+		if room == "" {
+			room = "R"
+		}
+		ana.ask(used, strings.ReplaceAll(requests[used], "$", room), nil)
+		ana.settle()
+		bo.settle()
+		for method, params := range requests {
+			for _, about := range []string{"R", "S", "T"} {
+				if method == used && about == room || method == "switchRoom" && about == "R" {
+					continue
+				}
+				ana.send(method, strings.ReplaceAll(params, "$", about))
+				if _, r := ana.response(); r.Error == nil || r.Error.Code != protocol.CodeBadParameter {
+					t.Errorf("%s %s under the key of %s %s: got %s %v, want 6000001", method, about, used, room, r.Result, r.Error)
+				}
+			}
+		}
+		bo.settled()
+		ana.send(protocol.MethodLogout, "{}")
+		ana.closed()
+		bo.settle()
+	}
+
+	ana := enroll(a, t, "ana")
+	ana.enter("R")
+	bo.until("R +ana 2")
+	ana.send(protocol.MethodJoinRoom, `{"roomID":"U","requestKey":2}`)
+	ana.hears("U connecting activeEnter", "U disconnected roomNotExist", "error 6000322")
+	ana.send(protocol.MethodSwitchRoom, `{"fromRoomID":"R","toRoomInfo":{"roomID":"U"},"requestKey":3}`)
+	ana.hears("U connecting activeSwitch", "U disconnected switchFailed", "error 6000322")
+	ana.send(protocol.MethodLeaveRoom, `{"roomID":"U","requestKey":4}`)
+	ana.hears("error 6000306")
+	ana.send(protocol.MethodSendRoomMessage, `{"roomID":"U","message":{"type":1,"message":"hi"},"requestKey":5}`)
+	ana.hears("error 6000204")
+	bo.enter("U")
+	ana.send(protocol.MethodSwitchRoom, `{"fromRoomID":"R","toRoomInfo":{"roomID":"U"},"requestKey":3}`)
+	ana.hears("U connecting activeSwitch", "U connected success", "R disconnected success", "ok")
+	ana.send(protocol.MethodSendRoomMessage, `{"roomID":"U","message":{"type":1,"message":"hi"},"requestKey":5}`)
+	ana.hears("ok")
+	ana.send(protocol.MethodLeaveRoom, `{"roomID":"U","requestKey":4}`)
+	ana.hears("U disconnected success", "ok")
+	ana.send(protocol.MethodJoinRoom, `{"roomID":"U","requestKey":6}`)
+	ana.hears("U connecting activeEnter", "U connected success", "ok")
+	bo.send(protocol.MethodPing, "{}")
+	var got []string
+	for _, h := range bo.until("ok") {
+		if strings.HasPrefix(h, "U ") {
+			got = append(got, h)
+		}
+	}
+	if d := cmp.Diff([]string{"U +ana 2", "U ana: hi", "U -ana 1", "U +ana 2"}, got); d != "" {
+		t.Errorf("bo (-want +got):\n%s", d)
+	}
+}
+
+// Whose link is lost while a request is under way, and who repeats it over the
+// next, on another gateway, has its outcome; the others see one event.
+func TestRequestKey_linkLost(t *testing.T) {
+	t.Parallel()
+	server, _ := redisServer(t)
+	a, b := startPair(t, server.Addr(), held...)
+	bo := enroll(b, t, "bo")
+	kinds := append(slices.Clone(overlaps), overlap{name: "send", in: "$R", method: protocol.MethodSendRoomMessage,
+		params: `{"roomID":"$R","message":{"type":1,"message":"hi"},"requestKey":%d}`, then: []string{"ok"}, others: []string{"$R $U: hi"}})
+	all := contests(t, a, bo, append(slices.Clone(kinds), kinds...))
+	server.Pause()
+	for i, s := range all {
+		s.request(s.overlap, 1)
+		s.follows("begun", s.begun)
+		if s.settled(); i < len(kinds) {
+			s.drop()
+		}
+	}
+	server.Resume()
+	var others []string
+	for i, s := range all {
+		if i >= len(kinds) {
+			s.drop() // perhaps before the answer, perhaps behind it
+		}
+		others = append(others, s.wanted(s.others)...)
+		now, resumed := resume(t, b, s.wire.name, s.session, "")
+		if !resumed {
+			t.Fatalf("%s: the session did not go on", s.name)
+		}
+		s.wire = now
+		now.settle()
+		id := s.request(s.overlap, 1)
+		events, r := s.response()
+		if r.Error != nil || string(r.ID) != fmt.Sprint(id) {
+			t.Errorf("%s: got %s %v", s.name, r.Result, r.Error)
+		}
+		last := ""
+		for _, e := range events {
+			last = brief(e)
+		}
+		if want := s.wanted(s.then); len(want) > 1 && last != want[len(want)-2] {
+			t.Errorf("%s: got %q last, want %q", s.name, last, want[len(want)-2])
+		}
+	}
+	heardByRoom(bo, "of them", others)
+}
+
+func stateOf(t testing.TB, frame string) protocol.RoomStateChanged {
+	t.Helper()
+	return params[protocol.RoomStateChanged](t, frame)
+}
+
+func knows(room string, p protocol.Position) string { return at(room, p) }
+
+// settle passes over what has come.
+func (w *wire) settle() {
+	w.t.Helper()
+	w.send(protocol.MethodPing, "{}")
+	w.until("ok")
 }
 
 // Who hears an answer may send the next request at once: that is refused neither

@@ -375,6 +375,7 @@ type scene struct {
 	online, away, out []*device
 	named             []*device // online, with a deviceID
 	inside            []*device // online, in a room
+	missed            []*device // likewise, and somebody who is away is in it, too
 	lost              []*modelSession
 	again             []*modelRequest
 	by                map[*modelRequest]*device
@@ -396,8 +397,12 @@ func (x *trial) look() *scene {
 		if p.id != "" {
 			z.named = append(z.named, p)
 		}
-		if len(x.m.roomsOf(p.s)) > 0 {
+		rooms := x.m.roomsOf(p.s)
+		if len(rooms) > 0 {
 			z.inside = append(z.inside, p)
+		}
+		if slices.ContainsFunc(rooms, missed) {
+			z.missed = append(z.missed, p)
 		}
 		for _, q := range p.repeatable() {
 			z.again, z.by[q] = append(z.again, q), p
@@ -416,6 +421,11 @@ func (x *trial) look() *scene {
 		}
 	}
 	return z
+}
+
+// missed says whether somebody misses what happens in a room.
+func missed(r *modelRoom) bool {
+	return slices.ContainsFunc(r.members, func(s *modelSession) bool { return s.away })
 }
 
 // step does one thing that is possible.
@@ -479,7 +489,11 @@ func (x *trial) do(deed string, z *scene) {
 	case "log out":
 		x.logout(who())
 	case "talk":
-		x.talk(member())
+		p := member()
+		if len(z.missed) > 0 && x.perhaps("missed") {
+			p = pick(x, "who", z.missed)
+		}
+		x.talk(p)
 	case "list":
 		x.list(member())
 	case "look up":
@@ -507,6 +521,10 @@ func (x *trial) do(deed string, z *scene) {
 		x.block(pick(x, "room", z.others), pick(x, "whom", trialUsers), x.perhaps("over"))
 	case "wait":
 		x.wait(pick(x, "room", z.ending))
+		if len(z.online) > 0 && x.perhaps("at once") {
+			// Before it is swept, mostly.
+			x.ask(who(), x.entry(protocol.MethodCreateRoom, protocol.MethodJoinRoom, protocol.MethodEnterRoom))
+		}
 	}
 }
 
@@ -634,10 +652,16 @@ func (x *trial) message(room string, typ protocol.MessageType) *modelRequest {
 	return &modelRequest{method: protocol.MethodSendRoomMessage, EnterParams: in(room), message: m}
 }
 
-// talk says some things in one room, one right after the other. What is not
-// kept has something behind it that is, so that it is known when all has come.
+// talk says some things in one room, one right after the other, and mostly
+// where somebody misses it. What is not kept has something behind it that is,
+// so that it is known when all has come.
 func (x *trial) talk(p *device) {
 	room := x.near(p)
+	for _, r := range x.m.roomsOf(p.s) {
+		if missed(r) && x.perhaps("missed") {
+			room = r.id
+		}
+	}
 	for range rapid.IntRange(0, 2).Draw(x.rt, "commands") {
 		q := x.message(room, pick(x, "type", []protocol.MessageType{protocol.MessageCommand, protocol.MessageBarrage}))
 		x.ask(p, q)
@@ -794,7 +818,7 @@ func (x *trial) login(p *device, g *gateway) {
 }
 
 func (x *trial) newSession(p *device) *modelSession {
-	s := &modelSession{user: p.user, device: p.id, name: p.name, legacy: p.version != "", entries: map[string]int{}}
+	s := &modelSession{user: p.user, device: p.id, name: p.name, legacy: p.version != "", entered: map[string]position{}}
 	x.all = append(x.all, s)
 	return s
 }
@@ -1236,13 +1260,23 @@ func (x *trial) settle() {
 		return gone
 	})
 	x.deadlines()
+	for _, room := range x.m.ended {
+		if x.m.rooms[room] == nil {
+			x.nothingOf(room)
+		}
+	}
 }
 
 // compareHeard compares what a client has heard with the model.
 func (x *trial) compareHeard(c *conn) {
 	want := x.m.heard[c.s]
+	for _, r := range x.m.roomsOf(c.s) {
+		if of(r, c.got) < of(r, want) {
+			x.odd("%s: %q was asked for before all events up to then were heard", c.name, r.id)
+		}
+	}
 	for (len(c.got) < len(want) || c.closing != 0) && x.hear(c) {
-		// What follows a departure has no place among the events of a room.
+		// That one is out of a room has no place among its events.
 	}
 	if c.closing != 0 {
 		if ce := (*websocket.CloseError)(nil); !errors.As(c.w.err, &ce) || ce.Code != int(c.closing) {
@@ -1257,6 +1291,16 @@ func (x *trial) compareHeard(c *conn) {
 		x.odd("%s heard (-want +got):\n%s", c.name, d)
 	}
 	c.got, c.exact, c.back, c.again = nil, false, false, false
+}
+
+// of counts the lines of a room.
+func of(r *modelRoom, lines []line) (n int) {
+	for _, l := range lines {
+		if l.room == r.id {
+			n++
+		}
+	}
+	return n
 }
 
 // byRoom puts the lines of one room together, between those of no room.
@@ -1360,12 +1404,14 @@ func (x *trial) compare() {
 	}
 }
 
-// index gives the entries of an index over all partitions, without tags.
+// index gives the entries of this run in an index, over all partitions.
 func (x *trial) index(name string) []string {
 	all := []string{}
 	for _, part := range x.d.parts(false) {
 		for _, id := range x.d.rdb.ZRange(x.Context(), part+name, 0, -1).Val() {
-			all = append(all, strings.ReplaceAll(id, x.tag, ""))
+			if id, ours := strings.CutPrefix(id, x.tag); ours {
+				all = append(all, id)
+			}
 		}
 	}
 	slices.Sort(all)
@@ -1454,18 +1500,23 @@ func (x *trial) storedUser(user string) string {
 	return fmt.Sprintf("%q: sessions %q in %q", user, sessions, rooms)
 }
 
-// nothingLeft makes sure that no room of this run is in Redis any more.
+// nothingOf makes sure that a room that has ended is not in Redis any more.
+func (x *trial) nothingOf(room string) {
+	for _, kind := range []string{"room", "members", "info", "left", "log", "attrs", "attrmeta", "memberattrs", "blocked"} {
+		if part := x.d.holds(x, x.d.parts(false), kind+":"+x.tag+room); part != "" {
+			x.fail("%s of %q is left", kind, room)
+		}
+	}
+}
+
+// nothingLeft makes sure that none of this run's rooms is.
 func (x *trial) nothingLeft() {
 	if x.over {
 		return
 	}
 	x.swept()
-	for _, kind := range []string{"room", "members", "info", "left", "log", "attrs", "attrmeta", "memberattrs", "blocked"} {
-		for _, room := range trialRooms {
-			if part := x.d.holds(x, x.d.parts(false), kind+":"+x.tag+room); part != "" {
-				x.fail("%s of %q is left", kind, room)
-			}
-		}
+	for _, room := range trialRooms {
+		x.nothingOf(room)
 	}
 	for _, index := range []string{"rooms", "due"} {
 		if left := x.index(index); len(left) > 0 {

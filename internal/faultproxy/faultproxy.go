@@ -36,6 +36,7 @@ type Proxy struct {
 	fate     func(channel, payload string) Fate // nil: all pass
 	loss     Loss
 	refusing bool
+	held     chan struct{} // closed when carrying goes on; nil: it does
 	ended    bool
 	links    map[*link]struct{}
 }
@@ -75,6 +76,31 @@ func (p *Proxy) Refuse(yes bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.refusing = yes
+}
+
+// Hold has nothing carried any more, in either direction and by no connection,
+// or lets it go on. What comes meanwhile waits, also if its sender has gone, and
+// new connections stand.
+func (p *Proxy) Hold(yes bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case yes && p.held == nil && !p.ended:
+		p.held = make(chan struct{})
+	case !yes && p.held != nil:
+		close(p.held)
+		p.held = nil
+	}
+}
+
+// pass returns when nothing is held.
+func (p *Proxy) pass() {
+	p.mu.Lock()
+	held := p.held
+	p.mu.Unlock()
+	if held != nil {
+		<-held
+	}
 }
 
 // Deafen has the connections that stand stay open and carry nothing any more,
@@ -226,6 +252,7 @@ func (p *Proxy) end() {
 	p.mu.Lock()
 	p.ended = true
 	p.mu.Unlock()
+	p.Hold(false)
 	p.ln.Close()
 	p.Cut()
 	p.work.Wait()
@@ -279,6 +306,7 @@ func (l *link) copy(to, from net.Conn) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
+		l.p.pass()
 		if n > 0 && !l.isDeaf() {
 			if _, err := to.Write(buf[:n]); err != nil {
 				return
@@ -295,6 +323,7 @@ func (l *link) calls() {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := l.client.Read(buf)
+		l.p.pass()
 		loss := Nothing
 		if n > 0 {
 			loss = l.losing(buf[:n])
@@ -328,6 +357,7 @@ func (l *link) messages() {
 	r := bufio.NewReader(l.server)
 	for {
 		v, err := readValue(r)
+		l.p.pass()
 		if err != nil {
 			return
 		}

@@ -162,6 +162,56 @@ func TestProxy_Deafen(t *testing.T) {
 	}
 }
 
+// What is held comes when it goes on, whole and in order, on connections old and
+// new; what was sent by those who have gone since arrives, too.
+func TestProxy_Hold(t *testing.T) {
+	t.Parallel()
+	arrived := make(chan string, 1)
+	p := faultproxy.Start(t, serve(t, func(c net.Conn) {
+		b := make([]byte, 5)
+		if _, err := io.ReadFull(c, b); err == nil && string(b) != "hello" {
+			arrived <- string(b)
+			return
+		}
+		c.Write(b)
+		echo(c)
+	}))
+	old := dial(t, p.Addr())
+	if err := answers(old); err != nil {
+		t.Fatal(err)
+	}
+	p.Hold(true)
+	p.Hold(true)
+	gone := dial(t, p.Addr())
+	for _, c := range []net.Conn{old, gone} {
+		if _, err := io.WriteString(c, "words"); err != nil {
+			t.Fatal(err)
+		}
+		silent(t, c)
+	}
+	gone.Close()
+	select {
+	case text := <-arrived:
+		t.Errorf("got %q while held", text)
+	default:
+	}
+	p.Hold(false)
+	if got := expect(t, old, 5); got != "words" {
+		t.Errorf("got %q, want what was held", got)
+	}
+	select {
+	case got := <-arrived:
+		if got != "words" {
+			t.Errorf("got %q from who has gone", got)
+		}
+	case <-time.After(patience):
+		t.Error("what was sent by who has gone does not arrive")
+	}
+	if err := answers(dial(t, p.Addr())); err != nil {
+		t.Errorf("when it is over: %v", err)
+	}
+}
+
 // A target that is away ends connections as a refusal does.
 func TestProxy_noTarget(t *testing.T) {
 	t.Parallel()
@@ -257,6 +307,28 @@ func TestProxy_Messages(t *testing.T) {
 			silent(t, c)
 		})
 	}
+}
+
+// Messages are held, too, and a held proxy ends with its test.
+func TestProxy_Hold_messages(t *testing.T) {
+	t.Parallel()
+	begin := make(chan struct{})
+	addr := serve(t, func(c net.Conn) {
+		<-begin
+		says(confirmed + message("0") + pong)(c)
+	})
+	t.Run("test", func(t *testing.T) {
+		p := faultproxy.StartRedis(t, addr)
+		c := dial(t, p.Addr())
+		p.Hold(true)
+		close(begin)
+		silent(t, c)
+		p.Hold(false)
+		if got, want := expect(t, c, len(confirmed+message("0")+pong)), confirmed+message("0")+pong; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		p.Hold(true)
+	}) // ends
 }
 
 // Only connections that have subscribed go deaf.

@@ -1,0 +1,540 @@
+//go:build linux
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/roomgate/roomgate/internal/faultproxy"
+	"github.com/roomgate/roomgate/protocol"
+)
+
+// checkTime is how long the check of one history may take. It takes
+// milliseconds.
+const checkTime = 20 * time.Second
+
+// A linearPlan says on what gateways histories are made, and how.
+type linearPlan struct {
+	name   string
+	share  int // of all histories, in percent
+	atOnce int // histories
+	flags  []string
+	rules  rules
+	lost   int // requests of a hundred whose client loses its connection
+	faults nemesis
+}
+
+// A nemesis makes the life of a site hard until ctx is done, and then leaves it
+// whole.
+type nemesis func(ctx context.Context, s *site, r *rand.Rand)
+
+var linearPlans = []linearPlan{
+	{name: "calm", share: 50, atOnce: 4, lost: 4, rules: rules{members: 3, userRooms: 2}},
+	{name: "room limit", share: 15, atOnce: 1, lost: 4, rules: rules{rooms: 2, members: 3, userRooms: 2},
+		flags: []string{"--partitions=16"}},
+	{name: "bad links", share: 35, atOnce: 10, lost: 3, rules: rules{members: 3, userRooms: 2}, faults: badLinks,
+		flags: []string{fmt.Sprintf("--redis-timeout=%v", shortTimeout)}},
+}
+
+// shortTimeout is that of gateways whose links to Redis are bad.
+const shortTimeout = time.Second
+
+// Whatever clients do at once on three gateways, everybody is answered as if
+// one had done it after the other: each operation at some moment between its
+// request and its answer. What was answered as unavailable, or not at all, has
+// happened once or never. And each client's events are those of the room, none
+// missing.
+//
+// ROOMGATE_TEST_SEED is that of the first history, the next has the next;
+// ROOMGATE_TEST_HISTORIES says how many there are, over all plans, and
+// ROOMGATE_TEST_OPERATIONS how many operations each has at least.
+func TestLinearizable(t *testing.T) {
+	t.Parallel()
+	seed, all := setting(t, "SEED", rand.Uint64()), setting(t, "HISTORIES", 200)
+	operations := int(setting(t, "OPERATIONS", 300))
+	for _, p := range linearPlans {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			s := openSite(t, p)
+			s.operations = operations
+			ctx, cancel := context.WithCancel(t.Context())
+			var faults sync.WaitGroup
+			if p.faults != nil {
+				faults.Go(func() { p.faults(ctx, s, rand.New(rand.NewPCG(seed, 1))) })
+			}
+			began := time.Now()
+			var sum tally
+			var work errgroup.Group
+			work.SetLimit(p.atOnce)
+			n := max(1, int(all)*p.share/100)
+			for i := range n {
+				if sum.failed.Load() {
+					break
+				}
+				work.Go(func() error {
+					h := s.newHistory(i, seed+uint64(i))
+					if err := h.run(ctx); err != nil {
+						sum.failed.Store(true)
+						t.Errorf("%v\nwhat was sent, came and was announced: %s\nmake it again: ROOMGATE_TEST_SEED=%d ROOMGATE_TEST_HISTORIES=1 go test ./internal/e2e -run '^%s$'",
+							err, h.keep("txt", h.log()), h.seed, strings.ReplaceAll(t.Name(), "/", "$/^"))
+					}
+					sum.add(h)
+					return nil
+				})
+			}
+			work.Wait()
+			took := time.Since(began)
+			cancel()
+			faults.Wait()
+			t.Logf("%d histories in %v: %v", n, took.Round(time.Millisecond), &sum)
+		})
+	}
+}
+
+// setting is a number in the environment, ROOMGATE_TEST_ and a name, or else the
+// one given.
+func setting(t *testing.T, name string, n uint64) uint64 {
+	t.Helper()
+	name = "ROOMGATE_TEST_" + name
+	if text := os.Getenv(name); text != "" {
+		var err error
+		if n, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	t.Logf("%s=%d", name, n)
+	return n
+}
+
+// tally is what came of histories.
+type tally struct {
+	failed atomic.Bool
+
+	mu       sync.Mutex
+	known    int
+	doubts   int
+	codes    map[protocol.Code]int
+	repeats  int
+	slowest  time.Duration // check
+	checking time.Duration
+}
+
+func (a *tally) add(h *history) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.codes == nil {
+		a.codes = map[protocol.Code]int{}
+	}
+	a.known += len(h.known)
+	a.doubts += len(h.doubtful)
+	for _, k := range h.known {
+		a.codes[k.got.code]++
+	}
+	a.repeats += int(h.repeats.Load())
+	a.slowest = max(a.slowest, h.checked)
+	a.checking += h.checked
+}
+
+func (a *tally) String() string {
+	return fmt.Sprintf("%d operations of known outcome (by code: %v) and %d of unknown, %d repeated; checked in %v, the slowest in %v",
+		a.known, a.codes, a.doubts, a.repeats, a.checking.Round(time.Millisecond), a.slowest.Round(time.Millisecond))
+}
+
+// A site is three gateways on one Redis, each behind a link of its own.
+type site struct {
+	t          *testing.T
+	plan       linearPlan
+	operations int // of each history, at least
+	links      [gatesOfSite]*faultproxy.Proxy
+	rdb        *redis.Client
+	book       *annals
+
+	mu    sync.Mutex
+	gates [gatesOfSite]*gateway // guarded by mu: a nemesis may put others in their place
+}
+
+const gatesOfSite = 3
+
+func (s *site) gate(n int) *gateway {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gates[n]
+}
+
+func openSite(t *testing.T, p linearPlan) *site {
+	t.Helper()
+	server, rdb := redisServer(t)
+	s := &site{t: t, plan: p, rdb: rdb, book: openAnnals(t, rdb)}
+	flags := append([]string{
+		// Nobody's session or lease ends while a history is made.
+		"--session-ttl=60s", "--lease-ttl=30s", "--heartbeat-interval=10s", "--redis-timeout=5s", "--log-ttl=3m",
+		"--rate-limits=false", "--log-level=info", fmt.Sprintf("--max-rooms=%d", p.rules.rooms),
+		fmt.Sprintf("--max-members=%d", p.rules.members), fmt.Sprintf("--max-rooms-per-user=%d", p.rules.userRooms),
+	}, p.flags...)
+	for n := range gatesOfSite {
+		s.links[n] = faultproxy.StartRedis(t, server.Addr())
+		s.gates[n] = startGateway(t, s.links[n].Addr(), flags...)
+	}
+	return s
+}
+
+// badLinks has the links between gateways and Redis cut, held for less and for
+// more than a request waits, and lose calls or the answers to them.
+func badLinks(ctx context.Context, s *site, r *rand.Rand) {
+	var bad sync.WaitGroup
+	defer bad.Wait()
+	for pause(ctx, time.Duration(20+r.IntN(120))*time.Millisecond) {
+		l := s.links[r.IntN(gatesOfSite)]
+		begin, end := func() { l.Hold(true) }, func() { l.Hold(false) }
+		howLong := time.Duration(r.Int64N(int64(shortTimeout)))
+		switch n := r.IntN(10); {
+		case n < 3:
+			l.Cut()
+			continue
+		case n < 5:
+			loss := faultproxy.Answers
+			if n == 3 {
+				loss = faultproxy.Calls
+			}
+			begin, end = func() { l.Scripts(loss) }, func() { l.Scripts(faultproxy.Nothing) }
+		case n < 8:
+		default:
+			howLong += shortTimeout
+		}
+		begin()
+		bad.Go(func() {
+			pause(ctx, howLong)
+			end()
+		})
+	}
+}
+
+// pause waits for a while. It is false when ctx was done before.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// A history is what some players did to some rooms of their own.
+type history struct {
+	site    *site
+	name    string // what all its IDs begin with
+	seed    uint64
+	began   time.Time
+	rooms   int
+	players []*player
+	entries []entry       // of the annals
+	checked time.Duration // for so long
+
+	asked   atomic.Int32 // operations
+	repeats atomic.Int32
+
+	mu       sync.Mutex
+	known    []done
+	doubtful []done // the doubt of the i-th has the number i+1
+	undos    []done
+	trace    []utterance // what was sent and what came
+}
+
+// utterance is something that a player sent or got.
+type utterance struct {
+	at   time.Duration
+	p    *player
+	gate int
+	what string
+	text []byte
+}
+
+// done is an operation and what came of it. Times are since the history began.
+type done struct {
+	operation
+	got              outcome
+	called, answered time.Duration // answered: of a known one
+}
+
+func (s *site) newHistory(i int, seed uint64) *history {
+	r := rand.New(rand.NewPCG(seed, 0))
+	h := &history{site: s, name: fmt.Sprintf("h%d", i), seed: seed, rooms: 2 + r.IntN(mostRooms-1)}
+	users := 3 + r.IntN(mostUsers-3)
+	for n := range users + r.IntN(min(users, mostSessions-users)) {
+		h.players = append(h.players, &player{
+			h: h, session: uint8(n), user: uint8(n % users), r: rand.New(rand.NewPCG(seed, uint64(1+n))),
+		})
+	}
+	return h
+}
+
+func (h *history) now() time.Duration { return time.Since(h.began) }
+
+func (h *history) room(n uint8) string   { return fmt.Sprintf("%s.%c", h.name, 'A'+n) }
+func (h *history) userID(n uint8) string { return fmt.Sprintf("%s.%c", h.name, 'a'+n) }
+
+// roomOf is the number of a room with this ID.
+func (h *history) roomOf(id string) (uint8, error) {
+	n, ok := strings.CutPrefix(id, h.name+".")
+	if !ok || len(n) != 1 || n[0] < 'A' || int(n[0]-'A') >= h.rooms {
+		return 0, fmt.Errorf("there is no room %q", id)
+	}
+	return n[0] - 'A', nil
+}
+
+func (h *history) userOf(id string) (uint8, error) {
+	n, ok := strings.CutPrefix(id, h.name+".")
+	if !ok || len(n) != 1 || n[0] < 'a' || n[0] >= 'a'+mostUsers {
+		return 0, fmt.Errorf("there is no user %q", id)
+	}
+	return n[0] - 'a', nil
+}
+
+// run makes the history and checks it.
+func (h *history) run(ctx context.Context) error {
+	h.began = time.Now()
+	err := h.play(ctx)
+	for _, p := range h.players {
+		p.drop()
+	}
+	var unknown error
+	h.entries, unknown = h.site.book.close(ctx, h)
+	if err := errors.Join(err, unknown); err != nil {
+		return err
+	}
+	return errors.Join(h.check(), h.compare())
+}
+
+// play has the players do what they do, and leaves nothing of it behind.
+func (h *history) play(ctx context.Context) error {
+	all := func(do func(p *player, ctx context.Context) error) error {
+		g, ctx := errgroup.WithContext(ctx)
+		for _, p := range h.players {
+			g.Go(func() error {
+				if err := do(p, ctx); err != nil {
+					return fmt.Errorf("%s: %w", sessionName(p.session, p.user), err)
+				}
+				return nil
+			})
+		}
+		return g.Wait()
+	}
+	for _, step := range []func(*player, context.Context) error{(*player).login, (*player).play, (*player).settle} {
+		if err := all(step); err != nil {
+			return err
+		}
+	}
+	for n := range h.rooms {
+		if err := h.end(ctx, uint8(n)); err != nil {
+			return err
+		}
+	}
+	h.note(done{operation: operation{act: actEnd}, called: h.now()})
+	return nil
+}
+
+// end sees to it that a room does not exist.
+func (h *history) end(ctx context.Context, room uint8) error {
+	deadline := time.Now().Add(patience)
+	for i := 0; ; i++ {
+		code, err := h.destroy(operation{act: actDestroy, room: room, to: room}, h.site.gate(i%gatesOfSite))
+		if err != nil || code == 0 || code == protocol.CodeNoRoom {
+			return err
+		}
+		if time.Now().After(deadline) || !pause(ctx, 20*time.Millisecond) {
+			return fmt.Errorf("room %s cannot be destroyed: %d", roomName(room), code)
+		}
+	}
+}
+
+// destroy destroys a room as a backend does.
+func (h *history) destroy(o operation, g *gateway) (protocol.Code, error) {
+	d := done{operation: o, called: h.now()}
+	status, body := request(http.MethodDelete, "http://"+g.addr+"/v1/rooms/"+h.room(o.room), "dev", "")
+	switch status {
+	case http.StatusOK:
+	case http.StatusNotFound:
+		d.got.code = protocol.CodeNoRoom
+	case http.StatusServiceUnavailable, 0:
+		_, err := h.doubt(d)
+		return protocol.CodeUnavailable, err
+	default:
+		return 0, fmt.Errorf("destroy room %s: got %d %s", roomName(o.room), status, body)
+	}
+	h.note(d)
+	return d.got.code, nil
+}
+
+// note adds an operation of known outcome.
+func (h *history) note(d done) {
+	if d.answered == 0 {
+		d.answered = h.now()
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.known = append(h.known, d)
+}
+
+// doubt adds an operation of unknown outcome, and gives its number. An entry may
+// be taken back, too.
+func (h *history) doubt(d done) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.doubtful) == mostDoubts {
+		return 0, fmt.Errorf("more than %d operations have an unknown outcome", mostDoubts)
+	}
+	d.doubt = len(h.doubtful) + 1
+	h.doubtful = append(h.doubtful, d)
+	if d.act.entry() {
+		d.act = actUndo
+		h.undos = append(h.undos, d)
+	}
+	return d.doubt, nil
+}
+
+// tell keeps what a player sent or got.
+func (h *history) tell(p *player, what string, text []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.trace = append(h.trace, utterance{h.now(), p, p.gate, what, text})
+}
+
+// log is what was sent, came, and was announced, for a person to look at.
+func (h *history) log() []byte {
+	var b bytes.Buffer
+	for _, l := range h.trace {
+		fmt.Fprintf(&b, "%v %s %s %d %s\n", l.at, sessionName(l.p.session, l.p.user), l.what, l.gate, l.text)
+	}
+	for _, p := range h.players {
+		fmt.Fprintf(&b, "%s is session %s\n", sessionName(p.session, p.user), p.id)
+	}
+	for _, e := range h.entries {
+		fmt.Fprintf(&b, "announced %d, at %dms: %c in room %s at %d/%d: %s, %d members; session %s, not %s; %s\n", e.n,
+			e.At-h.began.UnixMilli(), e.Kind, roomName(e.room), e.Epoch, e.Seq, e.User, e.Count, e.Origin, e.Old, e.Reason)
+	}
+	return b.Bytes()
+}
+
+// check looks for an order of the operations that explains their outcomes.
+func (h *history) check() error {
+	var ops []porcupine.Operation
+	var last time.Duration
+	for i := range h.known {
+		last = max(last, h.known[i].answered)
+	}
+	add := func(all []done, known bool) {
+		for i := range all {
+			d := &all[i]
+			op := porcupine.Operation{ClientId: int(d.session), Input: &d.operation, Output: &d.got, Call: int64(d.called), Return: int64(d.answered)}
+			if !known { // it may happen as long as there is anybody to see it
+				op.Return = int64(last) + 1
+			}
+			ops = append(ops, op)
+		}
+	}
+	add(h.known, true)
+	add(h.doubtful, false)
+	add(h.undos, false)
+
+	j := judge{rules: h.site.plan.rules, entries: h.entries}
+	for _, p := range h.players {
+		j.ids[p.session] = p.id
+	}
+	model := j.model(len(h.known))
+	began := time.Now()
+	result := porcupine.CheckOperationsTimeout(model, ops, checkTime)
+	h.checked = time.Since(began)
+	if result == porcupine.Ok {
+		return nil
+	}
+	_, info := porcupine.CheckOperationsVerbose(model, ops, checkTime)
+	text := fmt.Sprintf("no order of the %d operations explains their outcomes", len(ops))
+	if result == porcupine.Unknown {
+		text = fmt.Sprintf("%d operations could not be checked in %v", len(ops), checkTime)
+	}
+	return fmt.Errorf("%s; they are shown in %s\n%s", text, h.picture(model, info), stuck(model, ops, info))
+}
+
+// stuck says in a few words how far an order could be found, and what could not
+// come next.
+func stuck(model porcupine.Model, ops []porcupine.Operation, info porcupine.LinearizationInfo) string {
+	var longest []int
+	for _, order := range info.PartialLinearizations()[0] {
+		if len(order) > len(longest) {
+			longest = order
+		}
+	}
+	var b strings.Builder
+	line := func(i int) {
+		op := &ops[i]
+		fmt.Fprintf(&b, "\t%v–%v %s\n", time.Duration(op.Call), time.Duration(op.Return), model.DescribeOperation(op.Input, op.Output))
+	}
+	state := model.Init()
+	came := make([]bool, len(ops))
+	for n, i := range longest {
+		came[i] = true
+		_, state = model.Step(state, ops[i].Input, ops[i].Output)
+		if n >= len(longest)-6 {
+			line(i)
+		}
+	}
+	fmt.Fprintf(&b, "\tand then, with %s, none of\n", model.DescribeState(state))
+	until := int64(math.MaxInt64)
+	for i := range ops {
+		if !came[i] {
+			until = min(until, ops[i].Return)
+		}
+	}
+	for i := range ops {
+		if !came[i] && ops[i].Call <= until {
+			line(i)
+		}
+	}
+	return b.String()
+}
+
+// picture draws how far an order of the operations could be found.
+func (h *history) picture(model porcupine.Model, info porcupine.LinearizationInfo) string {
+	var b bytes.Buffer
+	if err := porcupine.Visualize(model, info, &b); err != nil {
+		return err.Error()
+	}
+	return h.keep("html", b.Bytes())
+}
+
+// keep writes a file that outlives the test, and gives its name.
+func (h *history) keep(kind string, text []byte) string {
+	dir := h.site.t.ArtifactDir()
+	if f := flag.Lookup("test.artifacts"); f == nil || f.Value.String() != "true" { // it does not
+		var err error
+		if dir, err = os.MkdirTemp("", "roomgate-linear-"); err != nil {
+			return err.Error()
+		}
+	}
+	name := filepath.Join(dir, fmt.Sprintf("history-%d.%s", h.seed, kind))
+	if err := os.WriteFile(name, text, 0o600); err != nil {
+		return err.Error()
+	}
+	return name
+}
