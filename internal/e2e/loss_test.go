@@ -20,9 +20,9 @@ import (
 	"github.com/roomgate/roomgate/protocol"
 )
 
-// unhurried are flags of gateways that stand still for a while without being
+// unlimited are flags of gateways that stand still for a while without being
 // given up, by the others or by their clients.
-var unhurried = []string{
+var unlimited = []string{
 	"--rate-limits=false", "--redis-timeout=2s", "--heartbeat-interval=10s", "--session-ttl=35s", "--lease-ttl=10s", "--log-ttl=2m",
 }
 
@@ -48,7 +48,7 @@ func stageDisaster(t *testing.T, redisArgs ...string) *disaster {
 	d.server = redistest.Start(t, redisArgs...)
 	d.rdb = d.server.Client(t)
 	for range 3 {
-		d.gates = append(d.gates, startGateway(t, d.server.Addr(), unhurried...))
+		d.gates = append(d.gates, startGateway(t, d.server.Addr(), unlimited...))
 	}
 	t.Cleanup(d.silence)
 	for i := range 9 {
@@ -516,7 +516,7 @@ func TestLoss_nothing(t *testing.T) {
 func TestLoss_withGateway(t *testing.T) {
 	t.Parallel()
 	server, rdb := redisServer(t)
-	a, b := startPair(t, server.Addr(), unhurried...)
+	a, b := startPair(t, server.Addr(), unlimited...)
 	door := faultproxy.Start(t, a.addr)
 	eve := enroll(a, t, "eve")
 	eve.enter("R")
