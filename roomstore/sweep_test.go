@@ -835,21 +835,22 @@ func TestStore_Destroy_dropped(t *testing.T) {
 		return all
 	}
 	for _, tt := range []struct {
-		name string
-		then func(w *world)
-		want []string // what n1 holds then
+		name  string
+		limit int // of the user's rooms; at the limit each is looked at
+		then  func(w *world)
+		want  []string // what n1 holds then
 	}{
-		{"at the user's limit", func(w *world) { w.enter(w.s("a1"), "c") }, []string{"ana\x00b", "ana\x00c"}},
-		{"on another device", func(w *world) { w.enter(w.loginOn("n2", "ana", "a2", ""), "a") }, []string{"ana\x00b"}},
-		{"on the same", func(w *world) { w.enter(w.s("a1"), "a") }, []string{"ana\x00a", "ana\x00b"}},
-		{"with the session of another device", func(w *world) {
+		{"at the user's limit", 2, func(w *world) { w.enter(w.s("a1"), "c") }, []string{"ana\x00b", "ana\x00c"}},
+		{"on another device", 5, func(w *world) { w.enter(w.loginOn("n2", "ana", "a2", ""), "a") }, []string{"ana\x00b"}},
+		{"on the same", 5, func(w *world) { w.enter(w.s("a1"), "a") }, []string{"ana\x00a", "ana\x00b"}},
+		{"with the session of another device", 5, func(w *world) {
 			w.park(w.loginOn("n2", "ana", "a2", ""), time.Second)
 			w.pass(time.Minute)
 			w.sweep("n1")
 		}, []string{"ana\x00b"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			contract(t, roomstore.Config{MaxRoomsPerUser: 2}, func(w *world) {
+			contract(t, roomstore.Config{MaxRoomsPerUser: tt.limit}, func(w *world) {
 				w.enter(ana(w), "a", "b")
 				w.must(w.store.Destroy(w.ctx(), "a"))
 				tt.then(w)

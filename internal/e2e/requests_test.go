@@ -437,7 +437,7 @@ func TestRequestKey_reuse(t *testing.T) {
 		}
 		ana.ask(used, strings.ReplaceAll(requests[used], "$", room), nil)
 		ana.settle()
-		bo.settle()
+		bo.settle("R", "S")
 		for method, params := range requests {
 			for _, about := range []string{"R", "S", "T"} {
 				if method == used && about == room || method == "switchRoom" && about == "R" {
@@ -452,7 +452,7 @@ func TestRequestKey_reuse(t *testing.T) {
 		bo.settled()
 		ana.send(protocol.MethodLogout, "{}")
 		ana.closed()
-		bo.settle()
+		bo.settle("R", "S")
 	}
 
 	ana := enroll(a, t, "ana")
@@ -475,7 +475,7 @@ func TestRequestKey_reuse(t *testing.T) {
 	ana.hears("U disconnected success", "ok")
 	ana.send(protocol.MethodJoinRoom, `{"roomID":"U","requestKey":6}`)
 	ana.hears("U connecting activeEnter", "U connected success", "ok")
-	bo.send(protocol.MethodPing, "{}")
+	bo.send(protocol.MethodQueryRoomOnlineMemberCount, `{"roomID":"U"}`)
 	var got []string
 	for _, h := range bo.until("ok") {
 		if strings.HasPrefix(h, "U ") {
@@ -541,9 +541,14 @@ func stateOf(t testing.TB, frame string) protocol.RoomStateChanged {
 
 func knows(room string, p protocol.Position) string { return at(room, p) }
 
-// settle passes over what has come.
-func (w *wire) settle() {
+// settle passes over what has come, and over what is still on its way in rooms
+// that the client is in.
+func (w *wire) settle(rooms ...string) {
 	w.t.Helper()
+	for _, room := range rooms {
+		w.send(protocol.MethodQueryRoomOnlineMemberCount, fmt.Sprintf(`{"roomID":%q}`, room))
+		w.until("ok")
+	}
 	w.send(protocol.MethodPing, "{}")
 	w.until("ok")
 }
