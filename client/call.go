@@ -21,6 +21,7 @@ import (
 type call struct {
 	id     int64
 	method string
+	room   string // of a message: the answer has a position in it
 	frame  []byte
 	keyed  bool // changes something: it has a request key, and happens once
 	done   chan answer
@@ -69,6 +70,9 @@ func keyed(method string) bool {
 // nil.
 func (c *Client) Call(ctx context.Context, method string, params, result any) error {
 	cl := &call{method: method, keyed: keyed(method), done: make(chan answer, 1)}
+	if m, ok := params.(protocol.SendParams); ok {
+		cl.room = m.RoomID
+	}
 	if method == protocol.MethodLogin {
 		return fmt.Errorf("%s: the client does that", method)
 	}

@@ -364,11 +364,28 @@ func (c *Client) handleAnswer(l *link, m message) {
 		cl.done <- answer{err: err}
 		return
 	}
+	if cl.room != "" {
+		c.passed(cl.room, m.result)
+	}
 	cl.done <- answer{result: bytes.Clone(m.result)}
 	if cl.method == protocol.MethodLogout {
 		// The gateway closes now, perhaps after an event.
 		c.loggedOut = true
 		c.hangUpIn(l, graceful)
+	}
+}
+
+// passed moves the position of a room on past a message of our own, of which no
+// event comes. The answer has come after all events before it.
+func (c *Client) passed(roomID string, result []byte) {
+	var at protocol.Position
+	if json.Unmarshal(result, &at) != nil {
+		return // who asked is told
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r := c.rooms.find(roomID); r != nil && r.at.Epoch == at.Epoch {
+		r.take(at.Seq)
 	}
 }
 

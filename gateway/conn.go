@@ -62,6 +62,8 @@ type conn struct {
 
 	failed int // logins; owned by the login task
 
+	tooSlow atomic.Bool // reads more slowly than its rooms speak, and is cut off
+
 	unanswered atomic.Int32 // state-changing requests
 	queued     atomic.Int32 // requests of any kind
 	waiting    atomic.Int64 // bytes that they were sent in
@@ -158,7 +160,7 @@ func (c *conn) serve() {
 	case <-time.After(c.g.cfg.RedisTimeout):
 	}
 	if !s.ended() {
-		c.g.park(c.g.backing(), s.who, c.sock.silent())
+		c.g.park(c.g.backing(), s.who, c.sock.silent(), c.tooSlow.Load())
 	}
 }
 
@@ -234,11 +236,20 @@ func (c *conn) queue(b []byte) {
 	}
 }
 
+// slowPause is how long a client that was cut off since it reads too slowly is
+// to wait before it comes back: the first time, the second, and after that.
+var slowPause = []time.Duration{time.Second, 4 * time.Second, 16 * time.Second}
+
 // slow ends the connection if its client reads too slowly.
 func (c *conn) slow(err error) {
-	if err == errSlow {
-		c.close(protocol.CloseSlowConsumer, string(encoded(protocol.CloseReason{ReconnectAfterMS: 1000})))
+	if err != errSlow {
+		return
 	}
+	before := 0
+	if s := c.session.Load(); s != nil {
+		before = s.who.Slow
+	}
+	c.close(protocol.CloseSlowConsumer, closeReason(slowPause[min(before, len(slowPause)-1)]))
 }
 
 func closeReason(after time.Duration) string {
@@ -251,6 +262,7 @@ func (c *conn) close(code protocol.CloseCode, reason string) {
 		close(c.gone)
 		c.g.cfg.OnClose(int(code))
 		if code == protocol.CloseSlowConsumer {
+			c.tooSlow.Store(true)
 			c.sock.drop()
 		}
 		c.g.closing.Go(func() {

@@ -102,7 +102,8 @@ func sentence(err error) string {
 
 // unknown says whether what err is about may have happened all the same.
 func unknown(err error) bool {
-	return err != nil && !roomstore.Refused(err) && !errors.Is(err, roomstore.ErrNotSent) && !errors.Is(err, roomstore.ErrBusy)
+	return err != nil && !roomstore.Refused(err) && !errors.Is(err, roomstore.ErrNotSent) &&
+		!errors.Is(err, roomstore.ErrBusy) && !errors.Is(err, roomstore.ErrTerm)
 }
 
 // tokenCode maps what is wrong with a token to the wire's code.

@@ -314,6 +314,7 @@ func (b *fakeBus) handler(topic string) pubsub.Handler {
 type fakeHistory struct {
 	catchup   func(context.Context, roomstore.RoomID, roomstore.Position) (roomstore.History, error)
 	positions func() map[roomstore.RoomID]roomstore.Position
+	absent    func([]roomstore.Session) []roomstore.Session
 }
 
 func (h *fakeHistory) Topic(room roomstore.RoomID) string { return "ch:" + string(room) }
@@ -329,8 +330,11 @@ func (h *fakeHistory) Positions(_ context.Context, rooms []roomstore.RoomID) (ma
 	return h.positions(), nil
 }
 
-func (h *fakeHistory) Absent(context.Context, roomstore.RoomID, []roomstore.Session) ([]roomstore.Session, error) {
-	return nil, nil
+func (h *fakeHistory) Absent(_ context.Context, _ roomstore.RoomID, sessions []roomstore.Session) ([]roomstore.Session, error) {
+	if h.absent == nil {
+		return nil, nil
+	}
+	return h.absent(sessions), nil
 }
 
 // startHub gives a hub that runs until the test, or its bubble, ends.
@@ -360,6 +364,8 @@ func envelope(e roomstore.Event) string {
 		a, b = fmt.Sprintf("%d:%d", e.MessageSeq, e.OrderKey), fmt.Sprintf("%d:%s", e.Priority, e.MessageID)
 	case roomstore.KindDestroyed:
 		b = string(e.Reason)
+	case roomstore.KindHealed:
+		b = string(e.Lineage)
 	}
 	return strings.Join([]string{
 		fmt.Sprint(e.Epoch), fmt.Sprint(e.Seq), string(rune(e.Kind)), fmt.Sprint(e.At),

@@ -56,9 +56,19 @@ type feed struct {
 	armedAt  roomstore.Position // at, when it was set
 	stopped  bool
 
-	// What a heal needs to know of the room.
-	name  string
-	delay int
+	// What a heal needs to know of the room, besides at and members.
+	name       string
+	delay      int
+	attributes []string // key, value, …
+	described  bool     // attributes is known
+	lineage    roomstore.Lineage
+	messageSeq int64 // the highest seen
+	orderKey   int64 // likewise
+
+	// What comes after a gap may be of a Redis that has lost data. Until the store
+	// has answered, only what was known before is known for certain.
+	doubtful bool
+	sure     roomstore.Position
 }
 
 // waiter is an answer that must not overtake the events before it.
@@ -97,7 +107,10 @@ func (f *feed) Deliver(payload string) {
 
 // Gap implements [pubsub.Handler]. What was lost is found by comparing many
 // rooms at once with the store.
-func (f *feed) Gap() { f.hub.suspect(f) }
+func (f *feed) Gap() {
+	f.doubt()
+	f.hub.suspect(f)
+}
 
 // take handles an event that has come.
 func (f *feed) take(e roomstore.Event) {
@@ -111,10 +124,7 @@ func (f *feed) take(e roomstore.Event) {
 	case e.Epoch < f.at.Epoch:
 		return // of a life that is over
 	case e.Epoch > f.at.Epoch:
-		// Ours is over, and we have not been told. Those who enter the new
-		// life have their position from their entry.
-		f.over(protocol.RoomNotExist)
-		f.keepEarly(e)
+		f.newer(e)
 		return
 	case f.first(e):
 		f.at.Seq = e.Seq - 1
@@ -174,8 +184,10 @@ func (f *feed) catchEarly() {
 				f.early = append(f.early, early[i:]...)
 				return
 			case e.Epoch > f.at.Epoch:
-				f.over(protocol.RoomNotExist)
-				f.early = append(f.early, early[i:]...)
+				f.early = append(f.early, early[i+1:]...)
+				if f.newer(e); f.at.Epoch >= e.Epoch {
+					f.catchEarly()
+				}
 				return
 			case e.Epoch < f.at.Epoch:
 			case e.Kind == roomstore.KindCommand && e.Seq == f.at.Seq,
@@ -205,6 +217,10 @@ func (f *feed) pass(e roomstore.Event) {
 	case roomstore.KindDestroyed:
 		f.over(protocol.RoomNotExist)
 		return
+	case roomstore.KindJoined:
+		f.entered(e)
+	case roomstore.KindMessage:
+		f.messageSeq, f.orderKey = max(f.messageSeq, e.MessageSeq), max(f.orderKey, e.OrderKey)
 	case roomstore.KindMoved:
 		f.depart(e.Old, e)
 	case roomstore.KindLeft:
@@ -215,7 +231,7 @@ func (f *feed) pass(e roomstore.Event) {
 		f.ring = append(f.ring[:0], f.ring[ringSize:]...)
 	}
 	f.ring = append(f.ring, e)
-	f.release(func(w waiter) bool { return w.at.Seq <= f.at.Seq || w.at.Epoch != f.at.Epoch })
+	f.release(f.passed)
 }
 
 // deliver queues an event for each member that entered before seq, but the
@@ -274,22 +290,29 @@ func (f *feed) reset() {
 	f.early = slices.DeleteFunc(f.early, func(e roomstore.Event) bool { return e.Epoch <= f.at.Epoch })
 	f.at = roomstore.Position{}
 	f.ring, f.commands, f.command = nil, nil, 0
+	f.attributes, f.described, f.lineage, f.messageSeq, f.orderKey = nil, false, "", 0, 0
 	f.release(func(waiter) bool { return true })
 }
 
 // begin sets the position of a feed that has none, or that is in an earlier
-// life, to one that an entry or a look at the store has shown. It says whether
+// epoch, to one that an entry or a look at the store has shown. It says whether
 // that life still goes on, as far as the feed knows.
-func (f *feed) begin(at roomstore.Position) bool {
+func (f *feed) begin(l roomstore.Life) bool {
+	at := l.Position
 	if at.Epoch <= f.ended || at.Epoch < f.at.Epoch {
 		return false
 	}
-	if f.at.Epoch != 0 && f.at.Epoch < at.Epoch {
-		f.over(protocol.RoomNotExist)
+	switch {
+	case f.at.Epoch == 0 || f.at.Epoch == at.Epoch:
+	case len(f.members) == 0:
+		f.reset() // it may go on all the same, for those whose entry is on its way
+	default:
+		f.moveOn(l, protocol.RoomNotExist)
 	}
 	switch {
 	case f.at.Epoch == 0:
 		f.at, f.fresh = at, true
+		f.lineage = l.Lineage
 		f.used.Store(true)
 		for _, e := range f.early {
 			if f.first(e) {
@@ -342,12 +365,23 @@ func (f *feed) framed(e roomstore.Event) []byte {
 func (f *feed) after(at roomstore.Position, do func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.stopped || f.at.Epoch != at.Epoch || f.at.Seq >= at.Seq {
+	w := waiter{at, do}
+	if f.stopped || f.passed(w) {
 		do()
 		return
 	}
-	f.waiting = append(f.waiting, waiter{at, do})
+	f.waiting = append(f.waiting, w)
+	if at.Epoch > f.at.Epoch {
+		f.fill() // the room may go on there
+		return
+	}
 	f.arm()
+}
+
+// passed says whether the feed has handed on all up to what an answer waits for,
+// or never will.
+func (f *feed) passed(w waiter) bool {
+	return f.at.Epoch == 0 || w.at.Epoch < f.at.Epoch || w.at.Epoch == f.at.Epoch && w.at.Seq <= f.at.Seq
 }
 
 // release runs the answers for which ready holds, in the order they came.

@@ -38,6 +38,7 @@ func (f *feed) late() {
 func (f *feed) compare(head roomstore.Position) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.confirm()
 	switch {
 	case f.at.Epoch == 0:
 		f.seen = head // for those who are entering
@@ -99,8 +100,10 @@ func (f *feed) filled(after roomstore.Position, h roomstore.History, err error) 
 	switch {
 	case f.at != after:
 		// A new life began meanwhile; what is early belongs to it.
-	case errors.Is(err, roomstore.ErrNoRoom) || errors.Is(err, roomstore.ErrEpoch):
+	case errors.Is(err, roomstore.ErrNoRoom):
 		f.over(protocol.RoomNotExist)
+	case errors.Is(err, roomstore.ErrEpoch):
+		f.moveOn(h.Life, protocol.RoomNotExist)
 	case err != nil:
 		f.hub.log.Error("missing events could not be read", "room", f.room, "err", err)
 		f.release(func(waiter) bool { return true })
@@ -108,8 +111,8 @@ func (f *feed) filled(after roomstore.Position, h roomstore.History, err error) 
 		f.catchUp(h)
 	}
 	f.catchEarly()
-	f.release(func(w waiter) bool { return w.at.Seq <= f.at.Seq || w.at.Epoch != f.at.Epoch })
-	again := f.again
+	f.release(f.passed)
+	again := f.again || h.Life.Epoch == f.at.Epoch && h.Life.Seq > f.at.Seq
 	f.again = false
 	switch {
 	case f.at.Epoch == 0:
@@ -162,12 +165,7 @@ func (f *feed) doubtMembers() {
 	}
 	f.hub.background(func(ctx context.Context) {
 		for batch := range slices.Chunk(members, 500) {
-			call, cancel := context.WithTimeout(ctx, f.hub.wait)
-			absent, err := f.hub.store.Absent(call, f.room, batch)
-			cancel()
-			if err != nil {
-				absent = batch // unknown: they find out, too
-			}
+			absent := f.absent(ctx, batch)
 			f.mu.Lock()
 			for _, who := range absent {
 				if i := f.find(who.ID); i >= 0 && f.members[i].s.who.Generation == who.Generation {
@@ -177,6 +175,27 @@ func (f *feed) doubtMembers() {
 			f.mu.Unlock()
 		}
 	})
+}
+
+// absent gives those of the sessions that are not in the room, as soon as the
+// store says so.
+func (f *feed) absent(ctx context.Context, sessions []roomstore.Session) []roomstore.Session {
+	for backoff := 50 * time.Millisecond; ; backoff = min(2*backoff, time.Second) {
+		call, cancel := context.WithTimeout(ctx, f.hub.wait)
+		absent, err := f.hub.store.Absent(call, f.room, sessions)
+		cancel()
+		if err == nil {
+			return absent
+		}
+		if roomstore.Refused(err) {
+			return sessions // they find out, too
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(backoff):
+		}
+	}
 }
 
 // lastMissing gives the last seq in (after, head] that events lack, and the

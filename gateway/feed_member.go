@@ -87,7 +87,10 @@ func (f *feed) remove(i int) {
 func (f *feed) admit(s *session, e roomstore.Entry, say func()) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.begin(e.Position) {
+	if e.Epoch < f.at.Epoch && e.Epoch > f.ended || len(f.members) > 0 && e.Epoch > f.at.Epoch {
+		return false // only the store knows whether one goes back to the other
+	}
+	if !f.begin(roomstore.Life{Position: e.Position}) {
 		f.gone(s, say)
 		return true
 	}
@@ -95,6 +98,8 @@ func (f *feed) admit(s *session, e roomstore.Entry, say func()) bool {
 		return false
 	}
 	f.name, f.delay = e.Name, e.Delay
+	f.describe(e.Attributes)
+	f.confirmed(e.Position)
 	m := &member{s: s, from: e.Seq, entered: e.Entered}
 	if !f.add(m) {
 		say()

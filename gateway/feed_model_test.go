@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -64,9 +65,11 @@ type world struct {
 	keep    int              // messages and moves of the newest that are kept
 	failing bool             // the store may fail
 	unkept  bool             // an incomplete history was given
+	base    map[int64]int64  // of epochs that go back to others, since data was lost
+	lineage map[int64]roomstore.Lineage
 
-	// Sessions whose move to another device was not in it. The feed cannot know
-	// of that, and they are on their own.
+	// Sessions whose move to another device was not in it, or whose end was lost
+	// with an epoch. The feed cannot know of that, and they are on their own.
 	strays map[roomstore.SessionID]bool
 
 	wire    []roomstore.Event // published and not delivered
@@ -112,12 +115,13 @@ type player struct {
 func newWorld(t *testing.T, rt *rapid.T) *world {
 	w := &world{
 		t: t, rt: rt, bus: &fakeBus{}, rand: rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0)), log: map[int64][]roomstore.Event{},
+		base: map[int64]int64{}, lineage: map[int64]roomstore.Lineage{},
 		members: map[roomstore.UserID]membership{}, orders: map[string]int64{}, strays: map[roomstore.SessionID]bool{}, keep: 1 << 20,
 	}
 	if rapid.Bool().Draw(rt, "shortHistory") {
 		w.keep = 3
 	}
-	w.hub = startHub(t, &fakeHistory{catchup: w.catchup, positions: w.positions}, w.bus)
+	w.hub = startHub(t, &fakeHistory{catchup: w.catchup, positions: w.positions, absent: w.absent}, w.bus)
 	for _, user := range []string{"ana", "bo", "cy"} {
 		for device := range 2 {
 			p := &player{w: w, few: -1, user: user, id: roomstore.SessionID(fmt.Sprintf("%s-%d", user, device)), answers: map[string]func(){}}
@@ -205,6 +209,33 @@ func (w *world) destroy() {
 	w.publish(e)
 }
 
+// lose is what it comes to when the store has lost data and gateways have put it
+// back: the room goes on under another epoch. If that is late, it is announced.
+func (w *world) lose(late bool) {
+	for _, p := range w.clients {
+		if (p.in || p.busy.Load()) && !w.isIn(p.user, p.id) {
+			w.strays[p.id] = true // it may not hear of its end
+		}
+	}
+	old := w.epoch
+	w.epoch++
+	for _, e := range w.log[old] {
+		e.Epoch = w.epoch
+		w.log[w.epoch] = append(w.log[w.epoch], e)
+	}
+	w.lineage[w.epoch] = roomstore.Lineage(fmt.Sprintf(",%d,%s", old, strings.TrimPrefix(string(w.lineage[old]), ",")))
+	e := roomstore.Event{Kind: roomstore.KindHealed, Lineage: w.lineage[w.epoch], Position: at(w.epoch, w.head().Seq+1)}
+	w.log[w.epoch] = append(w.log[w.epoch], e)
+	w.base[w.epoch] = e.Seq
+	if late {
+		w.publish(e)
+	}
+}
+
+func (w *world) life() roomstore.Life {
+	return roomstore.Life{Position: w.head(), Base: w.base[w.epoch], Lineage: w.lineage[w.epoch]}
+}
+
 func (w *world) isIn(user string, id roomstore.SessionID) bool {
 	return w.alive && w.members[roomstore.UserID(user)].session == id
 }
@@ -224,13 +255,13 @@ func (w *world) catchup(_ context.Context, _ roomstore.RoomID, after roomstore.P
 	case !w.alive:
 		return roomstore.History{}, roomstore.ErrNoRoom
 	case w.epoch != after.Epoch:
-		return roomstore.History{}, roomstore.ErrEpoch
+		return roomstore.History{Life: w.life()}, roomstore.ErrEpoch
 	}
-	h := roomstore.History{Position: w.head(), Count: int64(len(w.members)), Complete: true}
+	h := roomstore.History{Life: w.life(), Position: w.head(), Count: int64(len(w.members)), Complete: true}
 	kept := 0
 	for _, e := range slices.Backward(w.log[w.epoch]) {
 		if e.Kind == roomstore.KindMessage || e.Kind == roomstore.KindMoved {
-			if kept++; kept > w.keep && e.Seq > after.Seq {
+			if kept++; (kept > w.keep || e.Seq <= w.base[w.epoch]) && e.Seq > after.Seq {
 				h.Complete = false
 				w.strays[e.Old] = true
 				continue
@@ -248,6 +279,19 @@ func (w *world) catchup(_ context.Context, _ roomstore.RoomID, after roomstore.P
 		}
 	}
 	return h, nil
+}
+
+// absent notes those that are not in the room: their clients would be sent to
+// find out why.
+func (w *world) absent(sessions []roomstore.Session) []roomstore.Session {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range sessions {
+		if !w.isIn(string(s.User), s.ID) {
+			w.strays[s.ID] = true
+		}
+	}
+	return nil
 }
 
 func (w *world) positions() map[roomstore.RoomID]roomstore.Position {
@@ -292,7 +336,7 @@ func (w *world) step() {
 	p := rapid.SampledFrom(w.clients).Draw(w.rt, "client")
 	step := rapid.SampledFrom([]string{
 		"deliver", "deliver", "deliver", "deliver", "drop", "double", "swap", "gap", "wait",
-		"enter", "enter", "enter", "leave", "say", "say", "command", "other", "otherSays", "otherSays", "kick", "destroy", "cut", "resume", "resume",
+		"enter", "enter", "enter", "leave", "say", "say", "command", "other", "otherSays", "otherSays", "kick", "destroy", "lose", "cut", "resume", "resume",
 	}).Draw(w.rt, "step")
 	switch step {
 	case "deliver":
@@ -314,7 +358,7 @@ func (w *world) step() {
 		p.leave()
 	case "say":
 		p.say()
-	case "command", "other", "otherSays", "kick", "destroy":
+	case "command", "other", "otherSays", "kick", "destroy", "lose":
 		w.happen(step, p)
 	case "cut":
 		p.cut()
@@ -351,6 +395,10 @@ func (w *world) happen(what string, p *player) {
 	case "kick":
 		if _, in := w.members[roomstore.UserID(p.user)]; in && w.alive {
 			w.depart(p.user, roomstore.ReasonKicked)
+		}
+	case "lose":
+		if w.alive {
+			w.lose(rapid.Bool().Draw(w.rt, "late"))
 		}
 	case "destroy":
 		if w.alive && rapid.IntRange(0, 2).Draw(w.rt, "really") == 0 {
@@ -711,7 +759,7 @@ func (p *player) hear(text []byte) {
 	case protocol.EventRoomHistoryLost:
 		var e protocol.HistoryLost
 		params(&e)
-		if !p.w.unkept {
+		if !p.w.unkept && (e.FromSeq != 0 || p.w.base[p.at.Epoch] == 0) {
 			p.fail(text, "the store has all of it")
 		}
 		p.lost = append(p.lost, [2]int64{e.FromSeq, e.ToSeq})

@@ -17,6 +17,11 @@ type sight struct {
 	members int64 // seq up to which it has been told of members, if further
 }
 
+// slowTimes is how often, within a minute, a client may be cut off since it
+// reads too slowly, and still be told all it missed. After that it goes on from
+// where the room is: it would never catch up.
+const slowTimes = 2
+
 // rejoin makes a session whose socket has come back a member again, and hands
 // it what it missed after the position its client named; seen is nil if the
 // client named none. say queues what comes first; nil: (connected, success).
@@ -29,21 +34,36 @@ func (f *feed) rejoin(ctx context.Context, s *session, back roomstore.Return, se
 	if f.rejoinFromRing(s, back, from, seen, say) {
 		return nil
 	}
-	for {
+	for lost, overtaken := false, false; ; {
 		h, err := f.hub.store.Catchup(ctx, f.room, from)
-		if done, err := f.rejoinFromStore(s, back, from, seen, say, h, err); done {
+		if errors.Is(err, roomstore.ErrEpoch) && h.Life.Lineage.Has(from.Epoch) {
+			// Data was lost meanwhile, and with it perhaps the end of its membership.
+			back.Position, from, lost = h.Life.Position, h.Life.Position, true
+			continue
+		}
+		if done, err := f.rejoinFromStore(s, back, from, seen, say, h, err, overtaken); done {
+			if lost {
+				f.mu.Lock()
+				f.doubtMembers()
+				f.mu.Unlock()
+			}
 			return err
 		}
-		// Meanwhile the feed has had, and let go, what came after h.
+		// Meanwhile the feed has had, and let go, what came after h; or it has
+		// heard of a later epoch, which the store knows by now.
+		overtaken = true
 	}
 }
 
 // rejoinFromStore is rejoin with what the store knew, unless that is too old.
 func (f *feed) rejoinFromStore(s *session, back roomstore.Return, from roomstore.Position, seen *sight, say func(),
-	h roomstore.History, err error) (bool, error) {
+	h roomstore.History, err error, overtaken bool) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if errors.Is(err, roomstore.ErrNoRoom) || errors.Is(err, roomstore.ErrEpoch) {
+		if f.at.Epoch != 0 && f.at.Epoch < from.Epoch {
+			f.moveOn(h.Life, protocol.RoomNotExist) // whoever is here is in an earlier life
+		}
 		f.gone(s, say)
 		return true, nil
 	}
@@ -51,13 +71,17 @@ func (f *feed) rejoinFromStore(s *session, back roomstore.Return, from roomstore
 		f.hub.close(f)
 		return true, err
 	}
-	if !f.begin(h.Position) {
+	if h.Epoch < f.at.Epoch && h.Epoch > f.ended && !overtaken {
+		return false, nil
+	}
+	if !f.begin(roomstore.Life{Position: h.Position, Base: h.Life.Base, Lineage: h.Life.Lineage}) {
 		f.gone(s, say)
 		return true, nil
 	}
 	if !f.has(h.Seq) {
 		return false, nil
 	}
+	f.describe(h.Attributes)
 	f.welcome(s, back, from, seen, say, h.Events, h.Complete, h.Position)
 	return true, nil
 }
@@ -105,10 +129,14 @@ func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Positio
 	}
 	switch {
 	case seen != nil && seen.Epoch != back.Epoch:
-		// What the client knows is of another life.
+		// What the client knows is of another life, or of this one before data
+		// was lost.
 		connected(head)
+		if say != nil {
+			f.interrupt(m, head)
+		}
 		s.event(historyLost(f.room, 0, head.Seq), classPull, f.room)
-	case !whole:
+	case !whole, say == nil && s.who.Slow > slowTimes && from.Seq < head.Seq:
 		f.hub.stats.HistoryLost.Add(1)
 		connected(head)
 		s.event(historyLost(f.room, from.Seq, head.Seq), classPull, f.room)

@@ -70,6 +70,7 @@ type Gateway struct {
 	born     time.Time
 
 	draining atomic.Bool
+	healing  atomic.Bool     // what is known is being put back
 	life     context.Context // of what serves clients; set by Run before ready is closed
 	current  atomic.Pointer[incarnation]
 
@@ -160,10 +161,18 @@ func (g *Gateway) Run(ctx context.Context) error {
 	work.Go(func() error { return g.beat.run(life) })
 	nodes, stopNodes := context.WithCancel(life)
 	defer stopNodes()
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
 	work.Go(func() error {
 		err := g.runNode(nodes)
 		failed <- err
+		return err
+	})
+
+	work.Go(func() error {
+		err := g.runHealer(life)
+		if err != nil {
+			failed <- err
+		}
 		return err
 	})
 
@@ -277,7 +286,8 @@ func (g *Gateway) connections() []*conn {
 }
 
 // drain sees all clients off, evenly over the drain window, so that the other
-// gateways are not stormed. Their sessions are parked and resume there.
+// gateways are not stormed. Each is told beforehand when its turn comes. Their
+// sessions are parked and resume there.
 func (g *Gateway) drain() {
 	g.draining.Store(true)
 	began := time.Now()
@@ -288,13 +298,26 @@ func (g *Gateway) drain() {
 		unready := min(3*time.Second, g.cfg.DrainWindow/5)
 		time.Sleep(unready)
 		spread := g.cfg.DrainWindow - unready - min(g.cfg.CloseTimeout, g.cfg.DrainWindow/5)
+		// Who does not move when its turn has come is sent away a little later.
+		grace := min(time.Second, spread/10)
 		open = g.connections()
-		step := spread / time.Duration(max(1, len(open)))
-		next := time.Now()
+		step := (spread - grace) / time.Duration(max(1, len(open)))
+		for i, c := range open {
+			if c.session.Load() != nil {
+				turn := time.Duration(i) * step
+				c.queue(notification(protocol.EventServerDraining, protocol.ServerDraining{ReconnectAfterMS: turn.Milliseconds()}))
+			}
+		}
+		next := time.Now().Add(grace)
 		for _, c := range open {
-			c.close(protocol.CloseGoingAway, closeReason(0))
-			next = next.Add(step)
 			time.Sleep(time.Until(next))
+			c.close(protocol.CloseGoingAway, closeReason(0))
+			// After a standstill of this process it goes on a little faster, and
+			// not in a storm.
+			next = next.Add(step)
+			if late := time.Now().Add(step / 2); next.Before(late) {
+				next = late
+			}
 		}
 	}
 	g.mu.Lock()

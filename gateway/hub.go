@@ -186,6 +186,14 @@ func (h *hub) suspect(f *feed) {
 	}
 }
 
+// suspects says whether a feed is still to be compared.
+func (h *hub) suspects(f *feed) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, yes := h.doubts[f]
+	return yes
+}
+
 // comparing says whether feeds are still to be compared with the store.
 func (h *hub) comparing() bool {
 	h.mu.Lock()

@@ -63,10 +63,7 @@ func (c *conn) logIn(p *protocol.LoginParams, bad *protocol.Error, answer reply)
 	}
 
 	s := &session{
-		who: who, c: c, rooms: map[roomstore.RoomID]*feed{},
-		data: string(encoded(protocol.UserInfo{
-			UserID: p.UserID, UserName: p.UserName, UserAvatarURL: p.UserAvatarURL, UserExtendedData: p.UserExtendedData,
-		})),
+		who: who, c: c, rooms: map[roomstore.RoomID]*feed{}, device: p.DeviceID, data: userInfo(p),
 		legacy: p.SDKVersion != "" && before213(p.SDKVersion),
 	}
 	if !c.g.register(s) {
@@ -91,7 +88,15 @@ func (c *conn) logIn(p *protocol.LoginParams, bad *protocol.Error, answer reply)
 		return nil
 	}
 	c.comeBack(s, rooms, named)
+	s.arrived.Store(true)
 	return nil
+}
+
+// userInfo is what others see of a user, as JSON.
+func userInfo(p *protocol.LoginParams) string {
+	return string(encoded(protocol.UserInfo{
+		UserID: p.UserID, UserName: p.UserName, UserAvatarURL: p.UserAvatarURL, UserExtendedData: p.UserExtendedData,
+	}))
 }
 
 // checkLogin checks the parameters of a login, and gives the positions that a
@@ -182,6 +187,9 @@ func (c *conn) begin(node string, user roomstore.UserID, p *protocol.LoginParams
 			return b, err
 		}
 		b, open, err := attempt(c, resume)
+		if err == nil && c.testify(node, user, p, b.ok, b.rooms, named) {
+			b, open, err = attempt(c, resume)
+		}
 		if err != nil {
 			if open {
 				lost := roomstore.Session{User: user, ID: roomstore.SessionID(p.Resume.SessionID), Node: node}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strconv"
 
 	"golang.org/x/time/rate"
@@ -74,20 +75,27 @@ func (c *conn) send(s *session, room roomstore.RoomID, p *protocol.SendParams, p
 		return nil
 	}
 	result := append([]byte(`{"message":`), appendMessage(nil, m.Payload, sent.ID, sent.MessageSeq, sent.OrderKey, sent.Timestamp)...)
-	result = append(result, '}')
-	c.inOrder(s, room, sent.Position, func() { answer(json.RawMessage(result), nil) })
+	c.inOrder(s, room, sent.Position, func(inTurn bool) {
+		if inTurn && p.Message.Type.Kept() {
+			// The sender's position moves on, since no event of it will come.
+			result = fmt.Appendf(result, `,"epoch":%d,"seq":%d`, sent.Epoch, sent.Seq)
+		}
+		answer(json.RawMessage(append(result, '}')), nil)
+	})
 	return nil
 }
 
-// inOrder gives an answer its place among the events of a room.
-func (c *conn) inOrder(s *session, room roomstore.RoomID, at roomstore.Position, say func()) {
+// inOrder gives an answer its place among the events of a room. inTurn is false
+// if some of those before it may still come: then they are late inside the
+// service, and the answer does not wait any longer.
+func (c *conn) inOrder(s *session, room roomstore.RoomID, at roomstore.Position, say func(inTurn bool)) {
 	f := s.in(room)
 	if f == nil {
-		say()
+		say(false)
 		return
 	}
 	done := make(chan struct{})
-	f.after(at, func() { say(); close(done) })
+	f.after(at, func() { say(f.at.Epoch == at.Epoch && f.at.Seq >= at.Seq); close(done) })
 	<-done
 }
 

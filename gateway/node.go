@@ -54,6 +54,7 @@ type incarnation struct {
 	probed     time.Time
 	remade     time.Time // the subscription, because it was deaf
 	compared   time.Time
+	audited    time.Time
 	suspicious map[string]suspicion
 }
 
@@ -197,8 +198,24 @@ func (n *incarnation) due(ctx context.Context) error {
 	if now.Sub(n.compared) >= compareEvery || n.gap.Swap(false) {
 		n.compare(ctx)
 	}
+	if now.Sub(n.audited) >= compareEvery {
+		n.audit(ctx)
+	}
 	g.forgetOrders()
 	return nil
+}
+
+// audit learns what the last audit of the deployment has found, for metrics.
+func (n *incarnation) audit(ctx context.Context) {
+	n.audited = time.Now()
+	ctx, cancel := context.WithTimeout(ctx, n.g.cfg.RedisTimeout)
+	defer cancel()
+	last, err := n.g.store.Audited(ctx)
+	if err != nil || last.At.IsZero() {
+		return
+	}
+	n.g.stats.AuditFound.Store(int64(last.Found))
+	n.g.stats.AuditedAt.Store(last.At.Unix())
 }
 
 // lease begins or renews the lease. A Redis that does not answer costs nobody
@@ -456,6 +473,9 @@ func (g *Gateway) NotReady() (reasons []string) {
 	}
 	if quiet := g.since() - time.Duration(n.heard.Load()); quiet > probesMissed*probeEvery {
 		reasons = append(reasons, "delivery: no probe has come back through Redis pub/sub for "+quiet.Round(time.Second).String())
+	}
+	if g.healing.Load() {
+		reasons = append(reasons, "putting back: Redis was started anew or lost data, and gateways give it what they know")
 	}
 	if g.hub.comparing() {
 		reasons = append(reasons, "catching up: rooms are compared with Redis after a lost subscription")

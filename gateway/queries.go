@@ -113,6 +113,6 @@ func (c *conn) answerQuery(s *session, room roomstore.RoomID, at roomstore.Posit
 		answer(nil, wireError(err, string(room)))
 		return nil
 	}
-	c.inOrder(s, room, at, func() { answer(result(), nil) })
+	c.inOrder(s, room, at, func(bool) { answer(result(), nil) })
 	return nil
 }

@@ -298,7 +298,7 @@ func (c *conn) settle(s *session, from roomstore.RoomID, req roomstore.EntryRequ
 	if !known || err != nil || cl.repeated() {
 		return
 	}
-	c.inOrder(s, from, o.left, nothing)
+	c.inOrder(s, from, o.left, func(bool) {})
 	if s.in(req.Room) != nil {
 		return // it was in both
 	}

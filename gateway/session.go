@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/roomgate/roomgate/protocol"
@@ -16,10 +17,12 @@ type session struct {
 	// Set before the session is known to anybody else, and not changed.
 	who    roomstore.Session
 	c      *conn
+	device string
 	data   string // what others see of the user, as JSON
 	legacy bool   // a client that expects kickedOut when a room is destroyed
 
-	sendOff sync.Once // the client is told once that it has to go
+	arrived atomic.Bool // all rooms that it came back to know of it
+	sendOff sync.Once   // the client is told once that it has to go
 
 	mu       sync.Mutex
 	detached bool
@@ -147,13 +150,18 @@ func (s *session) try() int64 {
 }
 
 // park tells the store that the socket has closed, until it has heard. silent
-// is how long nothing had come from the client by then.
+// is how long nothing had come from the client by then; slow says that it was
+// cut off since it reads too slowly.
 //
 // It gives up when ctx is done: then the node's lease ends soon, and whoever
 // claims the node does the same.
-func (g *Gateway) park(ctx context.Context, who roomstore.Session, silent time.Duration) {
+func (g *Gateway) park(ctx context.Context, who roomstore.Session, silent time.Duration, slow bool) {
 	left := max(0, g.cfg.SessionTTL-silent)
-	g.untilKnown(ctx, who, func(ctx context.Context) error { return g.store.Park(ctx, who, left) })
+	park := g.store.Park
+	if slow {
+		park = g.store.ParkSlow
+	}
+	g.untilKnown(ctx, who, func(ctx context.Context) error { return park(ctx, who, left) })
 }
 
 // abandon parks a session that a lost login or resume may have brought to this

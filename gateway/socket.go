@@ -263,6 +263,7 @@ func (s *socket) admit(n int, c class) (bool, error) {
 		if c >= classShed1 {
 			return false, nil
 		}
+		s.over = true // what follows would leave a hole
 		return false, errSlow
 	}
 	s.size += n
@@ -311,10 +312,11 @@ func (s *socket) shed(n int, c class) bool {
 	return true
 }
 
-// drop forgets what is queued, so that a goodbye can go out.
+// drop forgets what is queued, so that a goodbye can go out, and nothing else.
 func (s *socket) drop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.over = true
 	clear(s.queue)
 	s.queue, s.held, s.size, s.pulled = s.queue[:0], nil, 0, 0
 	s.moved.Broadcast()
@@ -415,6 +417,10 @@ type hijacker struct {
 }
 
 const (
+	// kernelBuffer is what the system may hold for a client that does not read,
+	// beside what we do. Left to itself it takes megabytes.
+	kernelBuffer = 256 << 10
+
 	readBuffer  = 512
 	writeBuffer = 256 // more than a control frame
 )
@@ -430,6 +436,9 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		c.Close()
 		return nil, nil, err
+	}
+	if tcp, ok := c.(*net.TCPConn); ok {
+		tcp.SetWriteBuffer(kernelBuffer) // if it fails, the system's own bound holds
 	}
 	h.socket = h.wrap(c)
 	h.socket.early = bytes.Clone(early)

@@ -137,13 +137,17 @@ func TestSocket_bound(t *testing.T) {
 					if (err == errSlow) != tt.slow {
 						t.Errorf("got %v", err)
 					}
+					want := tt.want
 					if holding {
-						if err := s.Release(nil); err != nil {
+						err := s.Release(nil)
+						if tt.slow {
+							want = "" // it is too late for those, too
+						} else if err != nil {
 							t.Error(err)
 						}
 					}
-					if got := strings.Join(names(t, s, w)[1:], " "); got != tt.want {
-						t.Errorf("got %s, want %s", got, tt.want)
+					if got := strings.Join(names(t, s, w)[1:], " "); got != want {
+						t.Errorf("got %s, want %s", got, want)
 					}
 					if s.size != 0 || s.pulled != 0 {
 						t.Errorf("%d and %d bytes count that are gone", s.size, s.pulled)
@@ -247,7 +251,8 @@ func TestSocket_writeFails(t *testing.T) {
 	})
 }
 
-// drop makes room for a goodbye, and Close lets everybody go.
+// drop makes room for a goodbye, and lets everybody go who waits. From the frame
+// on that had no room nothing else is sent, however small.
 func TestSocket_drop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, w := held(t, 30)
@@ -255,14 +260,34 @@ func TestSocket_drop(t *testing.T) {
 			s.Queue(payload("a", 10), classKept)
 		}
 		s.Queue(payload("p", 40), classPull)
+		if err := s.Queue(payload("no room", 10), classKept); err != errSlow {
+			t.Errorf("got %v, want %v", err, errSlow)
+		}
+		refused := func(when string) {
+			t.Helper()
+			for _, c := range []class{classKept, classPull, classShed1} {
+				if err := s.QueueEvent(payload("", 2), c, "R"); err != net.ErrClosed {
+					t.Errorf("%s: got %v, want %v", when, err, net.ErrClosed)
+				}
+			}
+		}
+		refused("after the frame that had no room")
 		paced := make(chan struct{})
 		go func() { s.pace(); close(paced) }()
 		synctest.Wait()
 		s.drop()
 		<-paced
-		s.Queue(payload("b", 10), classKept)
-		if got := names(t, s, w); !slices.Equal(got, []string{"first", "b"}) {
-			t.Errorf("got %v", got)
+		refused("after drop")
+		go s.Write([]byte{opClose, 2, 3, 232})
+		synctest.Wait()
+		w.stop(false)
+		synctest.Wait()
+		frames, err := parseFrames(w.take())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(frames) != 2 || string(frames[0].payload) != "first" || frames[1].opcode != 8 {
+			t.Errorf("got %v, want the first frame and the close frame", frames)
 		}
 	})
 }

@@ -15,6 +15,11 @@ type Stats struct {
 	Claimed      atomic.Uint64 // memberships of dead nodes, likewise
 	Probes       atomic.Uint64 // of the delivery path, that came back
 	Incarnations atomic.Uint64
+	Heals        atomic.Uint64 // times what is known was put back
+	Healed       atomic.Uint64 // rooms that went on under a new epoch
+
+	AuditFound atomic.Int64 // what the last audit of the deployment left unrepaired
+	AuditedAt  atomic.Int64 // when that was, in unix s; 0: there was none
 }
 
 // Counted says what each number of [Gateway.Snapshot] means.
@@ -33,6 +38,10 @@ var Counted = map[string]string{
 	"gateway_claimed_total":        "Memberships of dead gateways parked by this gateway's sweeps.",
 	"gateway_probes_total":         "Delivery probes that came back.",
 	"gateway_incarnations_total":   "Leases this gateway has begun.",
+	"gateway_audit_findings":       "Disagreements in Redis that the last roomgate fsck left.",
+	"gateway_audit_time_seconds":   "When the last roomgate fsck ended, in unix time; 0 if there was none.",
+	"gateway_heals_total":          "Times this gateway put back what it knows, since Redis was started anew or lost data.",
+	"gateway_rooms_healed_total":   "Rooms with members here that go on under a new epoch, since Redis lost data.",
 }
 
 // Snapshot gives everything countable by name, for metrics.
@@ -59,5 +68,9 @@ func (g *Gateway) Snapshot() map[string]float64 {
 		"gateway_claimed_total":        float64(s.Claimed.Load()),
 		"gateway_probes_total":         float64(s.Probes.Load()),
 		"gateway_incarnations_total":   float64(s.Incarnations.Load()),
+		"gateway_audit_findings":       float64(s.AuditFound.Load()),
+		"gateway_audit_time_seconds":   float64(s.AuditedAt.Load()),
+		"gateway_heals_total":          float64(s.Heals.Load()),
+		"gateway_rooms_healed_total":   float64(s.Healed.Load()),
 	}
 }

@@ -10,11 +10,12 @@
 -- ARGV[3]  after  its seq
 -- ARGV[4]  limit  of entries and of departures; the newest are given
 --
--- Returns  {"ok", epoch, seq, count, events, event, …, entries, seq, user,
---          session, data, …, departures, seq, entered, user, session, reason,
---          "data NUL extended", …}  each part led by how many it has; count is
---                                   that of the members now
---          {"epoch", epoch, seq}  the room is in another life
+-- Returns  {"ok", epoch, seq, base, from, count, events, event, …, entries, seq,
+--          user, session, data, …, departures, seq, entered, user, session,
+--          reason, "data NUL extended", …, attributes, key, value, …}  each part
+--                                led by how many it has; count is that of the
+--                                members now; base and from as in lives
+--          {"epoch", epoch, seq, base, from}  the room is in another epoch
 --          {"noroom"}
 
 local part, id, epoch, after, limit = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -24,11 +25,12 @@ local room = load(part, id, now_ms)
 if not room then
   return { "noroom" }
 end
+local base, from = healing(part, id, room)
 if room.epoch ~= epoch then
-  return { "epoch", room.epoch, number(room.seq) }
+  return { "epoch", room.epoch, number(room.seq), base, from }
 end
 local members = key(part, "members", id)
-local reply = { "ok", room.epoch, number(room.seq), number(call("ZCARD", members)), "0" }
+local reply = { "ok", room.epoch, number(room.seq), base, from, number(call("ZCARD", members)), "0" }
 local function put(value)
   reply[#reply + 1] = value
 end
@@ -41,7 +43,7 @@ for i = 1, #log do
     events = events + 1
   end
 end
-reply[5] = number(events)
+reply[7] = number(events)
 
 local entries = call("ZREVRANGEBYSCORE", members, "+inf", "(" .. number(after), "WITHSCORES", "LIMIT", 0, limit)
 put(number(#entries / 2))
@@ -63,5 +65,12 @@ for i = #left - 1, 1, -2 do
   put(session)
   put(reason)
   put(payload)
+end
+
+local attrs = key(part, "attrs", id)
+local attributes = call("HGETALL", attrs)
+put(number(#attributes / 2))
+for i = 1, #attributes do
+  put(attributes[i])
 end
 return reply

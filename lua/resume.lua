@@ -15,8 +15,10 @@
 -- ARGV[5]  count  of the rooms the client named; two arguments each follow
 -- ARGV[6]  room, partition, …
 --
--- Returns  {"ok", generation, …}  the session goes on; six values a room follow
---          {"unknown", "", …}     it does not, or no more; likewise
+-- Returns  {"ok", generation, slow, …}  the session goes on; slow is how many of
+--                                 its connections were cut off lately since the
+--                                 client read too slowly; six values a room follow
+--          {"unknown", "", "0", …}  it does not, or no more; likewise
 --          {"fenced"}             the node has been given up
 --          {"late"}               the call came after valid_until
 --          A room's six: id, what, epoch, seq, text, named ("1" or "0").
@@ -41,7 +43,7 @@ if late(now_ms, ARGV[4]) then
 end
 local s = session_record(call("HGET", user_key, "s:" .. session))
 local goes_on = s and (s.deadline == "" or tonumber(s.deadline) > awake(control, now_ms))
-local reply = { "unknown", "" }
+local reply = { "unknown", "", "0" }
 
 -- why says what ended the session's membership of a room.
 local function why(part, id, room, epoch)
@@ -83,7 +85,7 @@ end
 local seen = {}
 if goes_on then
   local generation = number(math.max(tonumber(s.generation) + 1, now_ms))
-  reply = { "ok", generation }
+  reply = { "ok", generation, tostring(call("SCARD", key(uslot, "slow", session))) }
   if s.node ~= "" then
     call("SREM", key(uslot, "nodesessions", s.node), session .. NUL .. user)
   end
@@ -94,7 +96,7 @@ if goes_on then
     local part = slot(uslot, r.partition)
     local room = load(part, r.id, now_ms)
     local info = key(part, "info", r.id)
-    local m = room and room.epoch == r.epoch and membership(call("HGET", info, user))
+    local m = room and membership(call("HGET", info, user))
     seen[r.id] = true
     if m and m.session == session then
       if m.node == "" then

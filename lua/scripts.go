@@ -16,7 +16,8 @@ import (
 // A Script is one .lua file, addressed in Redis by the hash of its text, so
 // gateways of two versions can run side by side during a deploy.
 type Script struct {
-	Name string // file name without ".lua", as used in errors and metrics
+	Name    string // file name without ".lua", as used in errors and metrics
+	Guarded bool   // it takes the term as its last key and argument, see lib/guard.lua
 	*redis.Script
 }
 
@@ -26,23 +27,30 @@ var files embed.FS
 // The scripts.
 var (
 	Absent      = load("absent")
+	AuditIndex  = load("auditindex")
+	AuditRoom   = load("auditroom")
+	AuditUser   = load("audituser")
 	Attributes  = load("attributes")
 	Catchup     = load("catchup")
 	Count       = load("count")
 	Destroy     = load("destroy")
 	Enter       = load("enter")
 	Generations = load("generations")
-	Greet       = load("greet")
+	Greet       = bare("greet")
+	Heal        = bare("heal")
+	Held        = load("held")
 	Kick        = load("kick")
 	Lease       = load("lease")
 	Leave       = load("leave")
 	LeaveAll    = load("leaveall")
+	Lives       = load("lives")
 	Login       = load("login")
 	MemberInfo  = load("memberinfo")
 	Members     = load("members")
 	Park        = load("park")
 	Positions   = load("positions")
-	Probe       = load("probe")
+	Probe       = bare("probe")
+	Reclaim     = bare("reclaim")
 	Relay       = load("relay")
 	Release     = load("release")
 	Resume      = load("resume")
@@ -54,13 +62,23 @@ var (
 
 // All is every script there is.
 var All = []Script{
-	Absent, Attributes, Catchup, Count, Destroy, Enter, Generations, Greet, Kick, Lease, Leave, LeaveAll, Login, MemberInfo,
-	Members, Park, Positions, Probe, Relay, Release, Resume, Send, Sweep, Switch, Undo,
+	Absent, Attributes, AuditIndex, AuditRoom, AuditUser, Catchup, Count, Destroy, Enter, Generations, Greet, Heal, Held, Kick, Lease, Leave,
+	LeaveAll, Lives, Login, MemberInfo, Members, Park, Positions, Probe, Reclaim, Relay, Release, Resume, Send, Sweep, Switch, Undo,
 }
 
-// load reads a script and what it uses. It panics if either is missing, which
-// can only be a mistake in this package.
+// load reads a script and what it uses, and puts the guard before it. It panics
+// if anything is missing, which can only be a mistake in this package.
 func load(name string) Script {
+	return Script{Name: name, Guarded: true, Script: redis.NewScript(code(read("lib/guard.lua")) + text(name))}
+}
+
+// bare is load for a script that acts under any term.
+func bare(name string) Script {
+	return Script{Name: name, Script: redis.NewScript(text(name))}
+}
+
+// text gives the code of a script and of what it uses.
+func text(name string) string {
 	body := read(name + ".lua")
 	var text strings.Builder
 	for line := range strings.Lines(body) {
@@ -73,7 +91,7 @@ func load(name string) Script {
 		}
 	}
 	text.WriteString(code(body))
-	return Script{Name: name, Script: redis.NewScript(text.String())}
+	return text.String()
 }
 
 func read(name string) string {

@@ -289,6 +289,9 @@ func TestScripts_uses(t *testing.T) {
 			t.Errorf("header of lib %s does not begin with its name", name)
 		}
 		for _, def := range submatches(defined, lib.body) {
+			if name == "guard" {
+				continue // it is before every script; see TestScripts_guard
+			}
 			if other, ok := home[def]; ok {
 				t.Errorf("%s is defined in %s and %s", def, other, name)
 			}
@@ -325,22 +328,58 @@ func TestScripts_uses(t *testing.T) {
 		}
 	}
 	for lib := range libs {
-		if !everUsed[lib] {
+		if !everUsed[lib] && lib != "guard" {
 			t.Errorf("no script uses lib %s", lib)
 		}
 	}
 }
 
+// Every script acts only under the present term, but for those whose headers say
+// why they do not; and those use nothing that needs the term of a call.
+func TestScripts_guard(t *testing.T) {
+	t.Parallel()
+	libs, files := read(t, "lib/*.lua"), read(t, "*.lua")
+	bare := map[string]bool{}
+	for _, s := range lua.All {
+		file := files[s.Name]
+		if said := file.section("Unguarded") != ""; said == s.Guarded {
+			t.Errorf("%s: guarded is %t, the header says that it is unguarded: %t", s.Name, s.Guarded, said)
+		}
+		if s.Guarded {
+			continue
+		}
+		bare[s.Name] = true
+		code, seen := file.body, map[string]bool{}
+		for grown := true; grown; {
+			grown = false
+			for _, lib := range libs {
+				for _, def := range submatches(defined, lib.body) {
+					if !seen[def] && reference(def).MatchString(code) {
+						seen[def], grown = true, true
+						code += definition(lib.body, def)
+					}
+				}
+			}
+		}
+		if seen["TERM"] {
+			t.Errorf("%s uses what needs the term of a call", s.Name)
+		}
+	}
+	if diff := cmp.Diff([]string{"greet", "heal", "probe", "reclaim"}, sorted(bare)); diff != "" {
+		t.Errorf("unguarded (-want +got):\n%s", diff)
+	}
+}
+
 // forbidden is what no script may contain: values that change on the way, time
 // that is not Redis's, and work that grows with what is stored.
-var forbidden = regexp.MustCompile(`\bcjson\b|\bcmsgpack\b|\bstruct\.|\bos\.|"[HSZ]?SCAN"|"KEYS"|"RANDOMKEY"|"FLUSH|"SMEMBERS"|"HVALS"|"SORT"|"DEL"|\bwhile true\b|\brepeat\b|math\.random|redis\.pcall|error_reply`)
+var forbidden = regexp.MustCompile(`\bcjson\b|\bcmsgpack\b|\bstruct\.|\bos\.|"[HZ]?SCAN"|"KEYS"|"RANDOMKEY"|"FLUSH|"SMEMBERS"|"HVALS"|"SORT"|"DEL"|\bwhile true\b|\brepeat\b|math\.random|redis\.pcall|error_reply`)
 
 // bulk is a command that reads as much as there is.
-var bulk = regexp.MustCompile(`call\("((?:HGETALL|HKEYS|LRANGE|Z(?:REV)?RANGE\w*|SRANDMEMBER)", [^\n]*)`)
+var bulk = regexp.MustCompile(`call\("((?:HGETALL|HKEYS|LRANGE|Z(?:REV)?RANGE\w*|SRANDMEMBER|SSCAN)", [^\n]*)`)
 
 // bounded is what such commands may read: it has a limit, there or where it is
 // written.
-var bounded = regexp.MustCompile(`"LIMIT", |^HGETALL", (?:user_key|attrs|did)\)|^HKEYS", did\)|^LRANGE", key\(part, "log", id\), 0, -1\)|^ZRANGE", index, 0, 0, |^SRANDMEMBER", \w+, budget\)`)
+var bounded = regexp.MustCompile(`"LIMIT", |^HGETALL", (?:user_key|attrs|did)\)|^HKEYS", did\)|^LRANGE", key\(part, "log", id\), 0, -1\)|^LRANGE", log, -LOG_LOOKED_AT, -1\)|^ZRANGE", index, (?:0, 0|-1, -1), |^SRANDMEMBER", \w+, budget\)|^SSCAN", .*, "COUNT", count\)`)
 
 // No script does work that grows with a room's members.
 func TestScripts_bounds(t *testing.T) {

@@ -99,7 +99,7 @@ var (
 		"leaveRoom":                   protocol.LeaveResult{RoomID: "R"},
 		"leaveAllRoom":                protocol.LeaveAllResult{RoomIDs: []string{"R", "S"}},
 		"leaveAllRoom_none":           protocol.LeaveAllResult{RoomIDs: []string{}},
-		"sendRoomMessage":             protocol.SendResult{Message: text},
+		"sendRoomMessage":             protocol.SendResult{Message: text, Epoch: 1795320737318034, Seq: 3},
 		"queryRoomMemberList":         protocol.MemberListResult{RoomID: "R", MemberList: []json.RawMessage{raw(ana), raw(bo)}, NextFlag: "1790000000000001:12", Position: at},
 		"queryRoomMembers":            protocol.MembersResult{RoomID: "R", MemberList: []json.RawMessage{raw(ana)}, ErrorUserList: []protocol.UserError{{UserID: "cy", Reason: protocol.CodeNotInRoom}}, Position: at},
 		"queryRoomOnlineMemberCount":  protocol.CountResult{RoomID: "R", Count: 3, Position: at},

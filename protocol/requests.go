@@ -177,9 +177,12 @@ type Message struct {
 	Timestamp        int64           `json:"timestamp"` // unix milliseconds
 }
 
-// SendResult answers "sendRoomMessage".
+// SendResult answers "sendRoomMessage". Epoch and Seq are the position of a text
+// or custom message, which its sender gets no event of; others have none.
 type SendResult struct {
 	Message Message `json:"message"`
+	Epoch   int64   `json:"epoch,omitempty"`
+	Seq     int64   `json:"seq,omitempty"`
 }
 
 // PageConfig asks for one page. An empty NextFlag asks for the first.

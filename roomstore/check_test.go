@@ -22,13 +22,15 @@ var layout = []struct {
 	{regexp.MustCompile(`^\{\d+\}:(?:rooms|due|parked)$`), "zset"},
 	{regexp.MustCompile(`^\{\d+\}:node:.+$`), "set"},
 	{regexp.MustCompile(`^\{u?\d+\}:(?:did|gone):.+$`), "hash"},
-	{regexp.MustCompile(`^\{0\}:clock$`), "hash"},
+	{regexp.MustCompile(`^\{0\}:(?:clock|audited)$`), "hash"},
 	{regexp.MustCompile(`^\{0\}:dead$`), "zset"},
 	{regexp.MustCompile(`(?s)^\{u(\d+)\}:user:(.+)$`), "hash"},
+	{regexp.MustCompile(`^\{u\d+\}:slow:.+$`), "set"},
 	{regexp.MustCompile(`^\{u\d+\}:parked$`), "zset"},
 	{regexp.MustCompile(`^\{u\d+\}:nodesessions:.+$`), "set"},
 	{regexp.MustCompile(`^nodes$`), "zset"},
 	{regexp.MustCompile(`^partitions$`), "string"},
+	{regexp.MustCompile(`^\{0\}:(?:term|origin)$`), "string"},
 }
 
 // check holds what is stored against itself and against what was heard: keys
@@ -92,8 +94,16 @@ func (w *world) checkRoom(part, id string) int64 {
 		w.Errorf("room %q has epoch %q, which was not announced", id, h["epoch"])
 		return 0
 	}
+	if seq, _ := strconv.ParseInt(h["seq"], 10, 64); l.seq < 0 {
+		l.seq = seq
+	}
 	if h["seq"] != strconv.FormatInt(l.seq, 10) {
 		w.Errorf("%s is at seq %s, the last heard was %d", l.name, h["seq"], l.seq)
+	}
+	for _, f := range strings.FieldsFunc(h["from"], func(c rune) bool { return c == ',' }) {
+		if before, _ := strconv.ParseInt(f, 10, 64); w.lives[before] != nil {
+			w.lives[before].destroyed = 1 // it goes on as this one
+		}
 	}
 	members := w.rdb.ZRangeWithScores(w.ctx(), part+"members:"+id, 0, -1).Val()
 	info := w.rdb.HGetAll(w.ctx(), part+"info:"+id).Val()
@@ -147,7 +157,10 @@ func (w *world) checkMember(part, id, epoch, user, info string) {
 	}
 	key := w.user(roomstore.UserID(user))
 	p := strings.TrimSuffix(part[strings.Index(part, "{")+1:], "}:")
-	if r := w.rdb.HGet(w.ctx(), key, "r:"+id).Val(); r != epoch+"\x00"+p+"\x00"+session {
+	r := w.rdb.HGet(w.ctx(), key, "r:"+id).Val()
+	before, _, _ := strings.Cut(r, "\x00")
+	from := w.rdb.HGet(w.ctx(), part+"room:"+id, "from").Val()
+	if r != epoch+"\x00"+p+"\x00"+session && (!strings.Contains(from, ","+before+",") || r != before+"\x00"+p+"\x00"+session) {
 		w.Errorf("%s has %q for the room %s, want %q", key, r, id, epoch+"\x00"+p+"\x00"+session)
 	}
 	if s := w.rdb.HGet(w.ctx(), key, "s:"+session).Val(); s != "" && !strings.HasPrefix(s, generation+"\x00"+node+"\x00") {

@@ -20,6 +20,12 @@ var (
 
 	// ErrEpoch means that the room is in another life than the one asked about.
 	ErrEpoch = errors.New("the room was destroyed and created again")
+	// ErrRecreated means that the room is in a life of its own, which does not go
+	// back to the one that was to be put back.
+	ErrRecreated = errors.New("the room is in another life")
+	// ErrTerm means that what is stored is not what the gateway knows: data was
+	// lost, and is being put back. Nothing was changed; trying again will help.
+	ErrTerm = errors.New("data was lost and is being put back")
 	// ErrPaused means that a sweep only noted a gap in time.
 	ErrPaused = errors.New("a gap in time is not counted")
 	// ErrHeld means that something still names the node.
@@ -49,7 +55,9 @@ var refusals = map[string]error{
 	"notin":      ErrNotMember,
 	"partitions": ErrPartitions,
 	"paused":     ErrPaused,
+	"recreated":  ErrRecreated,
 	"roomlimit":  ErrRoomLimit,
+	"term":       ErrTerm,
 	"userlimit":  ErrUserLimit,
 }
 
@@ -75,6 +83,9 @@ func (e *OpError) Unwrap() error { return e.Err }
 // Refused says whether err is a script's own answer, so that its outcome is
 // known: nothing was changed.
 func Refused(err error) bool {
+	if errors.Is(err, ErrTerm) {
+		return false // it is not decided yet
+	}
 	for _, r := range refusals {
 		if errors.Is(err, r) {
 			return true

@@ -25,6 +25,7 @@ const (
 	KindMessage   Kind = 'm' // a text or custom message; Data is its payload
 	KindCommand   Kind = 'c' // a command or barrage; Seq is the position it comes after
 	KindDestroyed Kind = 'd' // the room's life has ended, for Reason
+	KindHealed    Kind = 'h' // Redis lost data: the life goes on under this epoch, which goes back to Lineage
 )
 
 // A Reason says why a membership or a room ended.
@@ -60,6 +61,7 @@ type Event struct {
 	OrderKey   int64     // message, command
 	MessageID  string    // message, command
 	Priority   int       // command
+	Lineage    Lineage   // healed
 
 	Data     string // opaque: what others see of the user, or a message's payload
 	Extended string // left: what a kicked user is told
@@ -121,6 +123,8 @@ func eventOf(f [envelopeFields]string) (Event, error) {
 		e.MessageSeq, e.OrderKey = n.pair(a)
 	case "d":
 		e.Kind, e.Reason = KindDestroyed, Reason(b)
+	case "h":
+		e.Kind, e.Lineage = KindHealed, Lineage(b)
 	default:
 		return Event{}, fmt.Errorf("%w: kind %q", ErrBadEvent, f[2])
 	}

@@ -42,6 +42,10 @@ func (k keys) user(user UserID) string {
 // control gives the prefix of the clock and of the list of dead nodes.
 func (k keys) control() string { return k.part(0) }
 
+// term and origin are those of all partitions, which are on one Redis.
+func (k keys) term() string   { return k.part(0) + "term" }
+func (k keys) origin() string { return k.part(0) + "origin" }
+
 func (k keys) nodes() string           { return k.prefix + ":nodes" }
 func (k keys) partitionsKey() string   { return k.prefix + ":partitions" }
 func (k keys) orders(n string) string  { return k.prefix + ":node:" + n }

@@ -2,6 +2,7 @@ package roomstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -121,18 +122,26 @@ type History struct {
 	// Count only if Complete.
 	Events   []Event
 	Complete bool
+
+	Life       Life     // that the room is in, known also with [ErrEpoch]
+	Attributes []string // key, value, …
 }
 
 // Catchup gives what happened in a room after a position. It fails with
-// [ErrNoRoom], or with [ErrEpoch] if the room is in another life.
+// [ErrNoRoom], or with [ErrEpoch] if the room is in another epoch.
 func (s *Store) Catchup(ctx context.Context, room RoomID, after Position) (History, error) {
 	r, err := s.run(ctx, string(room), string(room), lua.Catchup,
 		[]string{s.keys.part(s.keys.partition(room))},
 		string(room), after.Epoch, after.Seq, catchupLimit)
+	life := func() Life { return Life{Position: r.position(), Base: r.int(), Lineage: Lineage(r.text())} }
+	if errors.Is(err, ErrEpoch) {
+		return History{Life: life()}, err
+	}
 	if err != nil {
 		return History{}, err
 	}
-	h := History{Position: r.position(), Count: r.int()}
+	h := History{Life: life()}
+	h.Position, h.Count = h.Life.Position, r.int()
 	for range r.int() {
 		e, err := DecodeEvent(r.text())
 		if err != nil {
@@ -161,6 +170,9 @@ func (s *Store) Catchup(ctx context.Context, room RoomID, after Position) (Histo
 			Kind: KindJoined, Position: Position{Seq: entered}, User: left.User, Origin: left.Origin, Data: left.Data,
 		})
 		member(left)
+	}
+	for range r.int() {
+		h.Attributes = append(h.Attributes, r.text(), r.text())
 	}
 	slices.SortFunc(h.Events, func(a, b Event) int { return int(a.Seq - b.Seq) })
 	if h.Complete = complete(h.Events, after.Seq, h.Seq); h.Complete {

@@ -14,6 +14,10 @@ type Session struct {
 	ID         SessionID
 	Generation int64
 	Node       string
+
+	// Slow is how many of its connections had been cut off lately, when it was
+	// resumed, since the client read too slowly. Only Resume sets it.
+	Slow int
 }
 
 // A RequestKey names a state-changing call within its session, as a decimal

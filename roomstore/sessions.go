@@ -70,6 +70,7 @@ func (s *Store) Resume(ctx context.Context, node string, user UserID, id Session
 		}
 		who = Session{User: user, ID: id, Generation: g, Node: node}
 	}
+	who.Slow = int(r.int())
 	for len(r.fields) > 0 && r.err == nil {
 		back := Return{Room: RoomID(r.text())}
 		what := r.text()
@@ -101,7 +102,13 @@ func (s *Store) Resume(ctx context.Context, node string, user UserID, id Session
 //
 // It fails with [ErrFenced] if the session has moved on, which is as good.
 func (s *Store) Park(ctx context.Context, who Session, left time.Duration) error {
-	return s.park(ctx, who, fmt.Sprint(who.Generation), left)
+	return s.park(ctx, who, fmt.Sprint(who.Generation), left, 0)
+}
+
+// ParkSlow is Park for a client that was cut off since it read too slowly, which
+// is remembered for slowFor.
+func (s *Store) ParkSlow(ctx context.Context, who Session, left time.Duration) error {
+	return s.park(ctx, who, fmt.Sprint(who.Generation), left, slowFor)
 }
 
 // Abandon is Park for a session that a login or resume may have brought to a
@@ -110,13 +117,13 @@ func (s *Store) Park(ctx context.Context, who Session, left time.Duration) error
 //
 // It fails with [ErrFenced] if the session is not there, which is as good.
 func (s *Store) Abandon(ctx context.Context, who Session, left time.Duration) error {
-	return s.park(ctx, who, "", left)
+	return s.park(ctx, who, "", left, 0)
 }
 
-func (s *Store) park(ctx context.Context, who Session, generation string, left time.Duration) error {
+func (s *Store) park(ctx context.Context, who Session, generation string, left, slow time.Duration) error {
 	_, err := s.run(ctx, string(who.User), string(who.User), lua.Park,
 		[]string{s.keys.user(who.User), s.keys.uslot(s.keys.userSlot(who.User)), s.keys.control()},
-		string(who.User), string(who.ID), generation, ms(max(0, left)), who.Node)
+		string(who.User), string(who.ID), generation, ms(max(0, left)), who.Node, ms(slow))
 	return err
 }
 

@@ -2,7 +2,6 @@ package roomstore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -31,6 +30,10 @@ type Config struct {
 
 	DropEmptiedData bool // an emptied room loses its name and attributes at once
 
+	// Terms follows whether data was lost; one of the store's own if nil, which
+	// then hears of it only by a lack of it.
+	Terms *Terms
+
 	// Observe, if set, hears of every call: outcome is "ok", a refusal's
 	// status, or "error".
 	Observe func(script, outcome string, took time.Duration)
@@ -40,6 +43,9 @@ const (
 	// goneAfter is how much longer than a session what ended its memberships
 	// is kept.
 	goneAfter = time.Minute
+	// slowFor is how long it is remembered that a session's connection was cut
+	// off since the client read too slowly, from the first time on.
+	slowFor = time.Minute
 	// outcomesFor is how long applied outcomes are kept after the newest.
 	outcomesFor = 10 * time.Minute
 	// sweepLimit is how much of anything one sweep does.
@@ -54,6 +60,7 @@ type Store struct {
 	calls *Batcher
 	cfg   Config
 	keys  keys
+	terms *Terms
 	clock atomic.Pointer[reading]
 }
 
@@ -72,10 +79,13 @@ func New(calls *Batcher, cfg Config) *Store {
 	if cfg.Observe == nil {
 		cfg.Observe = func(string, string, time.Duration) {}
 	}
+	if cfg.Terms == nil {
+		cfg.Terms = NewTerms(cfg.Prefix, cfg.Partitions)
+	}
 	for _, s := range lua.All {
 		calls.Register(s.Script)
 	}
-	return &Store{calls: calls, cfg: cfg, keys: keys{prefix: cfg.Prefix, partitions: cfg.Partitions}}
+	return &Store{calls: calls, cfg: cfg, keys: keys{prefix: cfg.Prefix, partitions: cfg.Partitions}, terms: cfg.Terms}
 }
 
 func defaults[T comparable](v *T, value T) {
@@ -91,20 +101,18 @@ func (s *Store) Topic(room RoomID) string { return s.keys.events(room) }
 // NodeTopic is where orders to a node, and its own probes, are published.
 func (s *Store) NodeTopic(node string) string { return s.keys.orders(node) }
 
-// Greet holds this gateway to the number of partitions that the deployment
-// has. It fails with [ErrPartitions].
-func (s *Store) Greet(ctx context.Context) error {
-	r, err := s.run(ctx, "", "", lua.Greet, []string{s.keys.partitionsKey()}, s.cfg.Partitions)
-	if errors.Is(err, ErrPartitions) && len(r.fields) == 1 {
-		return fmt.Errorf("%w: it has %s, this gateway was told %d", ErrPartitions, r.fields[0], s.cfg.Partitions)
-	}
-	return err
-}
-
 // run runs a script. Every script answers in one shape: a status, then what
 // the header promises for it. Calls on one lane are applied in the order they
 // came.
 func (s *Store) run(ctx context.Context, lane, on string, script lua.Script, keys []string, args ...any) (*reply, error) {
+	if script.Guarded {
+		return s.guarded(ctx, lane, on, script, keys, args)
+	}
+	return s.call(ctx, lane, on, script, keys, args)
+}
+
+// call is run once, as it is.
+func (s *Store) call(ctx context.Context, lane, on string, script lua.Script, keys []string, args []any) (*reply, error) {
 	start := time.Now()
 	fields, err := s.calls.Do(ctx, lane, script.Script, keys, args)
 	r := &reply{}

@@ -405,7 +405,9 @@ func (w *world) tell(channel, payload string) string {
 	if l == nil || l.room != room {
 		w.Fatalf("event of room %q, whose life %d was not announced: %q", room, e.Epoch, payload)
 	}
-	if e.Kind != roomstore.KindCommand {
+	if l.seq < 0 {
+		l.seq = e.Seq // where an epoch begins that goes back to another
+	} else if e.Kind != roomstore.KindCommand {
 		l.seq++
 	}
 	if e.Seq != l.seq {
@@ -433,6 +435,19 @@ func (w *world) tellLife(tag, payload string) string {
 	w.must(err)
 	l := w.lives[epoch]
 	switch f[0] {
+	case "healed":
+		if l != nil {
+			w.Fatalf("%s was healed twice", l.name)
+		}
+		old, err := strconv.ParseInt(f[2], 10, 64)
+		w.must(err)
+		if l := w.lives[old]; l != nil {
+			l.destroyed = 1
+		}
+		w.byName[f[3]]++
+		l = &life{name: f[3] + "#" + strconv.Itoa(w.byName[f[3]]), room: f[3], seq: -1}
+		w.lives[epoch] = l
+		return "healed " + l.name
 	case "created":
 		if l != nil {
 			w.Fatalf("%s was created twice", l.name)
@@ -478,6 +493,8 @@ func eventText(e roomstore.Event) string {
 		return text + "command" + who + fmt.Sprintf(" #%d p%d %s %q", e.MessageSeq, e.Priority, e.MessageID, e.Data)
 	case roomstore.KindDestroyed:
 		return text + "ended " + string(e.Reason)
+	case roomstore.KindHealed:
+		return text + "healed"
 	}
 	return text + "?" + string(e.Kind)
 }

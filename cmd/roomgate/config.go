@@ -45,6 +45,8 @@ type Config struct {
 	AllowedOrigins []string `group:"listen" placeholder:"ORIGIN" help:"Origins of web pages that may connect, besides the gateway's own: example.com, *.example.com or https://example.com:8443. With --dev all may."`
 	MaxConnections int      `group:"listen" default:"0" help:"Connections at once on this gateway; one more is closed with 1013, try again later. 0: no limit."`
 
+	QueueBytes int `group:"listen" default:"1048576" help:"Bytes that may wait for one connection, 4096 to 1073741824. Beyond it commands and barrages are dropped, lowest priority first; if that is not enough it is closed with 4008, and resumes."`
+
 	Dev           bool     `group:"access" help:"For development: any token logs in, the API key 'dev' is accepted, all origins may connect, and without --redis-url Redis is embedded."`
 	JWTSecretFile string   `group:"access" name:"jwt-hs256-secret-file" placeholder:"FILE" help:"File with the secret, of at least 32 bytes, that login tokens (JSON Web Tokens, HS256) are signed with; one newline at its end is not part of it. Or the secret itself in ROOMGATE_JWT_HS256_SECRET."`
 	APIKeysFile   string   `group:"access" name:"api-keys-file" placeholder:"FILE" help:"File with the keys of the server API, one a line, of at least 16 characters; lines that begin with # are comments. Or the keys in ROOMGATE_API_KEYS, separated by commas. With neither the server API is off."`
@@ -77,13 +79,29 @@ type Config struct {
 	LogFormat   string     `group:"process" default:"auto" enum:"auto,text,json" help:"text is for people, json for machines; auto is text on a terminal and json elsewhere."`
 	HealthCheck bool       `group:"process" help:"Ask the gateway that runs with these settings on this machine whether it is ready, on its internal listener, and exit with 0 or 1."`
 	Version     bool       `group:"process" help:"Print the version and exit."`
+
+	Audit  bool `kong:"-"` // instead of a gateway
+	Repair bool `kong:"-"` // what it finds
+}
+
+// auditFlags are those of "roomgate fsck".
+type auditFlags struct {
+	Config `embed:""`
+
+	Fix bool `group:"process" help:"Repair what can be repaired, and go over it again."`
 }
 
 const description = `Roomgate keeps rooms for clients that connect over WebSocket. Any number of gateways share one Redis.
 
 Every flag --x-y has an environment variable, ROOMGATE_X_Y, which counts if the flag is not given; an empty one does not count. Secrets are taken from files and environment variables only: ROOMGATE_JWT_HS256_SECRET, ROOMGATE_API_KEYS, ROOMGATE_REDIS_PASSWORD. Durations are written 500ms, 35s, 2m.
 
+roomgate fsck audits what is stored in Redis: see roomgate fsck --help.
+
 To try it: roomgate --dev`
+
+const auditDescription = `Audits what Roomgate has stored in Redis: counts against sets, members against sessions and gateways, rooms against the list of rooms, deadlines, keys that belong to nothing. Prints what does not agree and exits with 1 if something is left; prints nothing but a summary and exits with 0 if all is well.
+
+It may run while gateways do. Give it the flags, or the environment, that the gateways have; of those it uses the ones for Redis, sessions and rooms.`
 
 var groups = []kong.Group{
 	{Key: "listen", Title: "Listening:"},
@@ -101,14 +119,24 @@ var errDone = errors.New("nothing more to do")
 // parseConfig makes a Config of arguments and environment, reads the secrets
 // and checks everything that can be checked before anything listens. It
 // returns errDone after --help and --version.
+//
+// "fsck" as the first argument asks for an audit of Redis instead of a gateway.
 func parseConfig(args []string, env func(string) (string, bool), stdout, stderr io.Writer) (Config, error) {
 	var cfg Config
 	helped := false
 	fromEnv := map[string]string{} // flag → the variable that stood in for it
 
-	parser, err := kong.New(&cfg,
-		kong.Name("roomgate"),
-		kong.Description(description),
+	var model any = &cfg
+	name, about := "roomgate", description
+	var audit auditFlags
+	auditing := len(args) > 0 && args[0] == "fsck"
+	if auditing {
+		args, model = args[1:], &audit
+		name, about = "roomgate fsck", auditDescription
+	}
+	parser, err := kong.New(model,
+		kong.Name(name),
+		kong.Description(about),
 		kong.ExplicitGroups(groups),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { helped = true }),
@@ -134,6 +162,10 @@ func parseConfig(args []string, env func(string) (string, bool), stdout, stderr 
 		return Config{}, err // a mistake in the tags above
 	}
 	_, err = parser.Parse(args)
+	if auditing {
+		cfg = audit.Config
+		cfg.Audit, cfg.Repair = true, audit.Fix
+	}
 	switch {
 	case helped:
 		return Config{}, errDone
@@ -150,8 +182,13 @@ func parseConfig(args []string, env func(string) (string, bool), stdout, stderr 
 	}
 
 	c := &checker{cfg: &cfg, env: env, fromEnv: fromEnv}
-	c.listeners()
-	if !cfg.HealthCheck { // which needs nothing else
+	if !auditing {
+		c.listeners()
+	}
+	switch {
+	case auditing:
+		c.audit()
+	case !cfg.HealthCheck: // which needs nothing else
 		c.secrets()
 		c.redis()
 		c.sessions()
@@ -172,7 +209,7 @@ func parseConfig(args []string, env func(string) (string, bool), stdout, stderr 
 // flag has none.
 func envName(flag string) string {
 	switch flag {
-	case "help", "version", "health-check":
+	case "help", "version", "health-check", "fix":
 		return ""
 	}
 	return "ROOMGATE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
@@ -284,6 +321,7 @@ func (c *checker) listeners() {
 		}
 	}
 	c.between("max-connections", c.cfg.MaxConnections, 0, math.MaxInt32)
+	c.between("queue-bytes", c.cfg.QueueBytes, 4<<10, 1<<30)
 }
 
 func (c *checker) secrets() {
@@ -410,6 +448,17 @@ func parseRedisURL(raw string) error {
 		return fmt.Errorf("is %s: %v", redisURL(raw), strings.TrimPrefix(err.Error(), "redis: "))
 	}
 	return nil
+}
+
+// audit checks what an audit needs.
+func (c *checker) audit() {
+	if c.cfg.RedisURL == "" {
+		c.problems = append(c.problems, "--redis-url is required: set it, or ROOMGATE_REDIS_URL, to redis://HOST:6379")
+		return
+	}
+	c.redis()
+	c.sessions()
+	c.limits()
 }
 
 func (c *checker) sessions() {

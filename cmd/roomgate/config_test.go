@@ -61,7 +61,7 @@ func TestParseConfig_defaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Config{
-		Listen: ":8080", InternalListen: "127.0.0.1:9090",
+		Listen: ":8080", InternalListen: "127.0.0.1:9090", QueueBytes: 1 << 20,
 		Dev: true, APIKeys: []secret{"dev"},
 		RedisTimeout: 2 * time.Second, RedisPrefix: "rg", Partitions: 1,
 		SessionTTL: 35 * time.Second, HeartbeatInterval: 10 * time.Second, LeaseTTL: 10 * time.Second, DrainWindow: 25 * time.Second,
@@ -383,5 +383,27 @@ func TestConfig_tags(t *testing.T) {
 		if !slices.ContainsFunc(groups, func(g kong.Group) bool { return g.Key == key }) {
 			t.Errorf("%s: no group %q", f.Name, key)
 		}
+	}
+}
+
+// An audit needs to know Redis and how rooms behave, and no secret.
+func TestParseConfig_audit(t *testing.T) {
+	t.Parallel()
+	cfg, _, err := parse([]string{"fsck", "--redis-url=redis://r:1", "--partitions=4", "--fix"})
+	if err != nil || !cfg.Audit || !cfg.Repair || cfg.Partitions != 4 {
+		t.Errorf("got %+v, %v", cfg, err)
+	}
+	cfg, _, err = parse([]string{"fsck"}, "ROOMGATE_REDIS_URL=redis://r:1", "ROOMGATE_FIX=true")
+	if err != nil || !cfg.Audit || cfg.Repair {
+		t.Errorf("got %+v, %v, want an audit that repairs nothing unless a flag says so", cfg, err)
+	}
+	for _, args := range [][]string{{"fsck"}, {"fsck", "--dev"}, {"--fix"}, {"fsck", "--redis-url=redis://r:1", "--partitions=0"}} {
+		if _, _, err := parse(args); err == nil {
+			t.Errorf("%q: got no error", args)
+		}
+	}
+	_, out, err := parse([]string{"fsck", "--help"})
+	if !errors.Is(err, errDone) || !strings.Contains(out, "--fix") || !strings.Contains(out, "Audits") {
+		t.Errorf("got %q, %v", out, err)
 	}
 }

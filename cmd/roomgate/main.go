@@ -57,6 +57,9 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	}
 	log := newLogger(stderr, cfg.LogFormat, cfg.LogLevel)
 	redis.SetLogger(redisLog{log.With("pkg", "redis")})
+	if cfg.Audit {
+		return audit(ctx, &cfg, stdout)
+	}
 	verifier, err := cfg.verifier()
 	if err != nil {
 		return err
@@ -69,6 +72,8 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	if embedded != nil {
 		defer embedded.Close()
 	}
+	terms := roomstore.NewTerms(cfg.RedisPrefix, cfg.Partitions)
+	options.OnConnect = terms.OnConnect
 	rdb := redis.NewClient(options)
 	defer rdb.Close()
 	if embedded == nil {
@@ -79,16 +84,13 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 
 	m := newMetrics()
 	calls := roomstore.NewBatcher(rdb, roomstore.BatcherConfig{Timeout: cfg.RedisTimeout, Observe: m.pipeline})
-	store := roomstore.New(calls, roomstore.Config{
-		Prefix: cfg.RedisPrefix, Partitions: cfg.Partitions,
-		SessionTTL: cfg.SessionTTL, LeaseTTL: cfg.LeaseTTL, LogSize: cfg.LogSize, LogTTL: cfg.LogTTL,
-		MaxRooms: cfg.MaxRooms, MaxMembers: cfg.MaxMembers, MaxRoomsPerUser: cfg.MaxRoomsPerUser, MaxDevices: cfg.MaxDevices,
-		DropEmptiedData: !cfg.KeepEmptiedData, Observe: m.script,
-	})
+	rooms := roomsConfig(&cfg)
+	rooms.Terms, rooms.Observe = terms, m.script
+	store := roomstore.New(calls, rooms)
 	bus := pubsub.New(rdb, pubsub.Config{Log: log.With("pkg", "pubsub")})
 	gw := gateway.New(store, bus, verifier, gateway.Config{
 		Log: log.With("pkg", "gateway"), Node: cfg.NodeName, APIKeys: cfg.apiKeys(), AllowedOrigins: cfg.origins(),
-		MaxConnections: cfg.MaxConnections, RateLimits: cfg.RateLimits,
+		MaxConnections: cfg.MaxConnections, QueueBytes: cfg.QueueBytes, RateLimits: cfg.RateLimits,
 		SessionTTL: cfg.SessionTTL, LeaseTTL: cfg.LeaseTTL, HeartbeatInterval: cfg.HeartbeatInterval,
 		RedisTimeout: cfg.RedisTimeout, DrainWindow: cfg.DrainWindow,
 		OnRequest: m.request, OnClose: m.close,
@@ -133,6 +135,16 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	err = errors.Join(err, back.Wait())
 	log.Info("stopped")
 	return err
+}
+
+// roomsConfig says how rooms behave.
+func roomsConfig(cfg *Config) roomstore.Config {
+	return roomstore.Config{
+		Prefix: cfg.RedisPrefix, Partitions: cfg.Partitions,
+		SessionTTL: cfg.SessionTTL, LeaseTTL: cfg.LeaseTTL, LogSize: cfg.LogSize, LogTTL: cfg.LogTTL,
+		MaxRooms: cfg.MaxRooms, MaxMembers: cfg.MaxMembers, MaxRoomsPerUser: cfg.MaxRoomsPerUser, MaxDevices: cfg.MaxDevices,
+		DropEmptiedData: !cfg.KeepEmptiedData,
+	}
 }
 
 // serve serves clients until ctx is done, and then sees them out.
@@ -226,12 +238,15 @@ func checkRedis(ctx context.Context, rdb *redis.Client, url redisURL) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	info, err := rdb.Info(ctx, "server").Result()
-	for backoff := 100 * time.Millisecond; err != nil && ctx.Err() == nil; backoff *= 2 {
+	for backoff := 100 * time.Millisecond; err != nil && ctx.Err() == nil && !errors.Is(err, roomstore.ErrPartitions); backoff *= 2 {
 		select {
 		case <-ctx.Done():
 		case <-time.After(backoff):
 			info, err = rdb.Info(ctx, "server").Result()
 		}
+	}
+	if errors.Is(err, roomstore.ErrPartitions) {
+		return fmt.Errorf("redis: %w", err)
 	}
 	if err != nil {
 		return fmt.Errorf("redis at %s does not answer: %w", url, err)

@@ -282,7 +282,8 @@ func leftovers(t testing.TB, rdb *redis.Client, prefix string) (left []string) {
 		_, kind, _ := strings.Cut(strings.TrimPrefix(key, prefix+":"), "}:")
 		kind, _, _ = strings.Cut(kind, ":")
 		switch {
-		case key == prefix+":nodes" || key == prefix+":partitions" || kind == "clock" || kind == "dead":
+		case key == prefix+":nodes" || key == prefix+":partitions":
+		case slices.Contains([]string{"clock", "dead", "term", "origin"}, kind):
 		case (kind == "did" || kind == "gone") && rdb.PTTL(t.Context(), key).Val() > 0:
 		default:
 			left = append(left, key)

@@ -145,6 +145,14 @@ func TestOverlap_storm(t *testing.T) {
 			}
 			// To enter where one is already is no outcome that is kept.
 			mayBeIn := r.method == protocol.MethodEnterRoom || r.method == protocol.MethodJoinRoom
+			if r.method == protocol.MethodSendRoomMessage {
+				// The position is left out while events before it are late.
+				for i, a := range answers {
+					if before, _, is := strings.Cut(a, `,"epoch":`); is {
+						answers[i] = before + "}"
+					}
+				}
+			}
 			if !mayBeIn && slices.ContainsFunc(answers, func(a string) bool { return a != answers[0] }) {
 				t.Errorf("%s: %s %s got %q", p.user, r.method, r.params, answers)
 			}

@@ -9,6 +9,9 @@ local function create(part, control, id, user, config, now_ms, now_us)
   local room_key = key(part, "room", id)
   call("HSET", room_key, "epoch", epoch, "seq", 0, "messageSeq", 0, "name", config.name, "delay", config.delay,
     "created", number(now_ms), "creator", user)
+  if TERM ~= "" then
+    call("HSET", room_key, "term", TERM)
+  end
   if config.keep == "0" then
     call("HSET", room_key, "keep", "0")
   end

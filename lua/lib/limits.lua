@@ -26,7 +26,7 @@ local function rooms_of_user(part, user_key, user, limit)
       local r = user_room(fields[i + 1])
       local other = slot(part, r.partition)
       local f = call("HMGET", key(other, "room", id), "epoch")
-      local m = f[1] == r.epoch and membership(call("HGET", key(other, "info", id), user))
+      local m = f[1] and membership(call("HGET", key(other, "info", id), user))
       if m and m.session == r.session then
         n = n + 1
       else

@@ -35,11 +35,29 @@ local function finish(part, id, room, reason, now_ms)
   announce_end(part, id, room.epoch, reason)
 end
 
+-- touch notes where a room was when the term began, before anything else happens
+-- to it. A gateway that was away then, and knows of more, knows what was lost.
+local function touch(part, id, seq, prior)
+  local room_key = key(part, "room", id)
+  call("HDEL", room_key, "term") -- as a first write it is not refused
+  call("HSET", room_key, "term", TERM, "prior", prior, "base", seq)
+end
+
+-- healing gives where a room's epoch begins and the earlier ones that it goes
+-- back to, if it is one that began because data was lost: else "0" and "".
+local function healing(part, id, room)
+  local f = room and call("HMGET", key(part, "room", id), "base", "from")
+  if not f or not f[2] then
+    return "0", ""
+  end
+  return f[1], f[2]
+end
+
 -- load reads a room, or nil if there is none. One that is past its deadline is
 -- finished first: it does not exist for any operation.
 local function load(part, id, now_ms)
   local f = call("HMGET", key(part, "room", id),
-    "epoch", "seq", "deadline", "delay", "name", "messageSeq", "order", "logbytes")
+    "epoch", "seq", "deadline", "delay", "name", "messageSeq", "order", "logbytes", "term")
   if not f[1] then
     return nil
   end
@@ -50,6 +68,9 @@ local function load(part, id, now_ms)
   if room.deadline and tonumber(room.deadline) <= now_ms then
     finish(part, id, room, "emptied", now_ms)
     return nil
+  end
+  if (f[9] or "") ~= TERM then
+    touch(part, id, f[2], f[9] or "")
   end
   return room
 end

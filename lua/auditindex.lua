@@ -1,0 +1,82 @@
+-- auditindex.lua holds entries of an index against what they name. It repairs
+-- what it finds, if it is told to. What is missing from an index is found from
+-- the other side.
+--
+-- Uses     value clock audit
+--
+-- KEYS[1]  index    zset or set
+-- KEYS[2]  prefix   prefix  of the partition or users' slot it lies in
+-- KEYS[3]  control  prefix  of clock
+-- KEYS[4]  nodes    zset    node incarnations by the end of their lease
+--
+-- ARGV[1]  kind       "due", "parked", "sessions" (parked ones), "node",
+--                     "nodesessions" or "nodes"
+-- ARGV[2]  node       whose set it is; "" if it is none
+-- ARGV[3]  repair     "1" to repair, "0" only to look
+-- ARGV[4]  lease_ttl  ms
+-- ARGV[5]  count      of the entries; they follow
+-- ARGV[6]  entry, …
+--
+-- Returns  {"ok", code, subject, detail, repaired, …}  as auditroom
+--
+-- Publishes  nothing
+
+local index, prefix, control, nodes = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local kind, node, repair, lease_ttl, count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+
+local reply = { "ok" }
+local finding = findings(reply, repair)
+local now_ms = now()
+local awake_ms = awake(control, now_ms)
+local held = kind == "node" or kind == "nodesessions"
+local known = held and call("ZSCORE", nodes, node)
+
+for i = 1, count do
+  local entry = ARGV[5 + i]
+  local function drop()
+    call(held and "SREM" or "ZREM", index, entry)
+  end
+  local score = held and call("SISMEMBER", index, entry) == 1 or not held and tonumber(call("ZSCORE", index, entry) or "")
+  if score and kind == "due" then
+    local id, epoch = entry:match("^(.+)%z(%d+)$")
+    local now_epoch = id and call("HGET", key(prefix, "room", id), "epoch")
+    if not id then
+      finding("damaged", index, "has the entry " .. shown(entry), drop)
+    elseif now_epoch ~= epoch and (now_epoch or score > now_ms) then
+      finding("undue", id, "is to be destroyed as of epoch " .. epoch .. ", it has " .. shown(now_epoch), drop)
+    elseif score < now_ms - SLACK_MS then
+      finding("overdue", id, "should have been destroyed " .. number(now_ms - score) .. " ms ago")
+    end
+  elseif score and kind == "parked" then
+    if not entry:match("^[^%z]+%z[^%z]+%z.+$") then
+      finding("damaged", index, "has the entry " .. shown(entry), drop)
+    elseif score < awake_ms - SLACK_MS then
+      finding("overdue", index, "has the entry " .. shown(entry) .. ", which was due " .. number(awake_ms - score) .. " ms ago")
+    end
+  elseif score and kind == "nodes" then
+    if score > awake_ms + lease_ttl + SLACK_MS then
+      finding("deadline", "node " .. entry, "has a lease of " .. number(score - awake_ms) .. " ms, which is too long", function()
+        call("ZADD", index, awake_ms + lease_ttl, entry)
+      end)
+    end
+  elseif score and kind == "node" then
+    if not entry:match("^[^%z]+%z.+$") then
+      finding("damaged", index, "has the entry " .. shown(entry), drop)
+    elseif not known then
+      finding("orphaned", index, "is of a node that is not there", drop)
+    end
+  elseif score then
+    local session, user = entry:match("^([^%z]+)%z([^%z]+)$")
+    local s = session and session_record(call("HGET", key(prefix, "user", user), "s:" .. session))
+    if not session then
+      finding("damaged", index, "has the entry " .. shown(entry), drop)
+    elseif s and s.node ~= node or held and not s or s and not held and tonumber(s.deadline) ~= score then
+      finding("stale", index, "has the session " .. session .. " of " .. user .. ", which is not there", drop)
+    elseif held and not known then
+      finding("orphaned", index, "is of a node that is not there", drop)
+    elseif not held and score < awake_ms - SLACK_MS then
+      finding("overdue", index, "has the session " .. session .. " of " .. user .. ", which ended " .. number(awake_ms - score) .. " ms ago")
+    end
+  end
+end
+return reply

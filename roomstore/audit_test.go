@@ -1,0 +1,238 @@
+package roomstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/roomgate/roomgate/roomstore"
+)
+
+// audit gives the codes of what an audit finds, each with its subject.
+func (w *world) audit(repair bool) (found []roomstore.Finding) {
+	w.Helper()
+	w.must(w.store.Audit(w.ctx(), repair, func(f roomstore.Finding) { found = append(found, f) }))
+	return found
+}
+
+// sound fails the test if an audit finds anything.
+func (w *world) sound() {
+	w.Helper()
+	for _, f := range w.audit(false) {
+		w.Errorf("audit: %s: %s %s", f.Code, f.Subject, f.Detail)
+	}
+}
+
+// populate makes a deployment in which everything occurs that is stored: rooms
+// with members on two nodes and parked, empty ones, attributes, messages,
+// departures, sessions in no room, and what a destroyed room leaves.
+func (w *world) populate() {
+	w.Helper()
+	w.lease("n1")
+	w.lease("n2")
+	w.lease("n9")
+	ana, bo, cy := w.login("ana", "a1"), w.loginOn("n2", "bo", "b1", "phone"), w.login("cy", "c1")
+	w.login("di", "d1")
+	_, err := w.try(ana, roomstore.EntryRequest{Mode: roomstore.ModeCreate, Room: "R", Name: "R", Delay: 60,
+		Attributes: map[string]string{"k": "v"}, RequestKey: "1"})
+	w.must(err)
+	w.enter(bo, "R", "S")
+	w.enter(cy, "R", "gone")
+	for i := range 3 {
+		_, err := w.store.Send(w.ctx(), ana, roomstore.Message{Room: "R", ID: fmt.Sprint("m", i), Payload: "{}"})
+		w.must(err)
+	}
+	w.create(ana, "empty", 600)
+	w.leave(ana, "empty")
+	w.enter(w.login("ed", "e1"), "R")
+	w.leave(w.s("e1"), "R")
+	w.must(w.store.Destroy(w.ctx(), "gone"))
+	w.enter(w.login("fay", "f1"), "R")
+	w.park(w.s("f1"), 30*time.Second)
+	w.loginOn("n2", "bo", "b2", "phone") // b1 is replaced, its places are parked
+	w.crowd(130, "big")
+	w.dropped = true
+	w.said = nil
+}
+
+// A corruption spoils what populate has made; code is the finding that names it.
+type corruption struct {
+	name string
+	code string
+	do   func(w *world, c redis.Cmdable)
+}
+
+var corruptions = []corruption{
+	{"a room is not listed", "unregistered", func(w *world, c redis.Cmdable) { c.ZRem(w.ctx(), w.part("R")+"rooms", "R") }},
+	{"a room is listed that is not there", "registered", func(w *world, c redis.Cmdable) { c.ZAdd(w.ctx(), w.part("Q")+"rooms", redis.Z{Member: "Q"}) }},
+	{"a room's hash is lost", "orphaned", func(w *world, c redis.Cmdable) { c.Del(w.ctx(), w.part("R")+"room:R") }},
+	{"a room has no epoch", "damaged", func(w *world, c redis.Cmdable) { c.HDel(w.ctx(), w.part("R")+"room:R", "epoch") }},
+	{"a room's seq is no number", "damaged", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.part("R")+"room:R", "seq", "x") }},
+	{"a room's seq went back", "seq", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.part("R")+"room:R", "seq", "1") }},
+	{"the newest epoch went back", "epoch", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.tag("0")+"clock", "epoch", "1") }},
+	{"a member has no info", "noinfo", func(w *world, c redis.Cmdable) { c.HDel(w.ctx(), w.part("R")+"info:R", "ana") }},
+	{"a member's info is broken", "noinfo", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.part("R")+"info:R", "ana", "a1") }},
+	{"a ghost is counted", "count", func(w *world, c redis.Cmdable) {
+		c.ZAdd(w.ctx(), w.part("R")+"members:R", redis.Z{Score: 1, Member: "ghost"})
+	}},
+	{"a member is not counted", "nomember", func(w *world, c redis.Cmdable) { c.ZRem(w.ctx(), w.part("R")+"members:R", "ana") }},
+	{"a member on the second page is not counted", "nomember", func(w *world, c redis.Cmdable) { c.ZRem(w.ctx(), w.part("big")+"members:big", "u129") }},
+	{"a place is not in the user's list", "reservation", func(w *world, c redis.Cmdable) { c.HDel(w.ctx(), w.user("ana"), "r:R") }},
+	{"the user's list has a place of another session", "reservation", func(w *world, c redis.Cmdable) {
+		v := c.HGet(w.ctx(), w.user("ana"), "r:R").Val()
+		c.HSet(w.ctx(), w.user("ana"), "r:R", strings.Replace(v, "a1", "zz", 1))
+	}},
+	{"the user's list has a place that is none", "reservation", func(w *world, c redis.Cmdable) {
+		c.HSet(w.ctx(), w.user("di"), "r:R", strings.Replace(c.HGet(w.ctx(), w.user("ana"), "r:R").Val(), "a1", "d1", 1))
+	}},
+	{"the user's list has a broken place", "damaged", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.user("di"), "r:R", "here") }},
+	{"the user's hash has a field that is none", "damaged", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.user("di"), "x", "1") }},
+	{"a session's record is lost", "nosession", func(w *world, c redis.Cmdable) { c.HDel(w.ctx(), w.user("ana"), "s:a1") }},
+	{"a session's record is broken", "damaged", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.user("ana"), "s:a1", "1") }},
+	{"a session is of another generation than its place", "apart", func(w *world, c redis.Cmdable) {
+		v := c.HGet(w.ctx(), w.user("ana"), "s:a1").Val()
+		_, rest, _ := strings.Cut(v, "\x00")
+		c.HSet(w.ctx(), w.user("ana"), "s:a1", "7\x00"+rest)
+	}},
+	{"a session has neither node nor end", "apart", func(w *world, c redis.Cmdable) {
+		c.HSet(w.ctx(), w.user("di"), "s:d1", strings.Replace(c.HGet(w.ctx(), w.user("di"), "s:d1").Val(), "n1", "", 1))
+	}},
+	{"a parked session has no end", "forever", func(w *world, c redis.Cmdable) {
+		c.ZRem(w.ctx(), w.tag("u"+fmt.Sprint(w.hash("fay")))+"parked", "f1\x00fay")
+	}},
+	{"a parked session ends much too late", "deadline", func(w *world, c redis.Cmdable) {
+		f := strings.Split(c.HGet(w.ctx(), w.user("fay"), "s:f1").Val(), "\x00")
+		f[2] = fmt.Sprint(w.now().Add(time.Hour).UnixMilli())
+		c.HSet(w.ctx(), w.user("fay"), "s:f1", strings.Join(f, "\x00"))
+	}},
+	{"a node is lost", "nonode", func(w *world, c redis.Cmdable) { c.ZRem(w.ctx(), w.prefix+":nodes", "n1") }},
+	{"a node's set is left over", "orphaned", func(w *world, c redis.Cmdable) { c.SAdd(w.ctx(), w.part("R")+"node:n7", "ana\x00R") }},
+	{"a node does not know a place it holds", "unheld", func(w *world, c redis.Cmdable) { c.SRem(w.ctx(), w.part("R")+"node:n1", "ana\x00R") }},
+	{"a node does not know a session it holds", "unheld", func(w *world, c redis.Cmdable) {
+		c.SRem(w.ctx(), w.tag("u"+fmt.Sprint(w.hash("di")))+"nodesessions:n1", "d1\x00di")
+	}},
+	{"a node holds a session that is none", "stale", func(w *world, c redis.Cmdable) { c.SAdd(w.ctx(), w.tag("u0")+"nodesessions:n1", "zz\x00di") }},
+	{"a node's lease is endless", "deadline", func(w *world, c redis.Cmdable) {
+		c.ZAdd(w.ctx(), w.prefix+":nodes", redis.Z{Score: 9e15, Member: "n1"})
+	}},
+	{"a parked place is for ever", "forever", func(w *world, c redis.Cmdable) { c.ZRem(w.ctx(), w.part("R")+"parked", "f1\x00fay\x00R") }},
+	{"a parked place is kept much too long", "deadline", func(w *world, c redis.Cmdable) {
+		c.ZAdd(w.ctx(), w.part("R")+"parked", redis.Z{Score: 9e15, Member: "f1\x00fay\x00R"})
+	}},
+	{"a place is held and parked", "doubly", func(w *world, c redis.Cmdable) {
+		c.ZAdd(w.ctx(), w.part("R")+"parked", redis.Z{Score: float64(w.now().UnixMilli()), Member: "a1\x00ana\x00R"})
+	}},
+	{"a parked entry is broken", "damaged", func(w *world, c redis.Cmdable) {
+		c.ZAdd(w.ctx(), w.part("R")+"parked", redis.Z{Score: float64(w.now().UnixMilli()), Member: "a1"})
+	}},
+	{"a room with members is to be destroyed", "deadline", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.part("R")+"room:R", "deadline", "99999999999999") }},
+	{"a room with members expires", "expires", func(w *world, c redis.Cmdable) { c.Expire(w.ctx(), w.part("R")+"room:R", time.Hour) }},
+	{"an empty room has no deadline", "deadline", func(w *world, c redis.Cmdable) { c.HDel(w.ctx(), w.part("empty")+"room:empty", "deadline") }},
+	{"an empty room's deadline is much too far", "deadline", func(w *world, c redis.Cmdable) {
+		c.HSet(w.ctx(), w.part("empty")+"room:empty", "deadline", "99999999999999")
+	}},
+	{"an empty room is not due", "undue", func(w *world, c redis.Cmdable) { c.Del(w.ctx(), w.part("empty")+"due") }},
+	{"an empty room is due at another time", "undue", func(w *world, c redis.Cmdable) {
+		for _, e := range c.ZRange(w.ctx(), w.part("empty")+"due", 0, -1).Val() {
+			c.ZIncrBy(w.ctx(), w.part("empty")+"due", 5000, e)
+		}
+	}},
+	{"a room is due that is not there", "undue", func(w *world, c redis.Cmdable) {
+		c.ZAdd(w.ctx(), w.part("Q")+"due", redis.Z{Score: 9e15, Member: "Q\x001"})
+	}},
+	{"an empty room never expires", "stays", func(w *world, c redis.Cmdable) { c.Persist(w.ctx(), w.part("empty")+"room:empty") }},
+	{"an empty room was forgotten", "overdue", func(w *world, c redis.Cmdable) {
+		at := w.now().Add(-time.Hour).UnixMilli()
+		for _, e := range c.ZRange(w.ctx(), w.part("empty")+"due", 0, -1).Val() {
+			c.ZAdd(w.ctx(), w.part("empty")+"due", redis.Z{Score: float64(at), Member: e})
+		}
+		c.HSet(w.ctx(), w.part("empty")+"room:empty", "deadline", at)
+	}},
+	{"the log has an event of another life", "log", func(w *world, c redis.Cmdable) {
+		c.RPush(w.ctx(), w.part("R")+"log:R", "1\x002\x00m\x003\x00\x00\x00\x00\x00")
+	}},
+	{"the log is in disorder", "log", func(w *world, c redis.Cmdable) {
+		c.LMove(w.ctx(), w.part("R")+"log:R", w.part("R")+"log:R", "RIGHT", "LEFT")
+	}},
+	{"the log's size is wrong", "logbytes", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.part("R")+"room:R", "logbytes", 1) }},
+	{"the log never expires", "stays", func(w *world, c redis.Cmdable) { c.Persist(w.ctx(), w.part("R")+"log:R") }},
+	{"departures never expire", "stays", func(w *world, c redis.Cmdable) { c.Persist(w.ctx(), w.part("R")+"left:R") }},
+	{"outcomes never expire", "stays", func(w *world, c redis.Cmdable) { c.Persist(w.ctx(), w.part("R")+"did:a1") }},
+	{"a room's key is left over", "orphaned", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.part("Q")+"attrs:Q", "k", "v") }},
+	{"a key has a wrong type", "type", func(w *world, c redis.Cmdable) { c.Set(w.ctx(), w.part("R")+"members:R", "x", 0) }},
+	{"a key is in another partition", "misplaced", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.tag("77")+"attrs:R", "k", "v") }},
+	{"a key is unknown", "unknown", func(w *world, c redis.Cmdable) { c.Set(w.ctx(), w.tag("0")+"what", "x", 0) }},
+	{"a user's slot is wrong", "slot", func(w *world, c redis.Cmdable) {
+		f := strings.SplitN(c.HGet(w.ctx(), w.part("R")+"info:R", "ana").Val(), "\x00", 5)
+		f[3] = "u99"
+		c.HSet(w.ctx(), w.part("R")+"info:R", "ana", strings.Join(f, "\x00"))
+	}},
+}
+
+// Every corruption is found under its name; a repair leaves nothing to find, and
+// a deployment in which people come and go as before.
+func TestAudit_corruptions(t *testing.T) {
+	t.Parallel()
+	for _, tt := range corruptions {
+		for _, partitions := range []int{1, 16} {
+			t.Run(fmt.Sprintf("%s/P=%d", tt.name, partitions), func(t *testing.T) {
+				t.Parallel()
+				tt.play(newWorld(t, false, roomstore.Config{Partitions: partitions}))
+			})
+		}
+	}
+}
+
+func (tt corruption) play(w *world) {
+	w.Helper()
+	w.populate()
+	w.sound()
+	tt.do(w, w.rdb)
+	looked := w.audit(false)
+	if !slices.ContainsFunc(looked, func(f roomstore.Finding) bool { return f.Code == tt.code && !f.Repaired }) {
+		w.Fatalf("found %v, want %s", looked, tt.code)
+	}
+	last, err := w.store.Audited(w.ctx())
+	w.must(err)
+	if last.Found != len(looked) || w.now().Sub(last.At) > time.Minute {
+		w.Errorf("the last audit is remembered as %+v, it found %d", last, len(looked))
+	}
+	if tt.code == "unknown" { // what it is only its maker knows
+		w.must(w.rdb.Del(w.ctx(), w.tag("0")+"what").Err())
+	}
+	for pass := 0; len(w.audit(true)) > 0; pass++ {
+		if pass == 5 {
+			w.Fatalf("still finds %v", w.audit(true))
+		}
+	}
+	w.sound()
+	// Who is sent away by the repair can come back.
+	for _, id := range []roomstore.SessionID{"c1", "d1"} {
+		who := w.s(id)
+		if _, err := w.try(who, roomstore.EntryRequest{Room: "R"}); err != nil {
+			who, _, _, err = w.store.Resume(w.ctx(), "n2", who.User, who.ID, nil)
+			w.must(err)
+		}
+		w.enter(who, "R", "empty")
+		w.leave(who, "empty")
+	}
+	w.sound()
+}
+
+// A walk that is cut off says so.
+func TestAudit_cancelled(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false, roomstore.Config{})
+	w.populate()
+	ctx, cancel := context.WithCancel(w.ctx())
+	cancel()
+	if err := w.store.Audit(ctx, false, func(roomstore.Finding) {}); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+}

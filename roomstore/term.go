@@ -1,0 +1,220 @@
+package roomstore
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/roomgate/roomgate/lua"
+)
+
+// Terms follows which term the data in Redis is in: a name for what is stored,
+// which ends when that is lost or rolled back. Every call says under which term
+// it is made, and changes nothing under another. So no gateway acts on data that
+// lacks what the gateway knows.
+//
+// It is safe for concurrent use.
+type Terms struct {
+	keys   keys
+	settle time.Duration
+	mute   atomic.Bool   // Redis cannot be asked for its run_id
+	stale  chan struct{} // holds one: the term may be another
+
+	mu      sync.Mutex
+	term    string        // that calls are made under; "" before the first
+	changed chan struct{} // closed when calls may go through that did not
+}
+
+// settleWindow is how long gateways have to put back what they know before
+// anything else is done to it.
+const settleWindow = 2 * time.Second
+
+// NewTerms returns the Terms of a deployment: the prefix of its keys and its
+// number of partitions, as in [Config]. A store and the client that it uses
+// share one: [Terms.OnConnect].
+func NewTerms(prefix string, partitions int) *Terms {
+	defaults(&prefix, "rg")
+	defaults(&partitions, 1)
+	return &Terms{
+		keys: keys{prefix: prefix, partitions: partitions}, settle: settleWindow,
+		stale: make(chan struct{}, 1), changed: make(chan struct{}),
+	}
+}
+
+// OnConnect greets Redis on a new connection, before anything else is sent on
+// it: it may be to a Redis that was started anew and has come back with less. It
+// is for the options of every client that carries scripts.
+func (t *Terms) OnConnect(ctx context.Context, c *redis.Conn) error {
+	_, err := t.greet(ctx, func(ctx context.Context, keys []string, args []any) ([]string, error) {
+		return lua.Greet.Run(ctx, c, keys, args...).StringSlice()
+	})
+	return err
+}
+
+// A Greeting is what Redis says to a gateway.
+type Greeting struct {
+	Term  string
+	Opens time.Duration // until calls are accepted under it; 0 if they are
+}
+
+// greet greets Redis by eval. It fails with ErrPartitions.
+func (t *Terms) greet(ctx context.Context, eval func(context.Context, []string, []any) ([]string, error)) (Greeting, error) {
+	knew, _ := t.current()
+	say := func(ask string) ([]string, error) {
+		return eval(ctx, []string{t.keys.partitionsKey(), t.keys.term(), t.keys.origin()},
+			[]any{t.keys.partitions, knew, rand.Text(), ms(t.settle), ask})
+	}
+	ask := "1"
+	if t.mute.Load() {
+		ask = "0"
+	}
+	fields, err := say(ask)
+	if ask == "1" && forbids(err) {
+		// Some services do not let clients ask; then only a lack of data shows.
+		if fields, err = say("0"); err == nil {
+			t.mute.Store(true)
+		}
+	}
+	if err != nil {
+		return Greeting{}, &OpError{Op: lua.Greet.Name, Err: err}
+	}
+	r := &reply{fields: fields}
+	switch r.status = r.text(); r.status {
+	case "ok":
+		g := Greeting{Term: r.text(), Opens: millis(r.int())}
+		if g.Term != knew || g.Opens > 0 {
+			t.stir()
+		}
+		return g, opErr(lua.Greet.Name, "", r.done())
+	case "partitions":
+		err := fmt.Errorf("%w: it has %s, this gateway was told %d", ErrPartitions, r.text(), t.keys.partitions)
+		t.stir()
+		return Greeting{}, opErr(lua.Greet.Name, "", err)
+	}
+	return Greeting{}, opErr(lua.Greet.Name, "", fmt.Errorf("%w: status %q", ErrBadReply, r.status))
+}
+
+// forbids says whether Redis answered that a script must not do what it does.
+func forbids(err error) bool {
+	answer := redis.Error(nil)
+	return errors.As(err, &answer) && (strings.HasPrefix(answer.Error(), "ERR ") || strings.HasPrefix(answer.Error(), "NOPERM"))
+}
+
+// current gives the term that calls are made under, and what is closed when
+// that changes or opens.
+func (t *Terms) current() (string, <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.term, t.changed
+}
+
+// stir says that the term may be another.
+func (t *Terms) stir() {
+	select {
+	case t.stale <- struct{}{}:
+	default:
+	}
+}
+
+// adopt makes calls under a term from now on, those that wait first.
+func (t *Terms) adopt(term string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.term = term
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
+
+// Greet begins a store's work: it holds this gateway to the number of
+// partitions that the deployment has, and makes calls under the present term. It
+// fails with [ErrPartitions].
+func (s *Store) Greet(ctx context.Context) error {
+	g, err := s.Ask(ctx)
+	if err != nil {
+		return err
+	}
+	s.Adopt(g.Term)
+	return nil
+}
+
+// Ask asks which term it is now. It fails with [ErrPartitions].
+func (s *Store) Ask(ctx context.Context) (Greeting, error) {
+	start := time.Now()
+	g, err := s.terms.greet(ctx, func(ctx context.Context, keys []string, args []any) ([]string, error) {
+		return s.calls.Do(ctx, "", lua.Greet.Script, keys, args)
+	})
+	outcome := "ok"
+	if err != nil {
+		outcome = "error"
+	}
+	if errors.Is(err, ErrPartitions) {
+		outcome = "partitions"
+	}
+	s.cfg.Observe(lua.Greet.Name, outcome, time.Since(start))
+	return g, err
+}
+
+// Stale receives when the term may be another than that which calls are made
+// under. Whoever receives has to put back what the gateway knows under the new
+// one, and to adopt it; until then calls wait.
+func (s *Store) Stale() <-chan struct{} { return s.terms.stale }
+
+// Term gives the term that calls are made under.
+func (s *Store) Term() string {
+	term, _ := s.terms.current()
+	return term
+}
+
+// Adopt makes calls under a term from now on, those that wait first.
+func (s *Store) Adopt(term string) { s.terms.adopt(term) }
+
+// Under makes the calls of a context under a term that is not adopted yet. They
+// do not wait, but fail with [ErrTerm], if it is not the present one.
+func Under(ctx context.Context, term string) context.Context {
+	return context.WithValue(ctx, underKey{}, term)
+}
+
+type underKey struct{}
+
+// guarded runs a script that acts only under the present term. A call that meets
+// another waits until that is adopted, or ctx is done: it then fails with ErrTerm,
+// and has changed nothing.
+func (s *Store) guarded(ctx context.Context, lane, on string, script lua.Script, keys []string, args []any) (*reply, error) {
+	keys = append(keys[:len(keys):len(keys)], s.keys.term())
+	args = append(args[:len(args):len(args)], "")
+	if under, ok := ctx.Value(underKey{}).(string); ok {
+		args[len(args)-1] = under
+		return s.call(ctx, lane, on, script, keys, args)
+	}
+	for {
+		term, changed := s.terms.current()
+		now := append(args[:len(args)-1:len(args)-1], term)
+		r, err := s.call(ctx, lane, on, script, keys, now)
+		if !errors.Is(err, ErrTerm) {
+			return r, err
+		}
+		s.terms.stir()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return r, err
+		}
+	}
+}
+
+// A Lineage names the epochs that an epoch goes back to: the same life of a room
+// before data was lost. It is opaque.
+type Lineage string
+
+// Has says whether the lineage names an epoch.
+func (l Lineage) Has(epoch int64) bool {
+	return strings.Contains(string(l), ","+strconv.FormatInt(epoch, 10)+",")
+}
