@@ -348,7 +348,7 @@ func (n *incarnation) Deliver(payload string) {
 	}
 	n.g.mu.Lock()
 	s := n.g.sessions[o.Session]
-	if s == nil {
+	if here := s != nil && s.who.Generation >= o.Generation; !here && n.g.early[o.Session].Generation < o.Generation {
 		n.g.early[o.Session] = earlyOrder{o, time.Now()}
 	}
 	n.g.mu.Unlock()
@@ -357,8 +357,9 @@ func (n *incarnation) Deliver(payload string) {
 	}
 }
 
-// earlyOrder is an order about a session that was not here when it came. It may
-// have overtaken the answer to the login or resume that brings the session.
+// earlyOrder is an order about a session that was not here, or only as it was
+// before, when the order came. It may have overtaken the answer to the login or
+// resume that brings the session.
 type earlyOrder struct {
 	roomstore.Order
 	at time.Time

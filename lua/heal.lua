@@ -64,6 +64,9 @@ end
 
 -- How many earlier epochs are remembered.
 local LINEAGE = 8
+-- How many events more than Redis has a client is believed to have seen: seqs
+-- must stay far below 2^53, whatever it says.
+local BELIEVED = 1000000
 
 -- Decide.
 local term, open_at = read_term(term_key)
@@ -138,6 +141,9 @@ else
 end
 if client and verdict == "missing" then
   return { "noroom" }
+end
+if client and seq > room.seq + BELIEVED then
+  return { "late" }
 end
 
 -- Apply. The first write frees memory, so that a full Redis takes back what it had.

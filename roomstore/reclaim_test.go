@@ -310,7 +310,7 @@ func TestStore_Witness(t *testing.T) {
 		w.on("c", "eve@n2")
 		restore := w.snapshot()
 		at := w.knows("n1", "a").rec.Position
-		further := roomstore.Record{Room: "a", Position: roomstore.Position{Epoch: at.Epoch, Seq: 1 << 50}}
+		further := roomstore.Record{Room: "a", Position: roomstore.Position{Epoch: at.Epoch, Seq: 1 << 19}}
 		_, err := w.store.Witness(w.ctx(), "n2", further)
 		w.refused(err, roomstore.ErrLate) // nothing was lost
 		restore()
@@ -322,6 +322,11 @@ func TestStore_Witness(t *testing.T) {
 		w.forget()
 		_, err = w.store.Witness(w.ctx(), "n2", roomstore.Record{Room: "a", Position: at})
 		w.must(err)
+		w.heard()
+		boast := further
+		boast.Seq = 1 << 50
+		_, err = w.store.Witness(w.ctx(), "n2", boast)
+		w.refused(err, roomstore.ErrLate) // nobody has seen so much
 		w.heard()
 		_, err = w.store.Witness(w.ctx(), "n2", further)
 		w.must(err)
