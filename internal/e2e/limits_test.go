@@ -332,7 +332,7 @@ func (c *course) stored(exact bool) map[string]map[string]string {
 	for p := range c.parts {
 		part := fmt.Sprintf("%s:{%d}:", c.prefix, p)
 		// First what is over: a gateway may be about to drop it.
-		over := c.strings(c.rdb.ZRangeByScore(c.Context(), part+"due", &redis.ZRangeBy{Min: "-inf", Max: fmt.Sprint(redisTime(c, c.rdb))}))
+		over := c.strings(c.rdb.ZRangeArgs(c.Context(), redis.ZRangeArgs{Key: part + "due", ByScore: true, Start: "-inf", Stop: redisTime(c, c.rdb)}))
 		for _, room := range c.strings(c.rdb.ZRange(c.Context(), part+"rooms", 0, -1)) {
 			if slices.ContainsFunc(over, func(entry string) bool { return strings.HasPrefix(entry, room+"\x00") }) {
 				continue

@@ -134,14 +134,6 @@ func (d *disaster) recovered(gates ...int) {
 func (d *disaster) freeze(gate int) { d.gates[gate].signal(syscall.SIGSTOP) }
 func (d *disaster) thaw(gate int)   { d.gates[gate].signal(syscall.SIGCONT) }
 
-// said waits until a gateway has said something more often than before.
-func (d *disaster) waitSaid(gate int, text string) {
-	d.t.Helper()
-	eventually(d.t, fmt.Sprintf("gateway %d to say %q", gate, text), func() bool {
-		return strings.Contains(d.gates[gate].out.String(), text)
-	})
-}
-
 // view is what one person has heard of one room.
 type view struct {
 	epochs []int64
@@ -367,8 +359,6 @@ func noted(t *testing.T, views map[string]*view, interruptions int) {
 		}
 	}
 }
-
-const puttingBack = `"msg":"redis was started anew or lost data, putting back what is known"`
 
 // Whatever way Redis loses all it has, the gateways put back what they know, in
 // its order, while everybody talks. No connection is lost, and clients hear of

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -488,13 +487,4 @@ func TestOverlap_late(t *testing.T) {
 	if d := cmp.Diff(others, got); d != "" {
 		t.Errorf("bo (-want +got):\n%s", d)
 	}
-}
-
-// answersOf reads the answer to a batch.
-func answersOf(t testing.TB, frame string) (all []protocol.Response) {
-	t.Helper()
-	if err := json.Unmarshal([]byte(frame), &all); err != nil {
-		t.Fatalf("%s: %v", frame, err)
-	}
-	return all
 }
