@@ -72,7 +72,7 @@ for i = 0, count - 1 do
       call("SREM", key(uslot, "nodesessions", s.node), entry)
     end
     call("HSET", user_key, "s:" .. session, session_value({
-      generation = generation, node = node, deadline = "", login = s and s.login or generation, device = device,
+      generation = generation, node = node, deadline = "", login = s and s.login or generation .. "000", device = device,
     }))
     call("SADD", key(uslot, "nodesessions", node), entry)
     for _, r in ipairs(rooms_of(fields, session)) do

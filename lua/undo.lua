@@ -46,7 +46,8 @@ if not room then
   return m
 end
 local epoch, seq = before:match("^(%d+)%z(%d+)%z")
-if room.epoch ~= epoch or entered_since(part, id, session, epoch, seq) then
+local _, from = healing(part, id, room)
+if room.epoch ~= epoch and not from:find("," .. epoch .. ",", 1, true) or entered_since(part, id, session, epoch, seq) then
   return { "notin" }
 end
 

@@ -686,3 +686,27 @@ func TestStore_Heal_beforeHealing(t *testing.T) {
 		w.stored("a", "#3:4 ana/ana1@1 n1 ben/ben1@2 n2")
 	})
 }
+
+// An entry is taken back also if its room goes on under another epoch since.
+func TestStore_Heal_undo(t *testing.T) {
+	begun(t, roomstore.Config{}, func(w *world) {
+		w.on("a", "ana@n1")
+		ben := w.loginOn("n2", "ben", "ben1", "")
+		entry := roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "a", RequestKey: "1", Try: 1, Data: dataOf("ben", "ben1")}
+		_, err := w.store.Enter(w.ctx(), ben, entry)
+		w.must(err)
+		restore := w.snapshot()
+		w.on("a", "cy@n1")
+		k := w.knows("n1", "a")
+		restore()
+		term := w.greet().Term
+		k.heals(term)
+		w.open()
+		w.store.Adopt(term)
+		w.forget()
+		_, err = w.store.Undo(w.ctx(), ben, entry)
+		w.must(err)
+		w.heard("a#2:5 left ben/ben1 n=2")
+		w.stored("a", "#2:5 ana/ana1@1 n1 cy/cy1@3 n1")
+	})
+}
