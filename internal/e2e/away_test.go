@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/roomgate/roomgate/internal/faultproxy"
+	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
 )
@@ -30,21 +31,21 @@ func TestGatewayDies(t *testing.T) {
 	const ttl = 5 * time.Second
 	server, rdb := redisServer(t)
 	a, b := startPair(t, server.Addr(), fmt.Sprintf("--session-ttl=%v", ttl))
-	door := faultproxy.Start(t, b.addr) // ana's way to the other gateway
-	cy, eve := meet(t, "cy", b.url()), enroll(b, t, "eve")
+	door := faultproxy.Start(t, b.Addr) // ana's way to the other gateway
+	cy, eve := meet(t, "cy", b.URL()), enroll(b, t, "eve")
 	cy.enter("R")
 	eve.enter("R")
-	ana := meet(t, "ana", a.url(), "ws://"+door.Addr())
+	ana := meet(t, "ana", a.URL(), "ws://"+door.Addr())
 	ana.enter("R")
-	bob := meet(t, "bob", a.url())
+	bob := meet(t, "bob", a.URL())
 	bob.enter("R")
 	cy.until("R +bob 4")
 	ana.until("R +bob 4")
 	book := follow(t, rdb, "R")
 
 	door.Refuse(true)
-	node := a.node()
-	a.kill()
+	node := a.Node()
+	a.Kill()
 	leaseEnd, err := rdb.ZScore(t.Context(), "rg:nodes", node).Result()
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +107,7 @@ func TestLinkLost_neverBack(t *testing.T) {
 	for _, silence := range []bool{false, true} {
 		user := fmt.Sprintf("ana-%v", silence)
 		t.Run(map[bool]string{false: "cut", true: "silent"}[silence], func(t *testing.T) {
-			link := faultproxy.Start(t, a.addr)
+			link := faultproxy.Start(t, a.Addr)
 			ana := connect(t, "ws://"+link.Addr())
 			ana.login(fmt.Sprintf(`{"userID":%q}`, user))
 			ana.enter("R")
@@ -136,7 +137,7 @@ func TestLinkLost_neverBack(t *testing.T) {
 // says whether the session went on.
 func resume(t testing.TB, g *gateway, user, session string, rooms string) (*wire, bool) {
 	t.Helper()
-	w := connect(t, g.url())
+	w := connect(t, g.URL())
 	r := w.login(fmt.Sprintf(`{"userID":%q,"resume":{"sessionID":%q,"rooms":[%s]}}`, user, session, rooms))
 	return w, r.Resumed
 }
@@ -157,7 +158,7 @@ func TestLinkLost_back(t *testing.T) {
 			room := map[*gateway]string{a: "same", b: "other"}[to]
 			cy := enroll(b, t, "cy-"+room)
 			cy.enter(room)
-			ana := connect(t, a.url())
+			ana := connect(t, a.URL())
 			session := ana.login(`{"userID":"ana-` + room + `"}`).SessionID
 			known := ana.enter(room).Position
 			cy.until(room + " +ana-" + room + " 2")
@@ -188,7 +189,7 @@ func TestLinkLost_backTwice(t *testing.T) {
 	t.Parallel()
 	server, _ := redisServer(t)
 	a, b := startPair(t, server.Addr())
-	link := faultproxy.Start(t, a.addr)
+	link := faultproxy.Start(t, a.Addr)
 	cy := enroll(b, t, "cy")
 	cy.enter("R")
 	ana := meet(t, "ana", "ws://"+link.Addr())
@@ -237,7 +238,7 @@ func TestResume_takesOver(t *testing.T) {
 			user, room := "ana-"+tt.name, tt.name
 			cy := enroll(b, t, "cy-"+tt.name)
 			cy.enter(room)
-			link := faultproxy.Start(t, a.addr)
+			link := faultproxy.Start(t, a.Addr)
 			old := connect(t, "ws://"+link.Addr())
 			session := old.login(fmt.Sprintf(`{"userID":%q}`, user)).SessionID
 			known := old.enter(room).Position
@@ -263,7 +264,7 @@ func TestResume_takesOver(t *testing.T) {
 	t.Cleanup(func() {
 		if !t.Failed() {
 			eventually(t, "all three to have tried to park", func() bool {
-				return a.metric(`roomgate_roomstore_script_seconds_count{outcome="fenced",script="park"}`) == 3
+				return a.Metric(`roomgate_roomstore_script_seconds_count{outcome="fenced",script="park"}`) == 3
 			})
 		}
 	})
@@ -309,7 +310,7 @@ func TestResume_outcomes(t *testing.T) {
 			plain := func(in []string) (out []string) { return renamed(in, "R", room, "ana", user) }
 			cy := enroll(b, t, "cy-"+tt.name)
 			cy.enter(room)
-			ana := connect(t, a.url())
+			ana := connect(t, a.URL())
 			session := ana.login(fmt.Sprintf(`{"userID":%q}`, user)).SessionID
 			known := ana.enter(room).Position
 			cy.until(fmt.Sprintf("%s +%s 2", room, user))
@@ -349,7 +350,7 @@ func TestResume_named(t *testing.T) {
 	cy := enroll(b, t, "cy")
 	cy.enter("R")
 	cy.enter("S")
-	ana := connect(t, a.url())
+	ana := connect(t, a.URL())
 	session := ana.login(`{"userID":"ana"}`).SessionID
 	known := ana.enter("R").Position
 	cy.until("R +ana 2")
@@ -385,7 +386,7 @@ func TestResume_historyLost(t *testing.T) {
 	a, b := startPair(t, server.Addr(), "--log-size=4")
 	cy := enroll(b, t, "cy")
 	cy.enter("R")
-	ana := connect(t, a.url())
+	ana := connect(t, a.URL())
 	session := ana.login(`{"userID":"ana"}`).SessionID
 	known := ana.enter("R").Position
 	for _, tt := range []struct {
@@ -435,14 +436,14 @@ func TestResume_historyLost(t *testing.T) {
 // destroy and kick are what a backend does, on any gateway.
 func destroy(t testing.TB, g *gateway, room string) {
 	t.Helper()
-	if status, body := request(http.MethodDelete, "http://"+g.addr+"/v1/rooms/"+room, "dev", ""); status != http.StatusOK {
+	if status, body := gatetest.Request(http.MethodDelete, "http://"+g.Addr+"/v1/rooms/"+room, "dev", ""); status != http.StatusOK {
 		t.Fatalf("destroy %s: got %d: %s", room, status, body)
 	}
 }
 
 func kick(t testing.TB, g *gateway, room, user, reason, message string) {
 	t.Helper()
-	status, body := request(http.MethodPost, "http://"+g.addr+"/v1/rooms/"+room+"/kick", "dev",
+	status, body := gatetest.Request(http.MethodPost, "http://"+g.Addr+"/v1/rooms/"+room+"/kick", "dev",
 		fmt.Sprintf(`{"userID":%q,"reason":%q,"message":%q}`, user, reason, message))
 	if status != http.StatusOK {
 		t.Fatalf("kick %s from %s: got %d: %s", user, room, status, body)

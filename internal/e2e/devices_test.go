@@ -134,9 +134,9 @@ func TestDevices_move(t *testing.T) {
 				for _, to := range []*gateway{a, b} {
 					t.Run(fmt.Sprintf("%s, same gateway %t", way.method, to == a), func(t *testing.T) {
 						bo, cy := enroll(b, t, "bo"), enroll(a, t, "cy")
-						old, _ := enrollOn(t, a.url(), "ana", "phone")
-						now, _ := enrollOn(t, to.url(), "ana", "laptop")
-						third, _ := enrollOn(t, b.url(), "ana", "")
+						old, _ := enrollOn(t, a.URL(), "ana", "phone")
+						now, _ := enrollOn(t, to.URL(), "ana", "laptop")
+						third, _ := enrollOn(t, b.URL(), "ana", "")
 						bo.enter("R")
 						old.enter("R")
 						before := cy.enter("R").Position
@@ -216,7 +216,7 @@ func TestDevices_backAndForth(t *testing.T) {
 	bo := enroll(b, t, "bo")
 	devices := make([]*wire, 3)
 	for i, g := range []*gateway{a, a, b} {
-		devices[i], _ = enrollOn(t, g.url(), "ana", fmt.Sprint("d", i))
+		devices[i], _ = enrollOn(t, g.URL(), "ana", fmt.Sprint("d", i))
 	}
 	start := bo.enter("R").Seq
 	devices[0].enter("R")
@@ -251,7 +251,7 @@ func TestDevices_apart(t *testing.T) {
 	var devices []*wire
 	rooms := []string{"A", "B", "C"}
 	for i, g := range []*gateway{a, a, b} {
-		w, _ := enrollOn(t, g.url(), "ana", "")
+		w, _ := enrollOn(t, g.URL(), "ana", "")
 		devices = append(devices, w)
 		bo.enter(rooms[i])
 		w.enter(rooms[i])
@@ -301,22 +301,22 @@ func TestDevices_surplus(t *testing.T) {
 		bo := enroll(b, t, "bo")
 		bo.enter("R")
 		bo.enter("S")
-		first, session := enrollOn(t, a.url(), "ana", "phone")
+		first, session := enrollOn(t, a.URL(), "ana", "phone")
 		first.enter("R")
 		first.enter("S")
 		bo.hears("R +ana 2", "S +ana 2")
-		second, _ := enrollOn(t, b.url(), "ana", "")
+		second, _ := enrollOn(t, b.URL(), "ana", "")
 		second.enter("Q")
-		third, _ := enrollOn(t, a.url(), "ana", "")
+		third, _ := enrollOn(t, a.URL(), "ana", "")
 		hang(t, rdb, first, session)
-		first = connect(t, b.url())
+		first = connect(t, b.URL())
 		first.login(fmt.Sprintf(`{"userID":"ana","resume":{"sessionID":%q}}`, session))
 		back := []string{brief(first.take()), brief(first.take())}
 		slices.Sort(back)
 		if d := cmp.Diff([]string{"R connected success", "S connected success"}, back); d != "" {
 			t.Errorf("first, back (-want +got):\n%s", d)
 		}
-		fourth, _ := enrollOn(t, a.url(), "ana", "")
+		fourth, _ := enrollOn(t, a.URL(), "ana", "")
 		var got []string
 		for range 2 {
 			got = append(got, brief(first.take()))
@@ -334,7 +334,7 @@ func TestDevices_surplus(t *testing.T) {
 		for _, w := range []*wire{second, third, fourth, bo} {
 			w.settled()
 		}
-		enrollOn(t, b.url(), "ana", "")
+		enrollOn(t, b.URL(), "ana", "")
 		second.sentAway("Q disconnected kickedOut")
 		third.settled()
 	})
@@ -345,7 +345,7 @@ func TestDevices_surplus(t *testing.T) {
 		var devices []*wire
 		var sessions []string
 		for i, g := range []*gateway{a, b, a} {
-			w, session := enrollOn(t, g.url(), "dee", fmt.Sprint("d", i))
+			w, session := enrollOn(t, g.URL(), "dee", fmt.Sprint("d", i))
 			room := fmt.Sprint("P", i)
 			cy.enter(room)
 			w.enter(room)
@@ -358,7 +358,7 @@ func TestDevices_surplus(t *testing.T) {
 		var later []*wire
 		for _, gone := range []string{"P2 -dee 1", "P1 -dee 1", "P0 -dee 1"} {
 			cy.settled()
-			w, _ := enrollOn(t, a.url(), "dee", "")
+			w, _ := enrollOn(t, a.URL(), "dee", "")
 			later = append(later, w)
 			cy.hears(gone)
 		}
@@ -378,16 +378,16 @@ func TestDevices_surplus(t *testing.T) {
 		t.Parallel()
 		var devices []*wire
 		for i := range 3 {
-			w, _ := enrollOn(t, []*gateway{a, b}[i%2].url(), "eve", fmt.Sprint("d", i))
+			w, _ := enrollOn(t, []*gateway{a, b}[i%2].URL(), "eve", fmt.Sprint("d", i))
 			devices = append(devices, w)
 		}
-		again, _ := enrollOn(t, a.url(), "eve", "d1")
+		again, _ := enrollOn(t, a.URL(), "eve", "d1")
 		devices[1].lastHears(protocol.CloseTakenOver)
 		for _, w := range []*wire{devices[0], devices[2], again} {
 			w.settled()
 		}
 		// Of another user it is another device.
-		fay, _ := enrollOn(t, a.url(), "fay", "d1")
+		fay, _ := enrollOn(t, a.URL(), "fay", "d1")
 		fay.settled()
 		again.settled()
 	})
@@ -397,18 +397,18 @@ func TestDevices_surplus(t *testing.T) {
 		a, b := startPair(t, server.Addr(), append(surplus(1), "--redis-prefix=newest")...)
 		bo := enroll(b, t, "bo")
 		bo.enter("R")
-		last, _ := enrollOn(t, a.url(), "ana", "")
+		last, _ := enrollOn(t, a.URL(), "ana", "")
 		last.enter("R")
 		bo.hears("R +ana 2")
 		for i := range 6 {
-			next, _ := enrollOn(t, []*gateway{a, b}[i%2].url(), "ana", fmt.Sprint("d", i))
+			next, _ := enrollOn(t, []*gateway{a, b}[i%2].URL(), "ana", fmt.Sprint("d", i))
 			last.sentAway("R disconnected kickedOut")
 			bo.hears("R -ana 1")
 			next.enter("R")
 			bo.hears("R +ana 2")
 			last = next
 		}
-		again, _ := enrollOn(t, a.url(), "ana", "d5")
+		again, _ := enrollOn(t, a.URL(), "ana", "d5")
 		last.lastHears(protocol.CloseTakenOver)
 		bo.settled()
 		again.enter("R")
@@ -420,13 +420,13 @@ func TestDevices_surplus(t *testing.T) {
 		g := startGateway(t, server.Addr(), "--redis-prefix=ten")
 		var devices []*wire
 		for range 10 {
-			w, _ := enrollOn(t, g.url(), "ana", "")
+			w, _ := enrollOn(t, g.URL(), "ana", "")
 			devices = append(devices, w)
 		}
 		for _, w := range devices {
 			w.settled()
 		}
-		enrollOn(t, g.url(), "ana", "")
+		enrollOn(t, g.URL(), "ana", "")
 		devices[0].sentAway()
 		devices[1].settled()
 	})
@@ -453,9 +453,9 @@ func TestDevices_replaced(t *testing.T) {
 				bo.enter(in)
 				bo.enter(out)
 				book := follow(t, rdb, out)
-				old, session := enrollOn(t, a.url(), user, "phone")
-				other, _ := enrollOn(t, b.url(), user, "laptop")
-				none, _ := enrollOn(t, b.url(), user, "")
+				old, session := enrollOn(t, a.URL(), user, "phone")
+				other, _ := enrollOn(t, b.URL(), user, "laptop")
+				none, _ := enrollOn(t, b.URL(), user, "")
 				known := old.enter(in).Position
 				old.enter(out)
 				bo.until(out + " +" + user + " 2")
@@ -464,7 +464,7 @@ func TestDevices_replaced(t *testing.T) {
 				if parked {
 					hang(t, rdb, old, session)
 				}
-				now, _ := enrollOn(t, to.url(), user, "phone")
+				now, _ := enrollOn(t, to.URL(), user, "phone")
 				after := redisTime(t, rdb)
 				if !parked {
 					old.lastHears(protocol.CloseTakenOver)
@@ -512,9 +512,9 @@ func TestDevices_replaced_leavesNothing(t *testing.T) {
 	t.Parallel()
 	server, rdb := redisServer(t)
 	g := startGateway(t, server.Addr(), "--session-ttl=6s")
-	old, session := enrollOn(t, g.url(), "ana", "phone")
+	old, session := enrollOn(t, g.URL(), "ana", "phone")
 	old.enter("R")
-	now, _ := enrollOn(t, g.url(), "ana", "phone")
+	now, _ := enrollOn(t, g.URL(), "ana", "phone")
 	old.wantClosed(protocol.CloseTakenOver)
 	destroy(t, g, "R")
 	if s := storedOf(t, rdb, "ana"); s.rooms["R"] != session {
@@ -550,14 +550,14 @@ func TestDevices_orderLost(t *testing.T) {
 					t.Parallel()
 				}
 				user, room := fmt.Sprint("ana-", method, code), fmt.Sprint("R-", method, code)
-				first, _ := enrollOn(t, a.url(), user, "phone")
+				first, _ := enrollOn(t, a.URL(), user, "phone")
 				first.enter(room)
 				if code == protocol.CloseKickedByLogin {
-					enrollOn(t, b.url(), user, "")
-					enrollOn(t, b.url(), user, "")
+					enrollOn(t, b.URL(), user, "")
+					enrollOn(t, b.URL(), user, "")
 					first.hears(room + " disconnected kickedOut") // this was not lost
 				} else {
-					enrollOn(t, b.url(), user, "phone")
+					enrollOn(t, b.URL(), user, "phone")
 				}
 				first.settled()
 				if method == "" {
@@ -595,7 +595,7 @@ func TestDevices_loginsAtOnce(t *testing.T) {
 		user := fmt.Sprint("ana", round)
 		devices := make([]*wire, logins)
 		for i := range devices {
-			devices[i] = connect(t, gates[i%len(gates)].url())
+			devices[i] = connect(t, gates[i%len(gates)].URL())
 			devices[i].name = fmt.Sprint(user, " ", i)
 		}
 		named := func(i int) bool { return i%5 >= 3 } // two of five share a device
@@ -728,7 +728,7 @@ func TestDevices_enterAtOnce(t *testing.T) {
 	bo.enter("R")
 	devices, sessions := make([]*wire, 6), make([]string, 6)
 	for i := range devices {
-		devices[i], sessions[i] = enrollOn(t, gates[i%3].url(), "ana", fmt.Sprint("d", i))
+		devices[i], sessions[i] = enrollOn(t, gates[i%3].URL(), "ana", fmt.Sprint("d", i))
 	}
 	for round := range 30 {
 		var seen []string
@@ -807,10 +807,10 @@ func TestDevices_logoutRace(t *testing.T) {
 	r := rand.New(rand.NewPCG(seedOf(t), 0))
 	bo := enroll(b, t, "bo")
 	bo.enter("R")
-	now, session := enrollOn(t, b.url(), "ana", "")
+	now, session := enrollOn(t, b.URL(), "ana", "")
 	outcomes := map[string]int{}
 	for round := range 30 {
-		old, _ := enrollOn(t, a.url(), "ana", "")
+		old, _ := enrollOn(t, a.URL(), "ana", "")
 		old.enter("R")
 		bo.hears("R +ana 2")
 		var fate faultproxy.Fate

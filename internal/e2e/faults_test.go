@@ -74,12 +74,12 @@ type crowd struct {
 func gather(t *testing.T, rdb *redis.Client, gates ...*gateway) *crowd {
 	c := &crowd{t: t, book: follow(t, rdb, "R"), sent: map[string]bool{}}
 	for i := range 8 {
-		p := meet(t, fmt.Sprintf("s%d", i), gates[i%len(gates)].url())
+		p := meet(t, fmt.Sprintf("s%d", i), gates[i%len(gates)].URL())
 		p.enter("R")
 		c.stay = append(c.stay, p)
 	}
 	for i := range 4 {
-		c.passing = append(c.passing, meet(t, fmt.Sprintf("g%d", i), gates[i%len(gates)].url()))
+		c.passing = append(c.passing, meet(t, fmt.Sprintf("g%d", i), gates[i%len(gates)].URL()))
 	}
 	return c
 }
@@ -300,7 +300,7 @@ func TestPubSub_badWeather(t *testing.T) {
 	if c.refused > 0 {
 		t.Errorf("got %d refusals, want none", c.refused)
 	}
-	if n := a.metric("roomgate_gateway_fills_total") + b.metric("roomgate_gateway_fills_total"); n == 0 {
+	if n := a.Metric("roomgate_gateway_fills_total") + b.Metric("roomgate_gateway_fills_total"); n == 0 {
 		t.Error("no gateway missed anything, so this shows nothing")
 	}
 }
@@ -375,19 +375,19 @@ func TestPubSub_deaf(t *testing.T) {
 	link.DeafenSubscribers()
 	cy.say("R", "one")
 	cy.say("R", "two")
-	eventually(t, "the gateway to notice", func() bool { return !a.ready() })
+	eventually(t, "the gateway to notice", func() bool { return !a.Ready() })
 	rebuilt := `"msg":"subscription is deaf, making it anew"`
-	eventually(t, "the gateway to try", func() bool { return strings.Contains(a.out.String(), rebuilt) })
-	if status, body := a.get("http://" + a.addr + "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(body, "delivery") {
+	eventually(t, "the gateway to try", func() bool { return strings.Contains(a.Out.String(), rebuilt) })
+	if status, body := a.Get("http://" + a.Addr + "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(body, "delivery") {
 		t.Errorf("got %d %s, want 503, and that delivery is named", status, body)
 	}
-	if status, _ := a.get("http://" + a.addr + "/healthz"); status != http.StatusOK {
+	if status, _ := a.Get("http://" + a.Addr + "/healthz"); status != http.StatusOK {
 		t.Errorf("/healthz: got %d, want 200", status)
 	}
 	ana.settled()
 	link.Refuse(false)
 	ana.hears("R cy: one", "R cy: two")
-	eventually(t, "the gateway to be ready again", a.ready)
+	eventually(t, "the gateway to be ready again", a.Ready)
 	cy.say("R", "three")
 	ana.hears("R cy: three")
 }

@@ -74,7 +74,7 @@ func TestWire_closes(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			w := connect(t, g.url())
+			w := connect(t, g.URL())
 			tt.do(t, w)
 			w.wantClosed(tt.want)
 		})
@@ -98,7 +98,7 @@ func TestWire_login(t *testing.T) {
 	t.Parallel()
 	server, _ := redisServer(t)
 	g := startGateway(t, server.Addr())
-	w := connect(t, g.url())
+	w := connect(t, g.URL())
 	for method, params := range requests {
 		w.send(method, params)
 		w.refused(protocol.CodeNotLoggedIn)
@@ -257,7 +257,7 @@ func TestWire_limits(t *testing.T) {
 		{"userExtendedData", `{"userID":"u","userExtendedData":"` + rep(1024) + `"}`, `{"userID":"u","userExtendedData":"` + rep(1025) + `"}`},
 		{"deviceID", `{"userID":"u","deviceID":"` + rep(128) + `"}`, `{"userID":"u","deviceID":"` + rep(129) + `"}`},
 	} {
-		w := connect(t, g.url())
+		w := connect(t, g.URL())
 		w.send(protocol.MethodLogin, tt.over)
 		if err := w.refused(protocol.CodeBadParameter); !strings.Contains(err.Message, tt.field) {
 			t.Errorf("got %q, want %q in it", err.Message, tt.field)
@@ -340,7 +340,7 @@ func TestWire_subprotocol(t *testing.T) {
 		if tt.offered != "" {
 			header.Set("Sec-WebSocket-Protocol", tt.offered)
 		}
-		w, _, err := tryConnect(t, g.url(), header)
+		w, _, err := tryConnect(t, g.URL(), header)
 		if err != nil {
 			t.Errorf("offered %q: %v", tt.offered, err)
 			continue
@@ -350,7 +350,7 @@ func TestWire_subprotocol(t *testing.T) {
 		}
 		w.login(`{"userID":"ana"}`)
 	}
-	_, res, err := tryConnect(t, g.url(), http.Header{"Sec-Websocket-Protocol": {"chat, roomgate.v2"}})
+	_, res, err := tryConnect(t, g.URL(), http.Header{"Sec-Websocket-Protocol": {"chat, roomgate.v2"}})
 	if err == nil || res == nil || res.StatusCode != http.StatusBadRequest {
 		t.Errorf("others only: got %v, want 400", res)
 	}
@@ -368,7 +368,7 @@ func TestWire_origin(t *testing.T) {
 		want   bool
 	}{
 		{closed, "", true},
-		{closed, "http://" + closed.addr, true},
+		{closed, "http://" + closed.Addr, true},
 		{closed, "https://app.example.com", true},
 		{closed, "https://a.example.org", true},
 		{closed, "https://example.com", false},
@@ -380,7 +380,7 @@ func TestWire_origin(t *testing.T) {
 		if tt.origin != "" {
 			header.Set("Origin", tt.origin)
 		}
-		_, res, err := tryConnect(t, tt.g.url(), header)
+		_, res, err := tryConnect(t, tt.g.URL(), header)
 		if ok := err == nil; ok != tt.want {
 			t.Errorf("origin %q: got %v, want connected %v", tt.origin, err, tt.want)
 		} else if !ok && res.StatusCode != http.StatusForbidden {

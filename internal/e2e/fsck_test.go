@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roomgate/roomgate/client"
+	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/protocol"
 )
 
@@ -23,7 +24,7 @@ import (
 // here, and gives its status and what it printed.
 func fsck(t testing.TB, redisAddr string, flags ...string) (status int, printed string) {
 	t.Helper()
-	path, err := binary()
+	path, err := gatetest.Binary()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +54,7 @@ func TestFsck_healthy(t *testing.T) {
 			var gateways []*gateway
 			for range 3 {
 				g := startGateway(t, server.Addr(), flag, "--rate-limits=false")
-				gateways, urls = append(gateways, g), append(urls, g.url())
+				gateways, urls = append(gateways, g), append(urls, g.URL())
 			}
 			silent := func(when string) {
 				if status, printed := fsck(t, server.Addr(), flag); status != 0 || !strings.HasPrefix(printed, "found 0, ") {
@@ -94,7 +95,7 @@ func TestFsck_healthy(t *testing.T) {
 				eventually(t, fmt.Sprintf("people to come and go, in round %d", round), func() bool { return done.Load() >= at+60 })
 				silent(fmt.Sprintf("round %d", round))
 				if round == 3 {
-					gateways[0].kill()
+					gateways[0].Kill()
 				}
 			}
 			stop.Store(true)
@@ -128,8 +129,8 @@ func TestFsck_repair(t *testing.T) {
 		t.Errorf("got status %d, want 1", status)
 	}
 	other := startGateway(t, server.Addr()) // reads it when it begins
-	eventually(t, "the metric", func() bool { return other.metric("roomgate_gateway_audit_findings") == 3 })
-	if at := other.metric("roomgate_gateway_audit_time_seconds"); at < float64(time.Now().Add(-time.Minute).Unix()) {
+	eventually(t, "the metric", func() bool { return other.Metric("roomgate_gateway_audit_findings") == 3 })
+	if at := other.Metric("roomgate_gateway_audit_time_seconds"); at < float64(time.Now().Add(-time.Minute).Unix()) {
 		t.Errorf("the last audit ended at %v", at)
 	}
 	if status, printed = fsck(t, server.Addr(), "--fix"); status != 0 || !strings.Contains(printed, "(repaired)") {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/protocol"
 )
 
@@ -58,7 +59,7 @@ func TestHostile_flood(t *testing.T) {
 				t.Parallel()
 				const burst, perSecond = 400, 200
 				began := time.Now()
-				w := connect(t, g.url())
+				w := connect(t, g.URL())
 				w.pour(tt.text, 1_000_000)
 				served, refused := 0, 0
 				for {
@@ -95,16 +96,16 @@ func TestHostile_flood(t *testing.T) {
 }
 
 // memory is what a gateway uses now, and what it used at most, in MiB.
-func (g *gateway) memory() (now, most int) {
-	g.t.Helper()
-	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(g.cmd.Process.Pid), "status"))
+func memory(t testing.TB, g *gateway) (now, most int) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(g.Cmd.Process.Pid), "status"))
 	if err != nil {
-		g.t.Fatal(err)
+		t.Fatal(err)
 	}
 	read := func(name string) int {
 		m := regexp.MustCompile(name + `:\s+(\d+) kB`).FindSubmatch(b)
 		if m == nil {
-			g.t.Fatalf("no %s in %s", name, b)
+			t.Fatalf("no %s in %s", name, b)
 		}
 		n, _ := strconv.Atoi(string(m[1]))
 		return n >> 10
@@ -123,7 +124,7 @@ func TestHostile_memory(t *testing.T) {
 	zoe.enter("Z")
 	yan.enter("Z")
 	zoe.until("Z +yan 2")
-	before, _ := g.memory()
+	before, _ := memory(t, g)
 
 	fill := func(format string) string {
 		return fmt.Sprintf(format, times("x", protocol.MaxMessage-len(fmt.Sprintf(format, ""))))
@@ -183,7 +184,7 @@ func TestHostile_memory(t *testing.T) {
 			said++
 		}
 	}
-	after, most := g.memory()
+	after, most := memory(t, g)
 	t.Logf("%d MiB before, %d MiB after, %d MiB at most; zoe spoke %d times meanwhile", before, after, most, said)
 	if most > before+300 {
 		t.Errorf("the gateway used %d MiB at most, and %d MiB before", most, before)
@@ -223,13 +224,13 @@ func TestHostile_secrets(t *testing.T) {
 			`[{"jsonrpc":"2.0","id":1,"method":"login","params":{"userID":"a/b","token":%s}}]`,
 			`{"jsonrpc":"2.0","id":1,"method":"renewToken","params":{"token":%s}}`,
 		} {
-			w := connect(t, g.url())
+			w := connect(t, g.URL())
 			w.raw(fmt.Sprintf(text, quoted(token)))
 			hear(w)
 			w.drop()
 		}
 	}
-	w := connect(t, g.url())
+	w := connect(t, g.URL())
 	w.raw(`{"jsonrpc":"2.0","id":1,"method":"login","params":` + loginWith("ana", good) + `}`)
 	hear(w)
 	for _, token := range tokens {
@@ -238,17 +239,17 @@ func TestHostile_secrets(t *testing.T) {
 	}
 	for _, key := range []string{apiKey, wrongKey} {
 		for method, path := range map[string]string{"DELETE": "/v1/rooms/R", "POST": "/v1/rooms/R/kick", "GET": "/v1/rooms/R"} {
-			_, answer := request(method, "http://"+g.addr+path, key, `{"userID":"ana"}`)
+			_, answer := gatetest.Request(method, "http://"+g.Addr+path, key, `{"userID":"ana"}`)
 			heard.WriteString(answer)
 		}
 	}
-	g.signal(os.Interrupt)
-	<-g.ended
+	g.Signal(os.Interrupt)
+	<-g.Ended
 	secrets := []string{secret, apiKey, wrongKey, marker}
 	for _, token := range tokens[:4] {
 		secrets = append(secrets, strings.Split(token, ".")[1:]...) // what it says, and its signature
 	}
-	for where, text := range map[string]string{"the answers": heard.String(), "the log": g.out.String()} {
+	for where, text := range map[string]string{"the answers": heard.String(), "the log": g.Out.String()} {
 		if len(text) < 500 {
 			t.Errorf("%s are short: %q", where, text)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/protocol"
 )
 
@@ -161,7 +162,7 @@ func TestHostile_ids(t *testing.T) {
 			// A backend ends every other room, and kicks from those that stay.
 			do := func(method, room, rest, body string) {
 				t.Helper()
-				if status, answer := request(method, "http://"+b.addr+"/v1/rooms/"+url.PathEscape(room)+rest, "dev", body); status != http.StatusOK {
+				if status, answer := gatetest.Request(method, "http://"+b.Addr+"/v1/rooms/"+url.PathEscape(room)+rest, "dev", body); status != http.StatusOK {
 					t.Errorf("%s %q%s: got %d %s", method, room, rest, status, answer)
 				}
 			}
@@ -266,7 +267,7 @@ func TestHostile_serverAPI(t *testing.T) {
 		calls = append(calls, call{line, big, 413, 6000001, []string{"4096"}})
 		send := func(line, headers, body string) (*http.Response, string) {
 			g.Helper()
-			return exchange(g, g.b.addr, line+" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer dev\r\n"+headers+"\r\n"+body)
+			return exchange(g, g.b.Addr, line+" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer dev\r\n"+headers+"\r\n"+body)
 		}
 		check := func(c call, res *http.Response, body string) {
 			g.Helper()
@@ -309,7 +310,7 @@ func TestHostile_serverAPI(t *testing.T) {
 
 		// What is at the limit is served.
 		kicked := fmt.Sprintf(`{"userID":"ana","reason":%s,"message":%s}`, quoted(times("\x00", 256)), quoted(times("é", 512)))
-		if status, answer := request(http.MethodPost, "http://"+g.b.addr+"/v1/rooms/R/kick", "dev", kicked); status != http.StatusOK {
+		if status, answer := gatetest.Request(http.MethodPost, "http://"+g.b.Addr+"/v1/rooms/R/kick", "dev", kicked); status != http.StatusOK {
 			g.Fatalf("got %d %s", status, answer)
 		}
 		state := params[protocol.RoomStateChanged](g, g.ana.take())

@@ -318,7 +318,7 @@ func TestHostile_params(t *testing.T) {
 		var w *wire
 		for i, m := range mishaps(g, loginSpecimen, loginRequired) {
 			if i%2 == 0 { // the third refusal would be the last
-				w = connect(g, g.a.url())
+				w = connect(g, g.a.URL())
 			}
 			g.refuses(w, protocol.MethodLogin, m.params, protocol.CodeInvalidParams, m.words...)
 			n++
@@ -347,7 +347,7 @@ func TestHostile_params(t *testing.T) {
 			}
 		}
 		// A null for what may be absent is as good as nothing.
-		w = connect(g, g.a.url())
+		w = connect(g, g.a.URL())
 		w.login(`{"userID":"u","userName":null,"userAvatarUrl":null,"userExtendedData":null,"token":null,"deviceID":null,"platform":null,"sdkVersion":null,"resume":null}`)
 		w.ask(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"N","roomName":null},"config":{"roomAttributes":null,"roomDestroyDelayTime":null},"requestKey":null}`, nil)
 		w.ask(protocol.MethodSendRoomMessage, `{"roomID":"N","message":{"type":1,"message":"x","subType":null,"extendedData":null},"config":{"priority":null},"requestKey":null}`, nil)
@@ -685,7 +685,7 @@ func TestHostile_messages(t *testing.T) {
 // and is given the same on asking, and Redis has it.
 func (g *ground) logsIn(user, name, avatar, extended, device string) {
 	g.Helper()
-	w := connect(g, g.a.url())
+	w := connect(g, g.a.URL())
 	want := protocol.UserInfo{UserID: user, UserName: name, UserAvatarURL: avatar, UserExtendedData: extended}
 	r := w.login(fmt.Sprintf(`{"userID":%s,"userName":%s,"userAvatarUrl":%s,"userExtendedData":%s,"deviceID":%s,"platform":"\u0000","sdkVersion":%s}`,
 		quoted(user), quoted(name), quoted(avatar), quoted(extended), quoted(device), quoted(times("9", 30_000))))
@@ -757,7 +757,7 @@ func TestHostile_logins(t *testing.T) {
 			{resume(`"s"`, `[{"roomID":"R","epoch":9007199254740992}]`), []string{"resume.rooms[0].epoch", "9007199254740992"}},
 		} {
 			if i%2 == 0 {
-				w = connect(g, g.a.url())
+				w = connect(g, g.a.URL())
 			}
 			g.refuses(w, protocol.MethodLogin, l.params, protocol.CodeBadParameter, l.words...)
 		}
@@ -775,7 +775,7 @@ func TestHostile_logins(t *testing.T) {
 			g.logsIn("u", "", s, s, times("d", 128))
 		}
 
-		w = connect(g, g.a.url())
+		w = connect(g, g.a.URL())
 		if r := w.login(resume(quoted(times("s", 128)), rooms(500))); r.Resumed {
 			g.Errorf("got %+v, want a new session", r)
 		}

@@ -40,7 +40,7 @@ func TestHostile_texts(t *testing.T) {
 			{times("9", 65_000) + "x", "'x'"},
 		} {
 			// Each on a connection of its own: the tenth would be the last.
-			g.refusesText(connect(g, g.a.url()), tt.text, "null", protocol.CodeParseError, tt.word)
+			g.refusesText(connect(g, g.a.URL()), tt.text, "null", protocol.CodeParseError, tt.word)
 		}
 		for _, tt := range []struct{ text, id, word string }{
 			{"17", "null", "an object, not a number"}, {"null", "null", "an object, not null"}, {`"ping"`, "null", "an object, not a string"},
@@ -147,7 +147,7 @@ func TestHostile_batches(t *testing.T) {
 		g.bo.hears("R ana: unanswered", "R -ana 1")
 
 		// A login in a batch counts for what is behind it.
-		w := connect(g, g.a.url())
+		w := connect(g, g.a.URL())
 		w.raw(`[{"jsonrpc":"2.0","id":1,"method":"joinRoom","params":{"roomID":"R"}},{"jsonrpc":"2.0","method":"login","params":{"userID":"cy"}},
 			{"jsonrpc":"2.0","id":3,"method":"joinRoom","params":{"roomID":"R"}},{"jsonrpc":"2.0","id":4,"method":"login","params":{"userID":"cy"}}]`)
 		w.hears("R connecting activeEnter", "R connected success", "[error 6000121 ok error 6000111]")
@@ -174,7 +174,7 @@ func TestHostile_batches(t *testing.T) {
 // that are refused count, whatever they are refused for.
 func TestHostile_beforeLogin(t *testing.T) {
 	onHostileGround(t, func(g *ground) {
-		w := connect(g, g.a.url())
+		w := connect(g, g.a.URL())
 		for _, s := range specimens {
 			if s.method != protocol.MethodPing {
 				g.refuses(w, s.method, s.params, protocol.CodeNotLoggedIn, "not logged in")
@@ -261,7 +261,7 @@ func TestHostile_frames(t *testing.T) {
 
 	t.Run("served", func(t *testing.T) {
 		t.Parallel()
-		w := connect(t, g.url())
+		w := connect(t, g.URL())
 		pongs := make(chan string, 10)
 		w.ws.SetPongHandler(func(data string) error {
 			pongs <- data
@@ -318,7 +318,7 @@ func TestHostile_frames(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := connect(t, g.url())
+			w := connect(t, g.URL())
 			w.login(`{"userID":"ana"}`)
 			w.mute.Store(true) // a pong would be taken for what is missing
 			if name == "too big in fragments" {
@@ -445,7 +445,7 @@ func TestHostile_handshakes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			res, body := exchange(t, g.addr, tt.text)
+			res, body := exchange(t, g.Addr, tt.text)
 			if res == nil || res.StatusCode != tt.want || len(body) > 500 {
 				t.Fatalf("got %v %q, want %d", res, body, tt.want)
 			}
@@ -460,7 +460,7 @@ func TestHostile_handshakes(t *testing.T) {
 		t.Parallel()
 		var slow []net.Conn
 		for i := range len(upgrade(get)) - 1 {
-			c, err := net.Dial("tcp", g.addr)
+			c, err := net.Dial("tcp", g.Addr)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -469,7 +469,7 @@ func TestHostile_handshakes(t *testing.T) {
 			io.WriteString(c, upgrade(get)[:i])
 			slow = append(slow, c)
 		}
-		w := connect(t, g.url())
+		w := connect(t, g.URL())
 		w.login(loginWith("ana", tokenOf(t, secret, "ana", time.Now().Add(time.Hour))))
 		eventually(t, "one who drips to be hung up on", func() bool {
 			_, err := io.WriteString(slow[100], "x")

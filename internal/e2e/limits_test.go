@@ -16,6 +16,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
@@ -92,7 +93,7 @@ func newCourse(t *testing.T, server *redistest.Server, rdb *redis.Client, seed u
 // connect opens a connection to the ith gateway and sends a login.
 func (c *course) connect(i int, user string) *racer {
 	c.Helper()
-	r := &racer{wire: connect(c, c.gates[i%len(c.gates)].url()), user: user, in: map[string]bool{}}
+	r := &racer{wire: connect(c, c.gates[i%len(c.gates)].URL()), user: user, in: map[string]bool{}}
 	r.send(protocol.MethodLogin, fmt.Sprintf(`{"userID":%q}`, user))
 	return r
 }
@@ -317,7 +318,7 @@ func (c *course) expire(rooms ...string) {
 func (c *course) destroy(room string) {
 	c.Helper()
 	eventually(c, "the room to be destroyed", func() bool {
-		status, _ := request(http.MethodDelete, "http://"+oneOf(c.rand, c.gates...).addr+"/v1/rooms/"+room, "dev", "")
+		status, _ := gatetest.Request(http.MethodDelete, "http://"+oneOf(c.rand, c.gates...).Addr+"/v1/rooms/"+room, "dev", "")
 		return status == http.StatusOK || status == http.StatusNotFound
 	})
 }
@@ -723,7 +724,7 @@ func (c *course) everything() {
 		go func() {
 			defer close(done)
 			for _, room := range doomed {
-				request(http.MethodDelete, "http://"+c.gates[0].addr+"/v1/rooms/"+room, "dev", "") // there may be none
+				gatetest.Request(http.MethodDelete, "http://"+c.gates[0].Addr+"/v1/rooms/"+room, "dev", "") // there may be none
 			}
 		}()
 		c.race(true, tries)

@@ -109,7 +109,7 @@ func (p *player) connect(ctx context.Context) error {
 
 func (p *player) tryConnect(ctx context.Context) error {
 	p.drop()
-	ws, _, err := websocket.DefaultDialer.DialContext(ctx, p.h.site.gate(p.gate).url()+protocol.Path, nil)
+	ws, _, err := websocket.DefaultDialer.DialContext(ctx, p.h.site.gate(p.gate).URL()+protocol.Path, nil)
 	if err != nil {
 		return errLost
 	}

@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roomgate/roomgate/internal/faultproxy"
+	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/protocol"
 )
 
@@ -371,7 +372,7 @@ func (h *history) end(ctx context.Context, room uint8) error {
 // destroy destroys a room as a backend does.
 func (h *history) destroy(o operation, g *gateway) (protocol.Code, error) {
 	d := done{operation: o, called: h.now()}
-	status, body := request(http.MethodDelete, "http://"+g.addr+"/v1/rooms/"+h.room(o.room), "dev", "")
+	status, body := gatetest.Request(http.MethodDelete, "http://"+g.Addr+"/v1/rooms/"+h.room(o.room), "dev", "")
 	switch status {
 	case http.StatusOK:
 	case http.StatusNotFound:

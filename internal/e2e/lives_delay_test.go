@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
 )
@@ -308,7 +309,7 @@ func TestDelay_noGateway(t *testing.T) {
 		old[room] = r
 	}
 	ana.ask(protocol.MethodLogout, `{}`, nil)
-	a.kill()
+	a.Kill()
 	var latest int64
 	for _, room := range rooms {
 		l := &lastCall{t: t, rdb: rdb, room: room, part: "rg:{0}:"}
@@ -338,7 +339,7 @@ func TestDelay_noGateway(t *testing.T) {
 	ask(protocol.MethodQueryRoomOnlineMemberCount, `{"roomID":"count"}`, "error 6000322")
 	ask(protocol.MethodSendRoomMessage, textMessage("say", "hi"), "error 6000204")
 	for method, path := range map[string]string{http.MethodDelete: "destroy", http.MethodPost: "kick/kick"} {
-		if status, body := request(method, "http://"+b.addr+"/v1/rooms/"+path, "dev", `{"userID":"ana"}`); status != http.StatusNotFound {
+		if status, body := gatetest.Request(method, "http://"+b.Addr+"/v1/rooms/"+path, "dev", `{"userID":"ana"}`); status != http.StatusNotFound {
 			t.Errorf("%s %s: got %d %s, want 404", method, path, status, body)
 		}
 	}
@@ -349,9 +350,9 @@ func TestDelay_noGateway(t *testing.T) {
 			t.Errorf("%s: got %+v, want a new life", room, r)
 		}
 	}
-	before := b.metric("roomgate_gateway_rooms_finished_total")
+	before := b.Metric("roomgate_gateway_rooms_finished_total")
 	eventually(t, "the rooms to be over", func() bool { _, over := book.counts(); return over >= len(rooms) })
-	t.Logf("%.0f rooms of %d were ended by the sweep, %.0f of them before all was asked", b.metric("roomgate_gateway_rooms_finished_total"), len(rooms), before)
+	t.Logf("%.0f rooms of %d were ended by the sweep, %.0f of them before all was asked", b.Metric("roomgate_gateway_rooms_finished_total"), len(rooms), before)
 	bo.ask(protocol.MethodLogout, `{}`, nil)
 	eventually(t, "nothing to be left", func() bool { return len(leftovers(t, rdb, "rg")) == 0 })
 	for _, room := range rooms {
@@ -386,7 +387,7 @@ func TestDelay_orphan(t *testing.T) {
 		ana.say(room, "hello")
 	}
 	ana.ask(protocol.MethodLogout, `{}`, nil)
-	a.kill()
+	a.Kill()
 	for _, room := range rooms {
 		// As if the deadline had been an hour ago.
 		at, _ := deadlineOf(t, rdb, room)

@@ -22,6 +22,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/roomgate/roomgate/client"
+	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
 )
@@ -230,7 +231,7 @@ func startFleet(t testing.TB, n int, redisAddr string, flags ...string) *fleet {
 		if err != nil {
 			return nil, err
 		}
-		return new(net.Dialer).DialContext(ctx, network, f.at(n).addr)
+		return new(net.Dialer).DialContext(ctx, network, f.at(n).Addr)
 	}}
 	f.http = &http.Client{Transport: transport}
 	t.Cleanup(transport.CloseIdleConnections)
@@ -246,7 +247,7 @@ func (f *fleet) at(n int) *gateway {
 // replace kills a gateway and starts another in its place.
 func (f *fleet) replace(n int) {
 	f.t.Helper()
-	f.at(n).kill()
+	f.at(n).Kill()
 	g := f.start()
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -370,7 +371,7 @@ func (l *lodger) walk(ctx context.Context, road string) error {
 		return r.RoomID, err
 	}
 	api := func(method, path, body string) {
-		request(method, "http://"+l.f.at(l.r.IntN(len(l.f.gates))).addr+"/v1/rooms/"+path, "dev", body)
+		gatetest.Request(method, "http://"+l.f.at(l.r.IntN(len(l.f.gates))).Addr+"/v1/rooms/"+path, "dev", body)
 	}
 	delay := 0.0
 	if road == "delay" {

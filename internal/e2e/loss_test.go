@@ -52,7 +52,7 @@ func stageDisaster(t *testing.T, redisArgs ...string) *disaster {
 	}
 	t.Cleanup(d.silence)
 	for i := range 9 {
-		p := meet(t, fmt.Sprintf("p%d", i), d.gates[i%3].url())
+		p := meet(t, fmt.Sprintf("p%d", i), d.gates[i%3].URL())
 		d.people = append(d.people, p)
 		d.enter(p, "ROOM")
 		d.enter(p, fmt.Sprintf("OF-%d", i%3))
@@ -131,8 +131,8 @@ func (d *disaster) recovered(gates ...int) {
 	d.t.Logf("served again after %v", time.Since(began))
 }
 
-func (d *disaster) freeze(gate int) { d.gates[gate].signal(syscall.SIGSTOP) }
-func (d *disaster) thaw(gate int)   { d.gates[gate].signal(syscall.SIGCONT) }
+func (d *disaster) freeze(gate int) { d.gates[gate].Signal(syscall.SIGSTOP) }
+func (d *disaster) thaw(gate int)   { d.gates[gate].Signal(syscall.SIGCONT) }
 
 // view is what one person has heard of one room.
 type view struct {
@@ -340,10 +340,10 @@ func (d *disaster) order(room string) string {
 func (d *disaster) unfenced() {
 	d.t.Helper()
 	for i, g := range d.gates {
-		if n := g.metric("roomgate_gateway_incarnations_total"); n != 1 {
+		if n := g.Metric("roomgate_gateway_incarnations_total"); n != 1 {
 			d.t.Errorf("gateway %d has begun %v times", i, n)
 		}
-		if n := g.metric("roomgate_gateway_evicted_total"); n != 0 {
+		if n := g.Metric("roomgate_gateway_evicted_total"); n != 0 {
 			d.t.Errorf("gateway %d has evicted %v members", i, n)
 		}
 	}
@@ -436,8 +436,8 @@ func TestLoss_rolledBack(t *testing.T) {
 		t.Run(fmt.Sprintf("frozen=%t", frozen), func(t *testing.T) {
 			t.Parallel()
 			d := stageDisaster(t)
-			gone := meet(t, "gone", d.gates[1].url()) // leaves after the snapshot, and stays connected
-			again := meet(t, "again", d.gates[0].url())
+			gone := meet(t, "gone", d.gates[1].URL()) // leaves after the snapshot, and stays connected
+			again := meet(t, "again", d.gates[0].URL())
 			d.enter(gone, "ROOM")
 			d.enter(again, "DEN")
 			d.talk()
@@ -507,19 +507,19 @@ func TestLoss_withGateway(t *testing.T) {
 	t.Parallel()
 	server, rdb := redisServer(t)
 	a, b := startPair(t, server.Addr(), unlimited...)
-	door := faultproxy.Start(t, a.addr)
+	door := faultproxy.Start(t, a.Addr)
 	eve := enroll(a, t, "eve")
 	eve.enter("R")
-	ana := meet(t, "ana", b.url(), "ws://"+door.Addr())
+	ana := meet(t, "ana", b.URL(), "ws://"+door.Addr())
 	ana.enter("R")
 	ana.enter("OWN")
-	away := connect(t, a.url())
+	away := connect(t, a.URL())
 	session := away.login(`{"userID":"away","deviceID":"d"}`).SessionID
 	at := away.enter("R")
 	eve.until("R +away 3")
 	away.drop()
 	door.Refuse(true)
-	b.kill()
+	b.Kill()
 	if err := rdb.FlushAll(t.Context()).Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -533,7 +533,7 @@ func TestLoss_withGateway(t *testing.T) {
 	eve.say("R", "hello")
 	ana.until("R eve: hello")
 
-	away = connect(t, a.url())
+	away = connect(t, a.URL())
 	r := away.login(fmt.Sprintf(`{"userID":"away","deviceID":"d","resume":{"sessionID":%q,"rooms":[{"roomID":"R","epoch":%d,"seq":%d}]}}`,
 		session, at.Epoch, at.Seq))
 	if !r.Resumed || r.SessionID != session {
@@ -547,7 +547,7 @@ func TestLoss_withGateway(t *testing.T) {
 		`{"userID":"liar","resume":{"sessionID":"x","rooms":[{"roomID":"R","epoch":7,"seq":1}]}}`,
 		`{"userID":"liar","resume":{"sessionID":"a,b","rooms":[{"roomID":"R","epoch":%d,"seq":1}]}}`,
 	} {
-		liar := connect(t, a.url())
+		liar := connect(t, a.URL())
 		if r := liar.login(strings.ReplaceAll(params, "%d", fmt.Sprint(at.Epoch))); r.Resumed {
 			t.Errorf("%s: got %+v", params, r)
 		}
@@ -568,8 +568,8 @@ func TestLoss_partitions(t *testing.T) {
 	if _, err := pipe.Exec(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the gateway to end", g.over)
-	if text := g.out.tail(5); !strings.Contains(text, "another number of partitions: it has 16, this gateway was told 1") {
+	eventually(t, "the gateway to end", g.Over)
+	if text := g.Out.Tail(5); !strings.Contains(text, "another number of partitions: it has 16, this gateway was told 1") {
 		t.Errorf("it said %q", text)
 	}
 }

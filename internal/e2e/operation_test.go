@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
 )
@@ -32,7 +33,7 @@ func TestServerAPI(t *testing.T) {
 			cast := map[string]*wire{}
 			for user, g := range map[string]*gateway{"new-" + name: a, "none-" + name: b, "old-" + name: a, "older-" + name: b} {
 				version := map[string]string{"new-" + name: "2.13.0", "old-" + name: "2.12.0", "older-" + name: "1.99.9"}[user]
-				w := connect(t, g.url())
+				w := connect(t, g.URL())
 				w.login(fmt.Sprintf(`{"userID":%q,"sdkVersion":%q}`, user, version))
 				cast[user] = w
 			}
@@ -56,7 +57,7 @@ func TestServerAPI(t *testing.T) {
 				}
 				w.settled()
 			}
-			status, _ := request(http.MethodDelete, "http://"+via.addr+"/v1/rooms/"+room, "dev", "")
+			status, _ := gatetest.Request(http.MethodDelete, "http://"+via.Addr+"/v1/rooms/"+room, "dev", "")
 			if status != http.StatusNotFound {
 				t.Errorf("destroy it again: got %d, want 404", status)
 			}
@@ -86,7 +87,7 @@ func TestServerAPI(t *testing.T) {
 	}
 	for key, header := range map[string]string{"wrong": "wrong", "missing": ""} {
 		for method, path := range map[string]string{http.MethodDelete: "/v1/rooms/R", http.MethodPost: "/v1/rooms/R/kick"} {
-			status, body := request(method, "http://"+a.addr+path, header, `{"userID":"ana"}`)
+			status, body := gatetest.Request(method, "http://"+a.Addr+path, header, `{"userID":"ana"}`)
 			if status != http.StatusUnauthorized {
 				t.Errorf("%s %s with a %s key: got %d %s, want 401", method, path, key, status, body)
 			}
@@ -101,11 +102,11 @@ func TestDrain(t *testing.T) {
 	const window = 3 * time.Second
 	server, rdb := redisServer(t)
 	a, b := startPair(t, server.Addr(), fmt.Sprintf("--drain-window=%v", window))
-	bo := meet(t, "bo", b.url())
+	bo := meet(t, "bo", b.URL())
 	bo.enter("R")
 	var crowd []*person
 	for i := range 20 {
-		p := meet(t, fmt.Sprintf("u%d", i), a.url(), b.url())
+		p := meet(t, fmt.Sprintf("u%d", i), a.URL(), b.URL())
 		p.enter("R")
 		crowd = append(crowd, p)
 	}
@@ -116,12 +117,12 @@ func TestDrain(t *testing.T) {
 		p.until("R +foreign 22")
 	}
 	book := follow(t, rdb, "R")
-	node := a.node()
+	node := a.Node()
 
 	began := time.Now()
-	a.signal(syscall.SIGTERM)
+	a.Signal(syscall.SIGTERM)
 	eventually(t, "/readyz to be red", func() bool {
-		status, body := a.get("http://" + a.addr + "/readyz")
+		status, body := a.Get("http://" + a.Addr + "/readyz")
 		return status == http.StatusServiceUnavailable && strings.Contains(body, "draining")
 	})
 	if took := time.Since(began); took > time.Second {
@@ -144,13 +145,13 @@ func TestDrain(t *testing.T) {
 		}
 	}
 	select {
-	case <-a.ended:
+	case <-a.Ended:
 	case <-time.After(patience):
 		t.Fatal("the gateway does not end")
 	}
 	took := time.Since(began)
-	t.Logf("ended after %v, code %d", took, a.cmd.ProcessState.ExitCode())
-	if code := a.cmd.ProcessState.ExitCode(); code != 0 || took > window+time.Second {
+	t.Logf("ended after %v, code %d", took, a.Cmd.ProcessState.ExitCode())
+	if code := a.Cmd.ProcessState.ExitCode(); code != 0 || took > window+time.Second {
 		t.Errorf("ended with code %d after %v, want 0 within %v", code, took, window)
 	}
 	for _, p := range crowd {
@@ -186,9 +187,9 @@ func TestDrain_nobody(t *testing.T) {
 	server, _ := redisServer(t)
 	g := startGateway(t, server.Addr(), "--drain-window=20s")
 	began := time.Now()
-	g.signal(syscall.SIGTERM)
-	<-g.ended
-	if code, took := g.cmd.ProcessState.ExitCode(), time.Since(began); code != 0 || took > 5*time.Second {
+	g.Signal(syscall.SIGTERM)
+	<-g.Ended
+	if code, took := g.Cmd.ProcessState.ExitCode(), time.Since(began); code != 0 || took > 5*time.Second {
 		t.Errorf("ended with code %d after %v, want 0 at once", code, took)
 	}
 }
@@ -201,12 +202,12 @@ func TestMetrics(t *testing.T) {
 	g := startGateway(t, server.Addr(), "--rate-limits=false")
 	var crowd []*person
 	for i := range 16 {
-		p := meet(t, fmt.Sprintf("u%d", i), g.url())
+		p := meet(t, fmt.Sprintf("u%d", i), g.URL())
 		p.enter("R")
 		crowd = append(crowd, p)
 	}
 	before := commands(t, rdb)["evalsha"]
-	calls, pipelines := g.metric("roomgate_roomstore_pipeline_calls_sum"), g.metric("roomgate_roomstore_pipeline_calls_count")
+	calls, pipelines := g.Metric("roomgate_roomstore_pipeline_calls_sum"), g.Metric("roomgate_roomstore_pipeline_calls_count")
 	const messages = 20
 	var senders errgroup.Group
 	for _, p := range crowd {
@@ -223,7 +224,7 @@ func TestMetrics(t *testing.T) {
 	if err := senders.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	calls, pipelines = g.metric("roomgate_roomstore_pipeline_calls_sum")-calls, g.metric("roomgate_roomstore_pipeline_calls_count")-pipelines
+	calls, pipelines = g.Metric("roomgate_roomstore_pipeline_calls_sum")-calls, g.Metric("roomgate_roomstore_pipeline_calls_count")-pipelines
 	sent := float64(commands(t, rdb)["evalsha"] - before)
 	t.Logf("%.0f calls in %.0f pipelines; Redis counted %.0f", calls, pipelines, sent)
 	if calls < messages*16 || pipelines == 0 || pipelines >= calls || calls > sent {
@@ -235,7 +236,7 @@ func TestMetrics(t *testing.T) {
 		`roomgate_gateway_connections`,
 		`roomgate_gateway_probes_total`,
 	} {
-		eventually(t, name, func() bool { return g.metric(name) > 0 })
+		eventually(t, name, func() bool { return g.Metric(name) > 0 })
 	}
 }
 
@@ -293,16 +294,16 @@ func commands(t testing.TB, rdb *redis.Client) map[string]int {
 // The session that the program tells a newcomer to paste works as it is.
 func TestDev_banner(t *testing.T) {
 	t.Parallel()
-	g := launch(t, []string{"--dev"})
-	eventually(t, "the gateway to be ready", g.ready)
-	banner := g.out.String()
+	g := gatetest.Launch(t, []string{"--dev"})
+	eventually(t, "the gateway to be ready", g.Ready)
+	banner := g.Out.String()
 	url := regexp.MustCompile(`ws://localhost:\d+/v1/ws`).FindString(banner)
 	lines := regexp.MustCompile(`(?m)^\s+(\{"jsonrpc".*\})$`).FindAllStringSubmatch(banner, -1)
 	ready := regexp.MustCompile(`http://localhost:\d+/readyz`).FindString(banner)
 	if url == "" || ready == "" || len(lines) != 3 {
 		t.Fatalf("got %q, %q and %q in\n%s", url, ready, lines, banner)
 	}
-	if status, _ := g.get(ready); status != http.StatusOK {
+	if status, _ := g.Get(ready); status != http.StatusOK {
 		t.Errorf("%s: got %d, want 200", ready, status)
 	}
 	url = strings.TrimSuffix(url, protocol.Path)

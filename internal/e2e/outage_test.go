@@ -125,7 +125,7 @@ func TestRedisAway(t *testing.T) {
 	for _, w := range []*wire{ana, bo} {
 		w.settled()
 	}
-	if status, _ := a.get("http://" + a.addr + "/healthz"); status != http.StatusOK {
+	if status, _ := a.Get("http://" + a.Addr + "/healthz"); status != http.StatusOK {
 		t.Errorf("/healthz: got %d, want 200", status)
 	}
 
@@ -202,7 +202,7 @@ func startOutage(t testing.TB, server *redistest.Server, b *gateway, n int) *out
 	o := &outage{TB: t, b: b, link: faultproxy.StartRedis(t, server.Addr()),
 		names: strings.NewReplacer("$U", "ana"+id, "$B", "bo"+id, "$R", "R"+id, "$F", "F"+id)}
 	a := startGateway(t, o.link.Addr(), slow...)
-	o.ana, o.bo = connect(t, a.url()), enroll(b, t, "bo"+id)
+	o.ana, o.bo = connect(t, a.URL()), enroll(b, t, "bo"+id)
 	o.session = o.ana.login(`{"userID":"ana` + id + `"}`).SessionID
 	return o
 }
@@ -473,20 +473,20 @@ func TestRedisAway_sdk(t *testing.T) {
 	server, rdb := redisServer(t)
 	a, b := startPair(t, server.Addr(), append(slow[1:], "--redis-timeout=2s")...)
 	book := follow(t, rdb, "R")
-	cy := meet(t, "cy", b.url())
+	cy := meet(t, "cy", b.URL())
 	cy.enter("R")
 	const people = 4
 	var crowd []*person
 	for i := range people {
-		p := meet(t, fmt.Sprintf("p%d", i), []string{a.url(), b.url()}[i%2])
+		p := meet(t, fmt.Sprintf("p%d", i), []string{a.URL(), b.URL()}[i%2])
 		p.enter("F" + p.name)
 		crowd = append(crowd, p)
 	}
-	stays, goes := meet(t, "stays", a.url()), meet(t, "goes", b.url())
+	stays, goes := meet(t, "stays", a.URL()), meet(t, "goes", b.URL())
 	stays.enter("R")
 	goes.enter("R")
 	const calls = 2*people + 2
-	before := a.unavailable() + b.unavailable()
+	before := unavailable(t, a) + unavailable(t, b)
 
 	server.Pause()
 	var doing sync.WaitGroup
@@ -530,7 +530,7 @@ func TestRedisAway_sdk(t *testing.T) {
 	})
 	do(goes, func(ctx context.Context) error { return goes.LeaveRoom(ctx, "R") })
 	eventually(t, "the gateways to have given up, more than once", func() bool {
-		return a.unavailable()+b.unavailable()-before >= 2*calls
+		return unavailable(t, a)+unavailable(t, b)-before >= 2*calls
 	})
 	server.Resume()
 	doing.Wait()
@@ -564,13 +564,13 @@ func TestRedisAway_sdk(t *testing.T) {
 }
 
 // unavailable is how many requests a gateway has answered with 6000007.
-func (g *gateway) unavailable() (n float64) {
-	g.t.Helper()
-	_, body := g.get("http://" + g.internal + "/metrics")
+func unavailable(t testing.TB, g *gateway) (n float64) {
+	t.Helper()
+	_, body := g.Get("http://" + g.Internal + "/metrics")
 	for _, m := range regexp.MustCompile(`(?m)^roomgate_gateway_requests_total\{code="6000007",.*\} (\S+)$`).FindAllStringSubmatch(body, -1) {
 		v, err := strconv.ParseFloat(m[1], 64)
 		if err != nil {
-			g.t.Fatal(err)
+			t.Fatal(err)
 		}
 		n += v
 	}

@@ -67,7 +67,7 @@ func contests(t *testing.T, a *gateway, bo *wire, overlaps []overlap) []*contest
 	var all []*contest
 	for i, o := range overlaps {
 		n := fmt.Sprint(i)
-		s := &contest{overlap: o, wire: connect(t, a.url()), name: o.name}
+		s := &contest{overlap: o, wire: connect(t, a.URL()), name: o.name}
 		s.session = s.login(`{"userID":"u` + n + `"}`).SessionID
 		s.names = strings.NewReplacer("$R", "R"+n, "$F", "F"+n, "$S", "S"+n, "$U", "u"+n)
 		if o.others != nil {

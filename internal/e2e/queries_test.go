@@ -23,6 +23,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/roomgate/roomgate/client"
+	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
 )
@@ -211,7 +212,7 @@ func (r attributesRow) play(s *stage) {
 		}
 	}
 	r.row.play(s)
-	request(http.MethodDelete, "http://"+s.a.addr+"/v1/rooms/R", "dev", "") // it may have a delay
+	gatetest.Request(http.MethodDelete, "http://"+s.a.Addr+"/v1/rooms/R", "dev", "") // it may have a delay
 }
 
 // attributesParams are the parameters of createRoom, enterRoom or, from F,
@@ -241,7 +242,7 @@ func TestRoomAttributes_anyText(t *testing.T) {
 	server, _ := redisServer(t)
 	a, b := startPair(t, server.Addr())
 	ana, bo := enroll(a, t, "ana"), enroll(b, t, "bo")
-	sdk := meet(t, "sdk", b.url())
+	sdk := meet(t, "sdk", b.URL())
 	for _, method := range []string{protocol.MethodCreateRoom, protocol.MethodEnterRoom, protocol.MethodSwitchRoom} {
 		if method == protocol.MethodSwitchRoom {
 			ana.enter("F")
@@ -371,7 +372,7 @@ func TestQueries_params(t *testing.T) {
 	t.Parallel()
 	server, _ := redisServer(t)
 	a, b := startPair(t, server.Addr())
-	stranger := connect(t, a.url())
+	stranger := connect(t, a.URL())
 	list := func(config string) string { return fmt.Sprintf(`{"roomID":"R","config":%s}`, config) }
 	look := func(users ...string) string {
 		b, _ := json.Marshal(users)
@@ -481,7 +482,7 @@ func TestQueries_lookUp(t *testing.T) {
 	a, b := startPair(t, server.Addr())
 	var at protocol.Position
 	for i := range 8 {
-		w := connect(t, []*gateway{a, b}[i%2].url())
+		w := connect(t, []*gateway{a, b}[i%2].URL())
 		w.login(fmt.Sprintf(`{"userID":"u%d","userName":"Name %d"}`, i, i))
 		at = w.enter("R").Position
 	}
@@ -531,7 +532,7 @@ func TestQueries_heavyMembers(t *testing.T) {
 	const members = 90
 	heavy := strings.Repeat(`\u0000`, 1024)
 	for i := range members {
-		w := connect(t, g.url())
+		w := connect(t, g.URL())
 		w.login(fmt.Sprintf(`{"userID":"u%d","userName":"%s","userAvatarUrl":"%s","userExtendedData":"%s"}`, i, heavy[:6*256], heavy, heavy))
 		w.enter("R")
 		w.drop() // who is away is a member, and hears nothing
@@ -798,7 +799,7 @@ func (a *asker) read() {
 // newAsker logs a user in and enters R.
 func newAsker(t *testing.T, g *gateway, user string) *asker {
 	t.Helper()
-	ws, res, err := websocket.DefaultDialer.DialContext(t.Context(), g.url()+protocol.Path, nil)
+	ws, res, err := websocket.DefaultDialer.DialContext(t.Context(), g.URL()+protocol.Path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -874,7 +875,7 @@ func (b *bustle) act(ctx context.Context, r *rand.Rand, g *guest) error {
 	case g.where != "in" && g.c != nil:
 		return b.enter(ctx, r, g, g.c)
 	case g.where != "in", r.IntN(4) == 0:
-		c, err := b.device(ctx, g, at.url())
+		c, err := b.device(ctx, g, at.URL())
 		if err == nil {
 			err = b.enter(ctx, r, g, c)
 		}
@@ -919,12 +920,12 @@ func (b *bustle) enter(ctx context.Context, r *rand.Rand, g *guest, c *client.Cl
 }
 
 func (b *bustle) kick(ctx context.Context, at *gateway, g *guest) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+at.addr+"/v1/rooms/R/kick", strings.NewReader(fmt.Sprintf(`{"userID":%q}`, g.name)))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+at.Addr+"/v1/rooms/R/kick", strings.NewReader(fmt.Sprintf(`{"userID":%q}`, g.name)))
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Authorization", "Bearer dev")
-	res, err := plain.Do(req)
+	res, err := gatetest.Plain.Do(req)
 	if err != nil {
 		return err
 	}
@@ -1248,7 +1249,7 @@ func walks(t *testing.T, redisAddr string, rdb *redis.Client, seed uint64, parti
 		}
 		arriving.Go(func() {
 			for _, g := range crews[i] {
-				c, err := b.device(ctx, g, home.url())
+				c, err := b.device(ctx, g, home.URL())
 				if err == nil {
 					_, err = c.EnterRoom(ctx, protocol.RoomBaseInfo{RoomID: "R"}, nil)
 					c.Close()

@@ -102,7 +102,7 @@ func TestQueries(t *testing.T) {
 			g = b
 		}
 		user := fmt.Sprintf("u%d", i)
-		w := connect(t, g.url())
+		w := connect(t, g.URL())
 		w.login(fmt.Sprintf(`{"userID":%q,"userName":"Name %d","userAvatarUrl":"http://a/%d","userExtendedData":"{}"}`, user, i, i))
 		at = w.enter("R").Position
 		users, cast = append(users, user), append(cast, w)
@@ -174,7 +174,7 @@ func TestRequestKey_repeat(t *testing.T) {
 			a, b := startPair(t, server.Addr(), "--redis-prefix="+fmt.Sprint("p", elsewhere))
 			bo := enroll(b, t, "bo")
 			bo.enter("R")
-			ana := connect(t, a.url())
+			ana := connect(t, a.URL())
 			session := ana.login(`{"userID":"ana"}`).SessionID
 			moved := 0
 			// repeat sends a request once more and compares the answers.
@@ -189,7 +189,7 @@ func TestRequestKey_repeat(t *testing.T) {
 					g := []*gateway{b, a}[moved%2]
 					moved++
 					ana.drop()
-					ana = connect(t, g.url())
+					ana = connect(t, g.URL())
 					r := ana.login(fmt.Sprintf(`{"userID":"ana","resume":{"sessionID":%q}}`, session))
 					if !r.Resumed || r.SessionID != session {
 						t.Fatalf("got %+v, want session %q resumed", r, session)
@@ -229,7 +229,7 @@ func TestRequestKey_repeatOfAnEntryIsFollowed(t *testing.T) {
 	t.Parallel()
 	server, _ := redisServer(t)
 	a, b := startPair(t, server.Addr())
-	ana := connect(t, a.url())
+	ana := connect(t, a.URL())
 	session := ana.login(`{"userID":"ana"}`).SessionID
 	bo := enroll(b, t, "bo")
 	bo.enter("R")
@@ -245,7 +245,7 @@ func TestRequestKey_repeatOfAnEntryIsFollowed(t *testing.T) {
 	ana.drop()
 	bo.say("R", "two")
 
-	ana = connect(t, b.url())
+	ana = connect(t, b.URL())
 	// The client lost the answer, so it names no room.
 	ana.login(fmt.Sprintf(`{"userID":"ana","resume":{"sessionID":%q}}`, session))
 	ana.send("joinRoom", entry)
@@ -271,7 +271,7 @@ func TestRequestKey_laterMembership(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			a, b := startPair(t, server.Addr(), fmt.Sprintf("--redis-prefix=later%t", elsewhere))
-			ana, bo := connect(t, a.url()), enroll(b, t, "bo")
+			ana, bo := connect(t, a.URL()), enroll(b, t, "bo")
 			session := ana.login(`{"userID":"ana"}`).SessionID
 			bo.ask(protocol.MethodCreateRoom, `{"roomInfo":{"roomID":"R"},"config":{"roomDestroyDelayTime":60}}`, nil)
 			bo.enter("F")
@@ -361,7 +361,7 @@ func TestRequestKey_evicted(t *testing.T) {
 	a, b := startPair(t, server.Addr())
 	bo := enroll(b, t, "bo")
 	bo.enter("R")
-	ana := connect(t, a.url())
+	ana := connect(t, a.URL())
 	session := ana.login(`{"userID":"ana"}`).SessionID
 	const entry = `{"roomID":"R","requestKey":1}`
 	ana.ask(protocol.MethodJoinRoom, entry, nil)

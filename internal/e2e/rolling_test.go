@@ -141,14 +141,14 @@ func TestRollingRestart(t *testing.T) {
 	}
 	for i := range gateways {
 		began := time.Now()
-		here := gateways[i].metric("roomgate_gateway_sessions")
-		gateways[i].signal(syscall.SIGTERM)
+		here := gateways[i].Metric("roomgate_gateway_sessions")
+		gateways[i].Signal(syscall.SIGTERM)
 		select {
-		case <-gateways[i].ended:
+		case <-gateways[i].Ended:
 		case <-time.After(3 * patience):
 			t.Fatalf("gateway %d does not end", i)
 		}
-		if code := gateways[i].cmd.ProcessState.ExitCode(); code != 0 {
+		if code := gateways[i].Cmd.ProcessState.ExitCode(); code != 0 {
 			t.Errorf("gateway %d ended with status %d", i, code)
 		}
 		t.Logf("gateway %d with %.0f sessions was gone after %v", i, here, time.Since(began))

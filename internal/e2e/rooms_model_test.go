@@ -21,6 +21,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"pgregory.net/rapid"
 
+	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/protocol"
 )
@@ -274,7 +275,7 @@ func begin(t testing.TB, rt *rapid.T, d *deployment) *trial {
 // scatter leaves nothing behind that a next run could meet, whatever happened.
 func (x *trial) scatter() {
 	for _, room := range trialRooms {
-		request(http.MethodDelete, "http://"+x.d.gates[0].addr+"/v1/rooms/"+url.PathEscape(x.tag+room), "dev", "")
+		gatetest.Request(http.MethodDelete, "http://"+x.d.gates[0].Addr+"/v1/rooms/"+url.PathEscape(x.tag+room), "dev", "")
 	}
 }
 
@@ -802,7 +803,7 @@ func (x *trial) mistake(p *device) {
 
 // dial opens a connection of a device to a gateway.
 func (x *trial) dial(p *device, g *gateway) *conn {
-	c := &conn{device: p, gate: g, w: connect(x, g.url()), asked: map[string]question{}}
+	c := &conn{device: p, gate: g, w: connect(x, g.URL()), asked: map[string]question{}}
 	c.w.name = p.name
 	x.online = append(x.online, c)
 	return c
@@ -927,7 +928,7 @@ func (x *trial) kick(room, user string, g *gateway) {
 
 // backend makes a request of a backend's.
 func (x *trial) backend(want protocol.Code, method string, g *gateway, room, path, body string) {
-	status, answer := request(method, "http://"+g.addr+"/v1/rooms/"+url.PathEscape(x.tag+room)+path, "dev", body)
+	status, answer := gatetest.Request(method, "http://"+g.Addr+"/v1/rooms/"+url.PathEscape(x.tag+room)+path, "dev", body)
 	var refused struct {
 		Error struct{ Code protocol.Code }
 	}

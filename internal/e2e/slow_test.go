@@ -33,7 +33,7 @@ func idle(t testing.TB, g *gateway, login string) *sluggard {
 		}
 		return c, err
 	}}
-	ws, _, err := dialer.DialContext(t.Context(), g.url()+protocol.Path, nil)
+	ws, _, err := dialer.DialContext(t.Context(), g.URL()+protocol.Path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestSlowConsumer(t *testing.T) {
 	sent := 0
 	// flood speaks until ana has been cut off once more.
 	flood := func(cut int) {
-		for began := time.Now(); a.metric(`roomgate_gateway_closes_total{code="4008"}`) < float64(cut); {
+		for began := time.Now(); a.Metric(`roomgate_gateway_closes_total{code="4008"}`) < float64(cut); {
 			if time.Since(began) > patience {
 				t.Fatalf("ana was not cut off for the time %d, though %d messages were sent", cut, sent)
 			}

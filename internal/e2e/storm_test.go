@@ -87,7 +87,7 @@ func TestOverlap_storm(t *testing.T) {
 	for i := range 4 {
 		p := &stormer{s: s, user: fmt.Sprintf("u%d", i), gate: i % 2, rooms: map[string]string{},
 			pending: map[int]*stormRequest{}, results: map[*stormRequest][]string{}}
-		p.wire = connect(t, s.gates[p.gate].url())
+		p.wire = connect(t, s.gates[p.gate].URL())
 		p.session = p.login(fmt.Sprintf(`{"userID":%q}`, p.user)).SessionID
 		s.cast = append(s.cast, p)
 	}
@@ -310,7 +310,7 @@ func (p *stormer) comeBack() {
 		}
 	}
 	clear(p.pending)
-	p.wire = connect(p.t, p.s.gates[p.gate].url())
+	p.wire = connect(p.t, p.s.gates[p.gate].URL())
 	var named []string
 	for room, state := range p.rooms {
 		if state == "connected" {

@@ -24,7 +24,7 @@ func TestSwitch_again(t *testing.T) {
 		t.Run(fmt.Sprintf("P=%d", partitions), func(t *testing.T) {
 			t.Parallel()
 			a, b := startPair(t, server.Addr(), fmt.Sprintf("--redis-prefix=again%d", partitions), fmt.Sprintf("--partitions=%d", partitions))
-			ana := connect(t, a.url())
+			ana := connect(t, a.URL())
 			session := ana.login(`{"userID":"ana"}`).SessionID
 			bo, cy := enroll(b, t, "bo"), enroll(b, t, "cy")
 			bo.enter("F")
@@ -39,7 +39,7 @@ func TestSwitch_again(t *testing.T) {
 			ana.hears("R cy: one")
 
 			ana.drop()
-			ana = connect(t, b.url())
+			ana = connect(t, b.URL())
 			ana.login(fmt.Sprintf(`{"userID":"ana","resume":{"sessionID":%q}}`, session))
 			ana.hears("R connected success")
 			ana.send(protocol.MethodSwitchRoom, params)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/protocol"
 )
 
@@ -71,7 +72,7 @@ func TestToken_login(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := connect(t, g.url())
+			w := connect(t, g.URL())
 			w.send(protocol.MethodLogin, tt.login)
 			if err := w.refused(tt.want); strings.Contains(err.Message, good[:20]) {
 				t.Errorf("the token is in what the client is told: %s", err.Message)
@@ -84,7 +85,7 @@ func TestToken_login(t *testing.T) {
 	}
 	t.Run("three times", func(t *testing.T) {
 		t.Parallel()
-		w := connect(t, g.url())
+		w := connect(t, g.URL())
 		for range 3 {
 			w.send(protocol.MethodLogin, `{"userID":"ana"}`)
 			w.refused(protocol.CodeBadToken)
@@ -93,7 +94,7 @@ func TestToken_login(t *testing.T) {
 	})
 	t.Run("server API without keys", func(t *testing.T) {
 		t.Parallel()
-		if status, _ := request("DELETE", "http://"+g.addr+"/v1/rooms/R", "dev", ""); status != 401 {
+		if status, _ := gatetest.Request("DELETE", "http://"+g.Addr+"/v1/rooms/R", "dev", ""); status != 401 {
 			t.Errorf("got %d, want 401", status)
 		}
 	})
@@ -106,7 +107,7 @@ func TestToken_expiry(t *testing.T) {
 	server, _ := redisServer(t)
 	g := startGateway(t, server.Addr(), "--no-dev", "--jwt-hs256-secret-file="+secretFile(t))
 	soon := time.Now().Add(4 * time.Second).Truncate(time.Second)
-	late, renews := connect(t, g.url()), connect(t, g.url())
+	late, renews := connect(t, g.URL()), connect(t, g.URL())
 	for w, user := range map[*wire]string{late: "ana", renews: "bo"} {
 		w.login(loginWith(user, tokenOf(t, secret, user, soon)))
 		got := w.take()

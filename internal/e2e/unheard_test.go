@@ -22,7 +22,7 @@ func TestResume_placeCameBack(t *testing.T) {
 			t.Parallel()
 			cy := enroll(b, t, "cy")
 			cy.enter(room)
-			ana := connect(t, a.url())
+			ana := connect(t, a.URL())
 			session := ana.login(`{"userID":"ana"}`).SessionID
 			heard := ana.enter(room).Position
 			other := enroll(a, t, "ana")
@@ -30,7 +30,7 @@ func TestResume_placeCameBack(t *testing.T) {
 			ana.enter(room)
 			other.hears(room + " disconnected kickedOutByOtherDevice")
 			ana.drop()
-			ana = connect(t, g.url())
+			ana = connect(t, g.URL())
 			ana.login(fmt.Sprintf(`{"userID":"ana","resume":{"sessionID":%q,"rooms":[{"roomID":%q,"epoch":%d,"seq":%d}]}}`,
 				session, room, heard.Epoch, heard.Seq))
 			ana.hears(room + " connected success")

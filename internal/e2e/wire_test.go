@@ -77,7 +77,7 @@ func tryConnect(t testing.TB, url string, header http.Header) (*wire, *http.Resp
 // enroll opens a connection to a gateway and logs a user in.
 func enroll(g *gateway, t testing.TB, user string) *wire {
 	t.Helper()
-	w := connect(t, g.url())
+	w := connect(t, g.URL())
 	w.login(`{"userID":"` + user + `"}`)
 	return w
 }
