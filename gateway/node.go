@@ -19,15 +19,16 @@ const (
 	nodeTick   = 500 * time.Millisecond
 	standstill = 2 * time.Second
 
-	// renewEvery is how often the lease is renewed, and with it is learned how
-	// long ago the last sweep was. Short, so that a silence of the node that
-	// sweeps is noticed before it counts as time in which nobody could serve.
-	renewEvery = time.Second
+	// renewEvery is how often the lease is renewed: with every tick, also one
+	// that comes a little early. It is often, since the answer says how long ago
+	// the last sweep was.
+	renewEvery = nodeTick * 4 / 5
 
 	// sweepEvery is the longest pause between two sweeps by the node that is
-	// to do it; after sweepSilence any node does.
-	sweepEvery   = time.Second
-	sweepSilence = 3 * time.Second
+	// to do it: every second tick. After sweepSilence any node does. So nobody
+	// is kept for more than 2 s past a deadline, even if that node is gone.
+	sweepEvery   = 2 * renewEvery
+	sweepSilence = 3 * nodeTick
 
 	probeEvery   = 2 * time.Second
 	probesMissed = 3 // until the subscription is taken for deaf
