@@ -233,6 +233,9 @@ func (c *conn) comeBack(s *session, rooms []roomstore.Return, named map[roomstor
 			err = f.rejoin(ctx, s, back, seen, nil)
 		}
 		cancel()
+		// What was missed of one room waits outside of the connection's bound, and
+		// of the next only when the client has read most of it.
+		c.sock.pace()
 		if err != nil {
 			// The session is here and the room is not: the client tries again.
 			c.g.log.Debug("resume not completed", "room", back.Room, "session", s.who.ID, "err", err)
