@@ -14,6 +14,7 @@
 -- ARGV[6]  did_ttl      ms
 -- ARGV[7]  log_ttl      ms
 -- ARGV[8]  gone_ttl     ms
+-- ARGV[9]  partitions
 --
 -- Returns  {"ok", room, epoch, seq, …}     each room left, with its departure
 --          {"again", room, epoch, seq, …}  the same, of an earlier call under
@@ -69,4 +70,7 @@ for i = 2, #reply do
   left[i - 1] = reply[i] .. NUL
 end
 remember(uslot, session, request_key, "all", "", table.concat(left), did_ttl)
+if end_session == "1" then
+  forget_outcomes(uslot, tonumber(ARGV[9]), session, ttls.gone)
+end
 return reply
