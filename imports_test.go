@@ -17,6 +17,7 @@ const module = "github.com/roomgate/roomgate/"
 // Where the modules we use live.
 const (
 	chi        = "github.com/go-chi/chi/v5"
+	goleak     = "go.uber.org/goleak"
 	goredis    = "github.com/redis/go-redis/v9"
 	hdr        = "github.com/HdrHistogram/hdrhistogram-go"
 	isatty     = "github.com/mattn/go-isatty"
@@ -65,6 +66,7 @@ var allowed = map[string][]string{
 	"cmd/roomctl":   {"net/http", kong, tint, module + "client", module + "protocol"},
 
 	"internal/faultproxy": {},
+	"internal/gatetest":   {"net/http", goleak},
 	"internal/redistest":  {goredis, miniredis},
 }
 
