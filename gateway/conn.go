@@ -171,6 +171,9 @@ var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 func (c *conn) read() error {
 	ctx := context.Background() // what ends a read is the socket
 	for {
+		if err := c.sock.await(); err != nil {
+			return err
+		}
 		kind, r, err := c.ws.Reader(ctx)
 		if err != nil {
 			return err

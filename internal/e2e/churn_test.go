@@ -8,13 +8,13 @@ import (
 	"flag"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -45,45 +45,50 @@ type churner struct {
 	conn atomic.Pointer[net.Conn] // of the client below
 	http *http.Client
 
-	c *client.Client
+	c    *client.Client
+	step int // of its round
 }
 
-func (p *churner) act(ctx context.Context, r *rand.Rand) error {
+// round is what a churner does, over and over: each at another place of it, so
+// that as much of everything happens at any time.
+const round = "e s s e s w s l e d s w s s l e s a e s w l s d e s w s l e s w s o e s e w s l d e s w s a e s l s o"
+
+func (p *churner) act(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if p.c == nil || p.c.Err() != nil {
-		return p.login(ctx, r.IntN(len(p.f.gates)))
+		return p.login(ctx, p.step%len(p.f.gates))
 	}
-	room := func() protocol.RoomBaseInfo {
-		return protocol.RoomBaseInfo{RoomID: fmt.Sprintf("churn-%d", r.IntN(churnRooms))}
-	}
+	p.step++
+	room := protocol.RoomBaseInfo{RoomID: fmt.Sprintf("churn-%d", p.step*7%churnRooms)}
 	in := p.c.Rooms()
 	if len(in) == 0 {
-		_, err := p.c.EnterRoom(ctx, room(), nil)
+		_, err := p.c.EnterRoom(ctx, room, nil)
 		return err
 	}
-	here := in[r.IntN(len(in))].RoomID
-	switch n := r.IntN(100); {
-	case n < 20:
-		_, err := p.c.EnterRoom(ctx, room(), nil)
+	here := in[p.step%len(in)].RoomID
+	acts := strings.Fields(round)
+	switch acts[p.step%len(acts)] {
+	case "e":
+		_, err := p.c.EnterRoom(ctx, room, nil)
 		return err
-	case n < 40:
+	case "l":
 		return p.c.LeaveRoom(ctx, here)
-	case n < 55:
-		_, err := p.c.SwitchRoom(ctx, here, room(), true, nil)
+	case "w":
+		_, err := p.c.SwitchRoom(ctx, here, room, true, nil)
 		return err
-	case n < 85:
+	case "s":
 		_, err := p.c.SendRoomMessage(ctx, here, protocol.OutgoingMessage{Type: protocol.MessageText, Message: "hello"}, nil)
 		return err
-	case n < 90:
+	case "a":
 		_, err := p.c.LeaveAllRoom(ctx)
 		return err
-	case n < 96: // it comes back
+	case "d": // its link is lost, and it comes back
 		if conn := p.conn.Load(); conn != nil {
 			(*conn).Close()
 		}
 		return nil
-	default:
+	default: // "o"
 		p.c.Logout(ctx)
 		p.c = nil
 		return nil
@@ -156,7 +161,7 @@ func TestChurn(t *testing.T) {
 	turns := make(chan *churner, churners)
 	var all []*churner
 	for i := range churners {
-		p := &churner{f: f, user: fmt.Sprintf("churner-%d", i)}
+		p := &churner{f: f, user: fmt.Sprintf("churner-%d", i), step: i}
 		transport := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := new(net.Dialer).DialContext(ctx, network, addr)
 			if err == nil {
@@ -171,15 +176,14 @@ func TestChurn(t *testing.T) {
 	}
 	var acts, failed atomic.Int64
 	var work sync.WaitGroup
-	for i := range 16 {
-		r := rand.New(rand.NewPCG(1, uint64(i)))
+	for range 16 {
 		work.Go(func() {
 			tick := time.NewTicker(16 * churnPeriod)
 			defer tick.Stop()
 			for ctx.Err() == nil {
 				p := <-turns
 				acts.Add(1)
-				err := p.act(ctx, r)
+				err := p.act(ctx)
 				var refused *protocol.Error
 				if err != nil && ctx.Err() == nil && !errors.As(err, &refused) {
 					failed.Add(1)
