@@ -346,4 +346,3 @@ func named(t interface{ Fatalf(string, ...any) }, names ...string) (out []fault)
 	}
 	return out
 }
-
