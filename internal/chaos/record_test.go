@@ -57,6 +57,7 @@ type stay struct {
 
 	// Who is in it: a list, and what has changed since.
 	stale    bool // there is no list, or one before a loss
+	mixed    bool // since the list there may have been changes of which nothing was told, since they came to nothing
 	base     []string
 	baseAt   int64
 	changes  []change
@@ -66,6 +67,24 @@ type stay struct {
 }
 
 func (s *stay) now() *life { return &s.lives[len(s.lives)-1] }
+
+// heard is what a user was told to be at a place, when, and during which stay.
+type heard struct {
+	what string
+	when time.Time
+	stay *stay
+}
+
+// forgotten says whether Redis has lost data after this, and the user was not in
+// the room any more: then nobody may be left who knew, and something else can have
+// come to the place.
+func (w *world) forgotten(h heard) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.losses, func(at time.Time) bool {
+		return at.After(h.when) && (h.stay == nil || !h.stay.ended.IsZero() && h.stay.ended.Before(at))
+	})
+}
 
 // A record is what one user was told, by whatever client, and what follows
 // from that. It knows nothing else.
@@ -77,7 +96,7 @@ type record struct {
 	links  []link
 	rooms  map[string]*stay // that it is in
 	past   []*stay
-	truth  map[place]string // what it heard to be at a place
+	truth  map[place]heard  // what it heard to be at a place
 	texts  map[string]place // of messages
 	lines  []string
 	leaves map[string][]time.Time // when it wanted to be out of a room; "" for all
@@ -85,7 +104,7 @@ type record struct {
 
 func newRecord(w *world, user string) *record {
 	return &record{
-		w: w, user: user, rooms: map[string]*stay{}, truth: map[place]string{}, texts: map[string]place{},
+		w: w, user: user, rooms: map[string]*stay{}, truth: map[place]heard{}, texts: map[string]place{},
 		leaves: map[string][]time.Time{},
 	}
 }
@@ -212,7 +231,7 @@ func (r *record) state(ev *client.RoomStateChanged) {
 		case ev.Seq < l.at:
 			l.at, l.from = ev.Seq, min(l.from, ev.Seq) // the repeat of an entry
 		}
-		s.interrupted, s.resumed, s.half = false, 2, nil
+		s.interrupted, s.resumed, s.half, s.mixed = false, 2, nil, true
 		s.now().whole = false
 	}
 }
@@ -264,10 +283,10 @@ func (r *record) step(room string, seq int64) *stay {
 
 // isAt notes what is at a place.
 func (r *record) isAt(p place, what string) {
-	if before, is := r.truth[p]; is && before != what {
-		r.blame("%v is %q and was %q", p, what, before)
+	if before, is := r.truth[p]; is && before.what != what && !r.w.forgotten(before) {
+		r.blame("%v is %q and was %q", p, what, before.what)
 	}
-	r.truth[p] = what
+	r.truth[p] = heard{what, time.Now(), r.rooms[p.room]}
 }
 
 func (r *record) members(room string, c change, seq, members int64) {
@@ -342,7 +361,7 @@ func (r *record) listed(l *client.MemberList) {
 	if l.Seq < s.now().lostUpTo() {
 		return
 	}
-	s.base, s.baseAt, s.stale = names(l.MemberList), l.Seq, false
+	s.base, s.baseAt, s.stale, s.mixed = names(l.MemberList), l.Seq, false, false
 }
 
 // lostUpTo gives the end of what was lost.
@@ -379,7 +398,7 @@ func (r *record) in() map[string]int64 {
 // believes gives the members of a room as the user knows them, in order, and
 // whether the order is known. mu is held.
 func (r *record) believes(s *stay) (users []string, ordered bool) {
-	users, ordered = slices.Clone(s.base), true
+	users, ordered = slices.Clone(s.base), !s.mixed
 	for _, c := range s.changes {
 		if c.seq <= s.baseAt {
 			continue
@@ -409,18 +428,17 @@ func (r *record) believes(s *stay) (users []string, ordered bool) {
 }
 
 // rebase begins anew from what has been checked.
-func (r *record) rebase(heads map[string]place) {
+func (r *record) rebase(is map[string]stored) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for room, s := range r.rooms {
-		users, _ := r.believes(s)
 		l := *s.now()
-		l.from, l.at, l.lost, l.whole = heads[room].seq, heads[room].seq, nil, true
+		l.from, l.at, l.lost, l.whole = is[room].seq, is[room].seq, nil, true
 		s.lives = []life{l}
-		s.base, s.baseAt, s.changes, s.resumed = users, l.at, nil, 0
+		s.base, s.baseAt, s.changes, s.resumed, s.mixed = is[room].members, l.at, nil, 0, false
 	}
 	r.past = nil
-	r.truth = map[place]string{}
+	r.truth = map[place]heard{}
 }
 
 func names(users []protocol.UserInfo) (out []string) {

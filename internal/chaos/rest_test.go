@@ -166,7 +166,7 @@ func (w *world) rest() {
 	w.speak()
 	is, err := w.look()
 	w.must(err)
-	heads := w.compare(is)
+	w.compare(is)
 	w.order(is)
 	for room, r := range is {
 		if before := w.epochs[room]; r.epoch < before {
@@ -184,8 +184,8 @@ func (w *world) rest() {
 	w.fsck()
 	w.mu.Lock()
 	wrong := slices.Clone(w.wrong)
-	acks := len(w.acks)
-	w.acks = nil
+	acks := w.acks
+	w.acks = 0
 	w.mu.Unlock()
 	for _, text := range wrong {
 		t.Error(text)
@@ -194,7 +194,7 @@ func (w *world) rest() {
 		t.FailNow()
 	}
 	for _, p := range w.people {
-		p.rebase(heads)
+		p.rebase(is)
 	}
 	members := 0
 	for _, r := range is {
@@ -246,12 +246,10 @@ func (w *world) speak() {
 }
 
 // compare holds what members believe, what they are told who ask, and what
-// Redis has of each room against each other. It gives where the rooms are.
-func (w *world) compare(is map[string]stored) map[string]place {
-	heads := map[string]place{}
+// Redis has of each room against each other.
+func (w *world) compare(is map[string]stored) {
 	for _, room := range sortedKeys(is) {
 		r := is[room]
-		heads[room] = place{room, r.epoch, r.seq}
 		for _, user := range r.members {
 			i := slices.IndexFunc(w.people, func(p *player) bool { return p.user == user })
 			p := w.people[i]
@@ -292,7 +290,6 @@ func (w *world) compare(is map[string]stored) map[string]place {
 			p.record.mu.Unlock()
 		}
 	}
-	return heads
 }
 
 // order holds what everybody heard against what everybody else heard, and
@@ -308,20 +305,14 @@ func (w *world) order(is map[string]stored) {
 	}
 	for _, p := range w.people {
 		p.record.mu.Lock()
-		for at, what := range p.truth {
-			tell(at, what, p.user)
+		for at, h := range p.truth {
+			if !w.forgotten(h) {
+				tell(at, h.what, p.user)
+			}
 		}
 		p.record.mu.Unlock()
 	}
 	at := map[string]place{} // of texts
-	w.mu.Lock()
-	acks := slices.Clone(w.acks)
-	w.mu.Unlock()
-	for _, a := range acks {
-		if a.epoch != 0 {
-			tell(a.place, "m "+a.sender+" "+a.text, "the sender")
-		}
-	}
 	places := make([]place, 0, len(truth))
 	for p, what := range truth {
 		places = append(places, p)
@@ -405,7 +396,7 @@ func (r *record) check(s *stay, l life, at place, what, by string) {
 	case what == "- "+r.user && s.ended.IsZero():
 		r.blame("%s saw it leave at %v, and it is in since %d", by, at, l.from)
 	case what == "- "+r.user || what == "+ "+r.user || strings.HasPrefix(what, "m "+r.user+" "):
-	case r.truth[at] == what:
+	case r.truth[at].what == what:
 	case strings.HasPrefix(what, "m ") || l.whole:
 		r.blame("%q at %v, which %s has heard, was not told it; it was in from %d to %d, lost %v, ended %q", what, at, by, l.from, l.at, l.lost, s.ending)
 	}

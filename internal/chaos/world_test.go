@@ -93,7 +93,7 @@ type world struct {
 	losses   []time.Time // when data was lost
 	attempts []attempt
 	schedule []string
-	acks     []ack
+	acks     int              // messages that were acknowledged since the last rest
 	epochs   map[string]int64 // the highest of each room so far
 	resting  chan struct{}    // closed when the load goes on; nil: it does
 	done     int              // calls of players that were answered
@@ -105,14 +105,6 @@ type world struct {
 type attempt struct {
 	room, user string // no user: the room was to be destroyed
 	from, to   time.Time
-}
-
-// An ack is a message whose sender was told that it is sent.
-type ack struct {
-	place
-	text   string
-	sender string
-	id     string
 }
 
 // newWorld starts it all and lets it rest.
