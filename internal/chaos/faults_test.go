@@ -27,6 +27,8 @@ type fault struct {
 	// last: it ends after those that it overlaps with, since a gateway does
 	// not start without Redis.
 	last bool
+	// redis: it happens to Redis, and not together with another such.
+	redis bool
 }
 
 func between(from, to time.Duration) func(*rand.Rand) time.Duration {
@@ -146,18 +148,18 @@ var faults = []fault{
 			over()
 		}
 	}},
-	{name: "Redis cuts off all subscriptions", begin: func(w *world, _ int) func() {
+	{name: "Redis cuts off all subscriptions", redis: true, begin: func(w *world, _ int) func() {
 		w.killConnections("pubsub")
 		return nothing
 	}},
-	{name: "Redis cuts off all other connections", begin: func(w *world, _ int) func() {
+	{name: "Redis cuts off all other connections", redis: true, begin: func(w *world, _ int) func() {
 		w.killConnections("normal")
 		return nothing
 	}},
-	{name: "Redis stands still for 1 s", lasts: exactly(time.Second), begin: standStill},
-	{name: "Redis stands still for 5 s", lasts: exactly(5 * time.Second), begin: standStill},
-	{name: "Redis stands still for 12 s", lasts: exactly(12 * time.Second), begin: standStill},
-	{name: "Redis restarts", begin: func(w *world, _ int) func() {
+	{name: "Redis stands still for 1 s", redis: true, lasts: exactly(time.Second), begin: standStill},
+	{name: "Redis stands still for 5 s", redis: true, lasts: exactly(5 * time.Second), begin: standStill},
+	{name: "Redis stands still for 12 s", redis: true, lasts: exactly(12 * time.Second), begin: standStill},
+	{name: "Redis restarts", redis: true, begin: func(w *world, _ int) func() {
 		if !w.keepsLog() {
 			// With the snapshot that it takes now, and the load goes on.
 			w.must(w.rdb.Save(w.ctx).Err())
@@ -169,11 +171,11 @@ var faults = []fault{
 		over()
 		return nothing
 	}},
-	{name: "Redis forgets all scripts", begin: func(w *world, _ int) func() {
+	{name: "Redis forgets all scripts", redis: true, begin: func(w *world, _ int) func() {
 		w.must(w.rdb.ScriptFlush(w.ctx).Err())
 		return nothing
 	}},
-	{name: "Redis is full", lasts: between(time.Second, 3*time.Second), begin: func(w *world, _ int) func() {
+	{name: "Redis is full", redis: true, lasts: between(time.Second, 3*time.Second), begin: func(w *world, _ int) func() {
 		over := w.outage(nil, false)
 		w.must(w.rdb.ConfigSet(w.ctx, "maxmemory", "1").Err())
 		return func() {
@@ -181,13 +183,13 @@ var faults = []fault{
 			over()
 		}
 	}},
-	{name: "all data is flushed", begin: func(w *world, _ int) func() {
+	{name: "all data is flushed", redis: true, begin: func(w *world, _ int) func() {
 		w.lost()
 		w.must(w.rdb.FlushAll(w.ctx).Err())
 		w.lost()
 		return nothing
 	}},
-	{name: "Redis restarts without its data", begin: func(w *world, _ int) func() {
+	{name: "Redis restarts without its data", redis: true, begin: func(w *world, _ int) func() {
 		over := w.outage(nil, false)
 		w.lost()
 		w.server.Kill()
@@ -268,10 +270,11 @@ func (r round) String() string {
 // deal makes rounds out of faults: each comes once, and some come in pairs.
 func deal(r *rand.Rand, of []fault, pairs int) (rounds []round) {
 	of = slices.Clone(of)
+	both := func(a, b fault) bool { return !a.redis || !b.redis }
 	r.Shuffle(len(of), func(i, j int) { of[i], of[j] = of[j], of[i] })
 	for len(of) > 0 {
 		n := 1
-		if pairs > 0 && len(of) > 1 && r.IntN(2) == 0 {
+		if pairs > 0 && len(of) > 1 && both(of[0], of[1]) && r.IntN(2) == 0 {
 			pairs--
 			n = 2
 		}
@@ -305,12 +308,9 @@ func (w *world) play(r round) {
 	}
 	var ends []ending
 	// What stops Redis comes last: the others need it to begin.
-	order := []int{0}
-	if len(r.faults) > 1 {
+	order := []int{0, 1}[:len(r.faults)]
+	if len(r.faults) > 1 && r.faults[0].redis {
 		order = []int{1, 0}
-		if strings.HasPrefix(r.faults[1].name, "Redis") {
-			order = []int{0, 1}
-		}
 	}
 	for _, i := range order {
 		f := r.faults[i]
