@@ -137,7 +137,10 @@ var faults = []fault{
 	{name: "messages of Redis to a gateway are lost, doubled and late", lasts: between(time.Second, 3*time.Second), begin: func(w *world, i int) func() {
 		s := w.place(i)
 		s.link.Messages(weather(rand.New(rand.NewPCG(w.seed, uint64(i)))))
-		return func() { s.link.Messages(nil) }
+		return func() {
+			w.bustle(100) // or there are no messages
+			s.link.Messages(nil)
+		}
 	}},
 	{name: "answers of Redis to a gateway are lost", lasts: between(500*time.Millisecond, 2*time.Second), begin: func(w *world, i int) func() {
 		s := w.place(i)

@@ -119,9 +119,7 @@ func (p *player) come(ctx context.Context) {
 // may see it for a while.
 func (p *player) leave(c *client.Client) {
 	c.Close()
-	if s := c.Stats(); s.Duplicates != 0 || s.Malformed != 0 {
-		p.w.blame("%s: %+v", p.user, s)
-	}
+	p.counted(c)
 	p.record.mu.Lock()
 	p.record.say("closed")
 	p.record.unlink()
@@ -135,6 +133,14 @@ func (p *player) leave(c *client.Client) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.c, p.gone = nil, time.Now()
+}
+
+// counted looks at what the client has counted: it does not pass on what comes
+// twice.
+func (p *player) counted(c *client.Client) {
+	if s := c.Stats(); s.Duplicates != 0 || s.Malformed != 0 {
+		p.w.blame("%s: its client counted %+v", p.user, s)
+	}
 }
 
 func (p *player) client() *client.Client {

@@ -182,17 +182,16 @@ func (w *world) rest() {
 		}
 	}
 	w.fsck()
+	for _, p := range w.people {
+		if c := p.client(); c != nil {
+			p.counted(c)
+		}
+	}
+	w.verdict()
 	w.mu.Lock()
-	wrong := slices.Clone(w.wrong)
 	acks := w.acks
 	w.acks = 0
 	w.mu.Unlock()
-	for _, text := range wrong {
-		t.Error(text)
-	}
-	if len(wrong) > 0 {
-		t.FailNow()
-	}
 	for _, p := range w.people {
 		p.rebase(is)
 	}
@@ -201,6 +200,19 @@ func (w *world) rest() {
 		members += len(r.members)
 	}
 	w.note("at rest after %v: %d rooms with %d members, %d messages acknowledged since", settled.Round(time.Millisecond), len(is), members, acks)
+}
+
+// verdict fails the test if anything was not as it has to be.
+func (w *world) verdict() {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, text := range w.wrong {
+		w.t.Error(text)
+	}
+	if len(w.wrong) > 0 {
+		w.t.FailNow()
+	}
 }
 
 // speak has every member say something in every room, and waits until all the
@@ -359,13 +371,24 @@ func (w *world) order(is map[string]stored) {
 
 // end gives up to where a stay was, as far as it can be told. mu is held.
 func (r *record) end(s *stay, is map[string]stored, places []place, truth map[place]string) int64 {
-	l := s.now()
 	if s.ended.IsZero() {
 		return is[s.room].seq
 	}
-	if s.interrupted || s.ending != protocol.RoomSuccess && s.ending != protocol.RoomKickedOut {
+	if s.interrupted || s.ending != protocol.RoomSuccess {
 		return 0
 	}
+	// The answer waits for the events before it, but not for longer than that.
+	for _, at := range append(r.leaves[s.room], r.leaves[""]...) {
+		if d := s.ended.Sub(at); 0 <= d && d < redisTimeout/2 {
+			return r.departure(s, places, truth)
+		}
+	}
+	return 0
+}
+
+// departure gives where the user left, if somebody heard of it. mu is held.
+func (r *record) departure(s *stay, places []place, truth map[place]string) int64 {
+	l := s.now()
 	// Its departure, if somebody heard of that one; the next may be of a later stay.
 	for _, at := range places {
 		if at.room != s.room || at.epoch != l.epoch || at.seq <= l.at {
@@ -431,6 +454,7 @@ func (w *world) close() {
 			p.leave(c)
 		}
 	}
+	w.verdict()
 	w.until("nothing to be left", patience, func() string {
 		var left []string
 		keys := w.rdb.Scan(w.ctx, 0, "*", 1000).Iterator()
