@@ -40,6 +40,12 @@ fuzz: ## fuzz every fuzz test for FUZZTIME (10s)
 		done || exit 1; \
 	done
 
+FOR ?= 10m
+.PHONY: chaos
+chaos: ## let everything go wrong under load, FOR a time (10m); SEED=n repeats a world
+	@.ci/tools
+	ROOMGATE_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 0 -run '^TestChaos$$' ./internal/chaos -for $(FOR) $(if $(SEED),-seed $(SEED))
+
 .PHONY: lint
 lint: ## vet and staticcheck
 	$(GO) vet ./...

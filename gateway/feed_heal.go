@@ -63,11 +63,16 @@ func (f *feed) describe(attributes []string) {
 }
 
 // settle is told which life the room is in, now that all that was known of it
-// has been put back.
-func (f *feed) settle(l roomstore.Life) {
+// has been put back; known says whether this feed's share was. If it was not,
+// since nobody here is a member, what it has handed on may be lost, and other
+// events may come to have the same positions.
+func (f *feed) settle(l roomstore.Life, known bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.confirm()
+	if !known && len(f.members) == 0 && f.at.Epoch != 0 && !f.stopped {
+		f.reset()
+	}
 	switch {
 	case f.stopped:
 	case f.at.Epoch == 0:

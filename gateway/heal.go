@@ -303,7 +303,8 @@ func (h *healing) follow(ctx context.Context) error {
 			return err
 		}
 		for _, f := range batch {
-			f.settle(lives[f.room])
+			_, known := h.put[f]
+			f.settle(lives[f.room], known)
 		}
 	}
 	return nil

@@ -366,7 +366,21 @@ func (l *lane) exec(ctx context.Context, pipe redis.Pipeliner) error {
 	if err != nil && !answered(err) {
 		l.b.version.Add(1)
 	}
+	if err != nil {
+		l.unsent(err)
+	}
 	return err
+}
+
+// unsent notes in the commands why they have neither a result nor an error. If
+// there was no connection since Redis refused what a new one begins with, as it
+// does while it loads its data, go-redis tells only Exec.
+func (l *lane) unsent(why error) {
+	for _, c := range l.cmds {
+		if cmd, ok := c.(*redis.Cmd); ok && cmd.Err() == nil && cmd.Val() == nil {
+			cmd.SetErr(fmt.Errorf("%w: %v", ErrNotSent, why))
+		}
+	}
 }
 
 // load gives Redis all scripts. As in resend they come in one transaction, so

@@ -338,6 +338,40 @@ func TestBatcher_connectionFails(t *testing.T) {
 	})
 }
 
+// Calls for which there is no connection, since Redis answers its greeting with
+// an error, have not been sent: while it loads its data, for instance. They were
+// taken for scripts that return nothing.
+func TestBatcher_greetingRefused(t *testing.T) {
+	t.Parallel()
+	var loading atomic.Bool
+	s := redistest.Start(t)
+	options := redistest.Options(s.Addr())
+	options.OnConnect = func(ctx context.Context, c *redis.Conn) error {
+		if loading.Load() {
+			return c.Do(ctx, "LOADING").Err()
+		}
+		return nil
+	}
+	rdb := redis.NewClient(options)
+	defer rdb.Close()
+	b := runBatcher(t, rdb, roomstore.BatcherConfig{})
+	push := func() error {
+		_, err := b.Do(t.Context(), "k", appendScript, []string{"k"}, []any{"x"})
+		return err
+	}
+	if err := push(); err != nil {
+		t.Fatal(err)
+	}
+	loading.Store(true)
+	s.Restart()
+	// The first calls may find connections of before.
+	eventually(t, func() bool { return errors.Is(push(), roomstore.ErrNotSent) })
+	loading.Store(false)
+	if err := push(); err != nil { // a script that this Redis has never heard of
+		t.Errorf("got %v, want that it is called", err)
+	}
+}
+
 // A pipeline that Redis does not answer in time fails.
 func TestBatcher_timeout(t *testing.T) {
 	t.Parallel()

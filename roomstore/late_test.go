@@ -2,6 +2,7 @@ package roomstore_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/roomstore"
 )
 
@@ -31,6 +33,49 @@ func TestStore_late(t *testing.T) {
 		w.resume("n2", who)
 		w.forget()
 	})
+}
+
+// A login or resume that Redis gets after its caller's time is over, by however
+// little, changes nothing: the caller's client may be back elsewhere, and was
+// torn from there.
+func TestStore_lateByLittle(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	rdb := server.Client(t)
+	store := roomstore.New(runBatcher(t, rdb, roomstore.BatcherConfig{}), roomstore.Config{})
+	if _, err := store.Lease(t.Context(), "n1", true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Login(t.Context(), "n1", "ana", "a1", "phone"); err != nil {
+		t.Fatal(err)
+	}
+	before := rdb.HGetAll(t.Context(), "rg:{u0}:user:ana").Val()
+	for what, call := range map[string]func(context.Context) error{
+		"login": func(ctx context.Context) error {
+			_, err := store.Login(ctx, "n1", "ana", "a2", "phone")
+			return err
+		},
+		"resume": func(ctx context.Context) error {
+			_, _, _, err := store.Resume(ctx, "n1", "ana", "a1", nil)
+			return err
+		},
+	} {
+		server.Pause()
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		err := call(ctx)
+		cancel()
+		server.Resume()
+		if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, roomstore.ErrNotSent) {
+			t.Fatalf("%s: got %v, want that it was sent and not answered", what, err)
+		}
+		// Calls about one user are carried out one after another.
+		if _, err := store.Lost(t.Context(), "n1", []roomstore.Session{{User: "ana", ID: "a1"}}); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(before, rdb.HGetAll(t.Context(), "rg:{u0}:user:ana").Val()); d != "" {
+			t.Errorf("a late %s changed the user (-want +got):\n%s", what, d)
+		}
+	}
 }
 
 // lateStore gives a store that believes Redis's clock to be where it was a day

@@ -25,18 +25,20 @@ type reading struct {
 }
 
 // Lateness is how much later than its deadline a login or resume may still take
-// effect: Redis's clock is known only roughly.
+// effect if Redis's clock has been set since it was heard.
 const Lateness = 500 * time.Millisecond
 
 // validUntil is when, on Redis's clock, nobody waits for a call made under ctx
-// any more; "" if that is not known.
+// any more; "" if that is not known. It is never later than that, since the
+// clock was read before it was heard: once a client has been told that its login
+// failed it may be back elsewhere, and a late one would end its session there.
 func (s *Store) validUntil(ctx context.Context) string {
 	deadline, ok := ctx.Deadline()
 	heard := s.clock.Load()
 	if !ok || heard == nil {
 		return ""
 	}
-	return strconv.FormatInt(heard.redis+ms(deadline.Sub(heard.at)+Lateness), 10)
+	return strconv.FormatInt(heard.redis+ms(deadline.Sub(heard.at)), 10)
 }
 
 // Lease begins (begin) or renews a node's lease. It fails with [ErrFenced] if

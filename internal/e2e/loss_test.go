@@ -556,6 +556,40 @@ func TestLoss_withGateway(t *testing.T) {
 	eve.settled()
 }
 
+// What a gateway has handed on in a room that nobody there is in any more is no
+// part of the room when Redis has gone back behind it. It was told to who came in
+// next: other events have these positions now.
+func TestLoss_rolledBackUnattended(t *testing.T) {
+	t.Parallel()
+	server, rdb := redisServer(t)
+	g := startGateway(t, server.Addr(), unlimited...)
+	ana, bob := meet(t, "ana", g.URL()), meet(t, "bob", g.URL())
+	if _, err := ana.EnterRoom(t.Context(), protocol.RoomBaseInfo{RoomID: "R"}, &protocol.RoomConfig{RoomDestroyDelayTime: 60}); err != nil {
+		t.Fatal(err)
+	}
+	if err := rdb.Save(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"one", "two", "three", "four"} {
+		ana.say("R", text)
+	}
+	if err := ana.LeaveRoom(t.Context(), "R"); err != nil {
+		t.Fatal(err)
+	}
+	server.Restart()
+	eventually(t, "ana to be out again", func() bool {
+		n, err := rdb.HLen(t.Context(), "rg:{0}:info:R").Result()
+		return err == nil && n == 0 && g.Ready()
+	})
+	bob.enter("R")
+	ana.enter("R")
+	ana.say("R", "five")
+	want := []string{"connection connecting activeLogin", "connection connected success", "R connecting activeEnter", "R connected success", "R +ana 2", "R ana: five"}
+	if d := cmp.Diff(want, bob.until("R ana: five")); d != "" {
+		t.Errorf("bob (-want +got):\n%s", d)
+	}
+}
+
 // A gateway that finds that the deployment has come to have another number of
 // partitions ends, and says why.
 func TestLoss_partitions(t *testing.T) {
