@@ -47,6 +47,9 @@ func (f *feed) compare(head roomstore.Position) {
 	case head.Epoch != f.at.Epoch || head.Seq > f.at.Seq:
 		f.fill()
 	}
+	if f.filling {
+		f.hub.lags(f, true)
+	}
 }
 
 // fill asks the store for what is missing, until it answers. Events that come
@@ -77,6 +80,7 @@ func (f *feed) fill() {
 			if !wanted {
 				f.reset()
 				f.filling = false
+				f.hub.lags(f, false)
 			}
 			f.mu.Unlock()
 			if !wanted {
@@ -120,6 +124,9 @@ func (f *feed) filled(after roomstore.Position, h roomstore.History, err error) 
 		f.fill()
 	case len(f.waiting) > 0:
 		f.arm() // it was not, while the store was asked
+	}
+	if !f.filling {
+		f.hub.lags(f, false)
 	}
 }
 

@@ -595,3 +595,41 @@ func TestMissed_twice(t *testing.T) {
 		t.Run(tt.what, func(t *testing.T) { expect(t, w, tt.want...) })
 	}
 }
+
+// After a gap of the subscription the node is not ready before every room has
+// what it missed: neither while the store is asked where the rooms are, nor while
+// it is asked for what they lack.
+func TestHub_comparing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		where, what := make(chan struct{}), make(chan struct{})
+		st := &stage{t: t, bus: &fakeBus{}}
+		st.hub = startHub(t, &fakeHistory{
+			positions: func() map[roomstore.RoomID]roomstore.Position {
+				<-where
+				return map[roomstore.RoomID]roomstore.Position{room: at(7, 3)}
+			},
+			catchup: func(_ context.Context, _ roomstore.RoomID, after roomstore.Position) (roomstore.History, error) {
+				<-what
+				return st.history(after)
+			},
+		}, st.bus)
+		st.knows([]roomstore.Event{message(7, 2, "zoe", "two"), message(7, 3, "zoe", "three")})
+		st.f = st.open()
+		_, ana := st.admit("ana", entry(7, 1))
+		ready := func(when string, want bool) {
+			t.Helper()
+			synctest.Wait()
+			if got := !st.hub.comparing(); got != want {
+				t.Errorf("%s: ready is %t, want %t", when, got, want)
+			}
+		}
+		ready("at first", true)
+		st.f.Gap()
+		ready("while positions are asked for", false)
+		where <- struct{}{}
+		ready("while events are asked for", false)
+		what <- struct{}{}
+		ready("when all have been handed on", true)
+		expect(t, ana, "R connected success 7.1", "R zoe: two #2", "R zoe: three #3")
+	})
+}

@@ -45,7 +45,9 @@ if not s or s.generation ~= generation then
   return { "fenced" }
 end
 
--- Apply and announce.
+-- Apply and announce. The first write frees memory, so that a full Redis does it
+-- for a session in no room, too.
+call("HDEL", key(uslot, "did", session), request_key)
 local now_ms = now()
 local reply = { "ok" }
 for _, r in ipairs(rooms_of(call("HGETALL", user_key), session)) do
