@@ -710,3 +710,76 @@ func TestStore_Heal_undo(t *testing.T) {
 		w.stored("a", "#2:5 ana/ana1@1 n1 cy/cy1@3 n1")
 	})
 }
+
+// Who left a room, and was put back since by a gateway that had not heard of it,
+// is taken out when that gateway asks again; who has entered again is not.
+func TestStore_Heal_left(t *testing.T) {
+	entry := roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "b", RequestKey: "7", Try: 1, Data: dataOf("ben", "ben1")}
+	for name, leave := range map[string]func(w *world) roomstore.Position{
+		"leave": func(w *world) roomstore.Position {
+			at, err := w.store.Leave(w.ctx(), w.s("ben1"), "a", "7")
+			w.must(err)
+			return at
+		},
+		"leaveall": func(w *world) roomstore.Position {
+			left, err := w.store.LeaveAll(w.ctx(), w.s("ben1"), "7", false)
+			w.must(err)
+			return left[0].Position
+		},
+		"logout": func(w *world) roomstore.Position {
+			left, err := w.store.LeaveAll(w.ctx(), w.s("ben1"), "7", true)
+			w.must(err)
+			return left[0].Position
+		},
+		"switch": func(w *world) roomstore.Position {
+			_, left, err := w.store.Switch(w.ctx(), w.s("ben1"), "a", entry)
+			w.must(err)
+			return left
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			begun(t, roomstore.Config{}, func(w *world) {
+				w.on("a", "ana@n1", "ben@n2")
+				away := w.knows("n2", "a")
+				old := leave(w)
+				restore := w.snapshot()
+				w.on("a", "cy@n1")
+				ahead := w.knows("n1", "a")
+				restore()
+				term := w.greet().Term
+				ahead.heals(term)
+				away.heals(term)
+				w.open()
+				w.store.Adopt(term)
+				w.forget()
+				if got := w.state("a"); !strings.Contains(got, " ben/ben1@2 n2") {
+					t.Fatalf("stored %q, want that ben is put back", got)
+				}
+				at := leave(w)
+				if at.Epoch <= old.Epoch || at.Seq <= ahead.rec.Seq {
+					t.Errorf("left at %v, before it was put back at %v", at, old)
+				}
+				w.heard(fmt.Sprintf("%s:%d left ben/ben1 n=2", w.life("a"), at.Seq))
+				leave(w)
+				w.heard()
+				if held, err := w.store.Held(w.ctx(), "n2"); err != nil || len(held) > 0 != (name != "logout") {
+					t.Errorf("held %v, %v", held, err)
+				}
+				if name == "logout" {
+					return
+				}
+				w.on("a", "ben@n2")
+				w.forget()
+				leave(w)
+				w.heard()
+			})
+		})
+	}
+}
+
+// life names the life that a room is in, as what is published does.
+func (w *world) life(room roomstore.RoomID) string {
+	w.Helper()
+	life, _, _ := strings.Cut(w.state(room), ":")
+	return string(room) + life
+}
