@@ -302,6 +302,20 @@ func attemptIn[T any](ctx context.Context, c *conn, call func(context.Context) (
 	}
 }
 
+// agreed is attemptIn for a call that is to be repeated, under its requestKey,
+// until what it came to is agreed to.
+func agreed[T any](ctx context.Context, c *conn, call func(context.Context) (T, error), yes func(T) bool) (v T, open bool, err error) {
+	for again := false; ; again = true {
+		v, open, err = attemptIn(ctx, c, call)
+		if err != nil {
+			return v, open || again && !roomstore.Refused(err), err
+		}
+		if yes(v) {
+			return v, false, nil
+		}
+	}
+}
+
 // pursue makes a call whose outcome is open until it is known. It gives up when
 // the connection ends: parking the session then fences the call.
 func pursue[T any](c *conn, call func(context.Context) (T, error)) (v T, known bool, err error) {
@@ -318,6 +332,22 @@ func pursue[T any](c *conn, call func(context.Context) (T, error)) (v T, known b
 		case <-c.g.backing().Done():
 			return v, false, err
 		case <-time.After(backoff):
+		}
+	}
+}
+
+// pursued is agreed for a call that is pursued. It says whether it came about; over,
+// if not nil, says so of a refusal.
+func pursued[T any](c *conn, call func(context.Context) (T, error), yes func(T) bool, over func(error) bool) bool {
+	for {
+		v, known, err := pursue(c, call)
+		switch {
+		case !known:
+			return false
+		case err != nil:
+			return over != nil && over(err)
+		case yes(v):
+			return true
 		}
 	}
 }
