@@ -11,6 +11,7 @@ import (
 	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/lua"
 	"github.com/roomgate/roomgate/protocol"
+	"github.com/roomgate/roomgate/roomstore"
 )
 
 // A departure that Redis has answered, and lost before anybody heard of it, is
@@ -76,6 +77,66 @@ func TestConn_departure_rolledBack(t *testing.T) {
 			if in, err := s.rdb.HExists(t.Context(), s.prefix+":{0}:info:R", "ana").Result(); in != tt.stays || err != nil {
 				t.Errorf("ana is in: %t, %v", in, err)
 			}
+		})
+	}
+}
+
+// A room is put back again if others are known to be in it, be they as many.
+func TestPut_covers(t *testing.T) {
+	play(t, func(t *testing.T, st *stage) {
+		record := func() roomstore.Record {
+			known, ok := st.f.record("n")
+			if !ok {
+				t.Fatal("nothing is known")
+			}
+			return known
+		}
+		ana, _ := st.admit("ana", entry(1, 1))
+		st.admit("ben", entry(1, 2))
+		st.deliver(joined(1, 2, "ben", 2), joined(1, 3, "cy", 3))
+		known := record()
+		if (put{}).covers(known) || !(put{known.Position, known.Members}).covers(record()) {
+			t.Error("want that the same is covered, and no more")
+		}
+		st.f.detach(ana)
+		st.admit("cy", entry(1, 3))
+		if now := record(); len(now.Members) != len(known.Members) || (put{known.Position, known.Members}).covers(now) {
+			t.Errorf("%v covers %v", known.Members, now.Members)
+		}
+	})
+}
+
+// Who was sent away before data was lost, and has not been told, is told so when
+// what is known is put back.
+func TestGateway_heal_sentAway(t *testing.T) {
+	t.Parallel()
+	for why, code := range map[string]protocol.CloseCode{
+		"kicked": protocol.CloseKickedByLogin, "replaced": protocol.CloseTakenOver,
+	} {
+		t.Run(why, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, Config{})
+			ana, ben := s.login("ana"), s.login("ben")
+			user := s.key("user:ana")
+			fields := s.rdb.HKeys(t.Context(), user).Val()
+			pipe := s.rdb.TxPipeline()
+			pipe.HDel(t.Context(), user, fields...)
+			for _, f := range fields {
+				if id, ok := strings.CutPrefix(f, "s:"); ok {
+					pipe.HSet(t.Context(), strings.Replace(user, "user:ana", "gone:"+id, 1), "", why)
+				}
+			}
+			pipe.Set(t.Context(), s.prefix+":{0}:origin", "another\x001\x00", 0)
+			if _, err := pipe.Exec(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.store.Ask(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			ana.ends(code)
+			s.until("data is put back", func() bool { return len(s.NotReady()) == 0 })
+			ben.send(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"R","roomName":"r"}}`)
+			ben.hears("R connecting activeEnter", "R connected success *", "answer 2")
 		})
 	}
 }
