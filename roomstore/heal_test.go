@@ -554,6 +554,23 @@ func TestStore_Heal_late(t *testing.T) {
 		if !slices.Contains(w.said, "healed a#4") {
 			t.Errorf("published %q, want another epoch", w.said)
 		}
+
+		// Nor does what is known of the room when the next term began help it: that
+		// is from a term that it missed.
+		w.on("a", "hal@n1")
+		away = w.knows("n2", "a")
+		away.knew = "one that is long over"
+		w.anew()
+		term = w.greet().Term
+		w.open()
+		w.store.Adopt(term)
+		w.on("a", "ida@n1")
+		w.forget()
+		away.heals(term)
+		w.hear()
+		if !slices.Contains(w.said, "healed a#5") {
+			t.Errorf("published %q, want another epoch", w.said)
+		}
 	})
 }
 
@@ -585,6 +602,7 @@ func TestStore_Heal_lateMissing(t *testing.T) {
 		b.heals(term)
 		w.heard("healed b#2", "b#2:2 healed")
 		w.stored("b", "#2:2 ben/ben1@1 n2")
+		c.rec.Epoch += 1 << 40 // Redis's clock was ahead before
 		before := w.dump()
 		_, err := c.heal(term)
 		w.refused(err, roomstore.ErrRecreated)
@@ -622,6 +640,17 @@ func TestStore_Heal_olderLife(t *testing.T) {
 		if _, err := w.store.Leave(w.ctx(), w.s("ben1"), "a", ""); !errors.Is(err, roomstore.ErrNotMember) {
 			t.Errorf("got %v, want that ben is not in", err)
 		}
+
+		// Also if somebody has come to it before it is known that it had ended.
+		restore()
+		term = w.greet().Term
+		w.open()
+		w.store.Adopt(term)
+		w.on("a", "dan@n1")
+		w.forget()
+		newer.heals(term)
+		w.heard("a#1:4 ended destroyed", "destroyed a#1 destroyed", "healed a#4", "a#4:2 healed")
+		w.stored("a", "#4:2 cy/cy1@1 n1")
 	})
 }
 
@@ -782,4 +811,34 @@ func (w *world) life(room roomstore.RoomID) string {
 	w.Helper()
 	life, _, _ := strings.Cut(w.state(room), ":")
 	return string(room) + life
+}
+
+// A member is put back for the generation that its session has now: for an older
+// one it could do nothing any more.
+func TestStore_Heal_generation(t *testing.T) {
+	begun(t, roomstore.Config{}, func(w *world) {
+		w.on("a", "ana@n1", "ben@n1")
+		older := w.knows("n1", "a")
+		now, _ := w.resume("n1", w.s("ana1"))
+		w.sessions["ana1"] = now
+		newer := w.knows("n1", "a")
+		w.lose()
+		term := w.greet().Term
+		for range 2 {
+			_, _, err := w.store.Reclaim(w.ctx(), term, "n1", []roomstore.Holding{holding(now, "a"), holding(w.s("ben1"), "a")})
+			w.must(err)
+			absent, err := w.store.Heal(w.ctx(), term, older.knew, "n1", older.rec)
+			w.must(err)
+			if !slices.Equal(absent, []roomstore.SessionID{"ana1"}) {
+				t.Errorf("absent %q, want that ana1 is not put back as it was", absent)
+			}
+		}
+		w.stored("a", "#2:3 ben/ben1@2 n1")
+		newer.heals(term)
+		w.stored("a", "#2:3 ana/ana1@1 n1 ben/ben1@2 n1")
+		w.open()
+		w.store.Adopt(term)
+		w.leave(now, "a")
+		w.hear()
+	})
 }
