@@ -116,6 +116,8 @@ func (f *feed) filled(after roomstore.Position, h roomstore.History, err error) 
 	}
 	f.catchEarly()
 	f.release(f.passed)
+	// Redis may have lost what they wait for, and never get there.
+	f.release(func(w waiter) bool { return time.Since(w.since) > f.hub.wait })
 	again := f.again || h.Life.Epoch == f.at.Epoch && h.Life.Seq > f.at.Seq
 	f.again = false
 	switch {
@@ -154,6 +156,7 @@ func (f *feed) catchUp(h roomstore.History) {
 		}
 		f.at.Seq, f.ring = lost, nil
 		events = known
+		f.release(f.passed) // nothing that is known may overtake them
 		f.doubtMembers()
 	}
 	for _, e := range events {

@@ -264,12 +264,14 @@ func (c *conn) logOut(s *session, answer reply) func() {
 		}))
 	}
 	goodbye := func() { c.close(protocol.CloseNormal, "") }
+	s.ending.Store(true)
 	_, rest, err := c.leaveEverything(s, s.key(0), true)
 	if err != nil {
 		if !errors.Is(err, roomstore.ErrFenced) {
 			answer(nil, wireError(err, ""))
 		}
 		if rest == nil {
+			s.ending.Store(false)
 			return nil
 		}
 		return func() {
@@ -277,6 +279,7 @@ func (c *conn) logOut(s *session, answer reply) func() {
 				over()
 				goodbye()
 			}
+			s.ending.Store(false)
 		}
 	}
 	over()

@@ -456,7 +456,10 @@ func (n *incarnation) compare(ctx context.Context) {
 			g.mu.Lock()
 			s := g.sessions[who.ID]
 			g.mu.Unlock()
-			if s != nil && s.who.Generation == who.Generation { // it has not gone on meanwhile
+			switch {
+			case s == nil || s.who.Generation != who.Generation: // it has gone on meanwhile
+			case why == roomstore.LossOver && s.ending.Load(): // as it asked for
+			default:
 				s.lost(why)
 			}
 		}
