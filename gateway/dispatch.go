@@ -269,6 +269,20 @@ func (c *conn) claiming(of *owner, key int64, do claimant, rooms ...roomstore.Ro
 	return p, nil
 }
 
+// strange gives what is left to do if the store, by err, does not know a session in
+// a room that it is in as far as is known here: what has become of it is on its
+// way, or was lost, and the client hears of it at once.
+func (c *conn) strange(s *session, room roomstore.RoomID, err error) (rest func()) {
+	f := s.in(room)
+	if f == nil || !errors.Is(err, roomstore.ErrNotMember) && !errors.Is(err, roomstore.ErrNotFrom) && !errors.Is(err, roomstore.ErrNoRoom) {
+		return nil
+	}
+	return func() {
+		f.look()
+		s.verify()
+	}
+}
+
 // timeout bounds what is done for one request before its answer.
 func (c *conn) timeout() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(c.g.backing(), c.g.cfg.RedisTimeout)

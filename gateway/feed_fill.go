@@ -52,6 +52,19 @@ func (f *feed) compare(head roomstore.Position) {
 	}
 }
 
+// look fetches what the store has and the feed has not, now.
+func (f *feed) look() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.at.Epoch == 0:
+	case f.filling:
+		f.again = true // the answer may be from before
+	default:
+		f.fill()
+	}
+}
+
 // fill asks the store for what is missing, until it answers. Events that come
 // meanwhile wait.
 func (f *feed) fill() {

@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/roomgate/roomgate/gateway/auth"
+	"github.com/roomgate/roomgate/internal/faultproxy"
 	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/lua"
 	"github.com/roomgate/roomgate/protocol"
@@ -499,4 +500,64 @@ func TestNode_compare_ending(t *testing.T) {
 	ana.ending.Store(false)
 	n.compare(t.Context())
 	c.ends(protocol.CloseServiceRestart)
+}
+
+// Who was sent away, and whose gateway was not told, hears of it with the first
+// request that the store refuses for it.
+func TestConn_strange(t *testing.T) {
+	t.Parallel()
+	door := faultproxy.StartRedis(t, redistest.New(t).Options().Addr)
+	s := serveOn(t, Config{}, redistest.New(t), door.Addr())
+	zoe := s.login("zoe")
+	zoe.send(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"R","roomName":"r"}}`)
+	zoe.hears("R connecting activeEnter", "R connected success *", "answer 2")
+	for i, tt := range []struct{ method, params string }{
+		{protocol.MethodLeaveRoom, `{"roomID":"R"}`},
+		{protocol.MethodSendRoomMessage, `{"roomID":"R","message":{"type":1,"message":"hi"}}`},
+		{protocol.MethodQueryRoomOnlineMemberCount, `{"roomID":"R"}`},
+		{protocol.MethodSwitchRoom, `{"fromRoomID":"R","toRoomInfo":{"roomID":"S"},"isCreateWhenRoomNotExisted":true}`},
+	} {
+		for _, from := range []string{"the room", "the service"} {
+			user := fmt.Sprintf("u%d-%s", i, from[4:5])
+			c := s.login(user)
+			c.send(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"R","roomName":"r"}}`)
+			c.hears("R connecting activeEnter", "R connected success *", "answer 2")
+			door.Messages(func(channel, payload string) faultproxy.Fate {
+				if strings.HasSuffix(channel, "ch:R") || strings.HasPrefix(payload, "4509") {
+					return nil
+				}
+				return faultproxy.Pass // else the subscription is taken for deaf
+			})
+			last := "R disconnected kickedOut"
+			if from == "the room" {
+				if err := s.store.Kick(t.Context(), "R", roomstore.UserID(user), ""); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				last = "connectionStateChanged *"
+				for range 10 { // as many devices as may be
+					if _, err := s.store.Login(t.Context(), s.node(), roomstore.UserID(user), roomstore.NewSessionID(), ""); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			c.send(tt.method, tt.params)
+			for heard := ""; heard != last; {
+				text, err := c.hear()
+				if err != nil {
+					t.Fatalf("%s, sent away from %s: got %v, want %s", tt.method, from, err, last)
+				}
+				if heard = brief(t, text); strings.HasPrefix(heard, "answer") {
+					t.Errorf("%s, sent away from %s: got %s", tt.method, from, heard)
+				}
+				if strings.HasPrefix(heard, "connectionStateChanged") {
+					heard = "connectionStateChanged *"
+				}
+			}
+			if from == "the service" {
+				c.ends(protocol.CloseKickedByLogin)
+			}
+			door.Messages(nil)
+		}
+	}
 }

@@ -429,6 +429,16 @@ func (s *session) fenced() {
 	s.lost(lost[s.who.ID])
 }
 
+// verify closes the connection if its session is not this node's any more.
+func (s *session) verify() {
+	ctx, cancel := context.WithTimeout(s.c.g.backing(), s.c.g.cfg.RedisTimeout)
+	defer cancel()
+	lost, err := s.c.g.store.Lost(ctx, s.who.Node, []roomstore.Session{s.who})
+	if why, is := lost[s.who.ID]; err == nil && is {
+		s.lost(why)
+	}
+}
+
 // compare looks whether the sessions here are still this node's, in case an
 // order was lost.
 func (n *incarnation) compare(ctx context.Context) {

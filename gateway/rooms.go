@@ -231,6 +231,9 @@ func (c *conn) switchRoom(s *session, from roomstore.RoomID, req roomstore.Entry
 			answer(nil, wireError(err, string(req.Room)))
 		}
 		if !open {
+			if errors.Is(err, roomstore.ErrNotFrom) {
+				return c.strange(s, from, err)
+			}
 			return nil
 		}
 		return func() { c.settle(s, from, req, cl) }
@@ -358,7 +361,7 @@ func (c *conn) leave(s *session, room roomstore.RoomID, cl *claim, answer reply)
 			answer(nil, wireError(err, string(room)))
 		}
 		if !open {
-			return nil
+			return c.strange(s, room, err)
 		}
 		return func() {
 			// Its event says so to the client, too, if that is not lost.
