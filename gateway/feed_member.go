@@ -263,6 +263,11 @@ func (f *feed) departed(ctx context.Context, id roomstore.SessionID, at roomstor
 		defer close(done)
 		i := f.find(id)
 		reached := f.at.Epoch == at.Epoch && f.at.Seq >= at.Seq
+		if f.at.Epoch > at.Epoch && !f.lineage.Has(at.Epoch) {
+			// That life is over, and who is a member is so of a later one.
+			in, sure = i >= 0, true
+			return
+		}
 		if i >= 0 && reached && f.members[i].from < at.Seq {
 			f.remove(i)
 			i = -1
