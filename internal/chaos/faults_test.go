@@ -46,12 +46,14 @@ func nothing() {}
 var faults = []fault{
 	{name: "a gateway is killed", last: true, lasts: between(0, time.Second), begin: func(w *world, i int) func() {
 		// Some of its clients go down with it.
+		s := w.place(i)
 		for _, p := range w.people {
-			if w.rand.IntN(3) == 0 {
+			if p.on(s.name) && w.rand.IntN(3) > 0 {
 				p.vanish()
+				w.note("%s goes down with it", p.user)
 			}
 		}
-		w.place(i).Kill()
+		s.Kill()
 		return func() { w.open(i) }
 	}},
 	{name: "a gateway stands still past its lease", lasts: between(2*leaseTTL+time.Second, 3*leaseTTL), begin: func(w *world, i int) func() {

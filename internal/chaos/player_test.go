@@ -231,7 +231,7 @@ func (p *player) act(ctx context.Context) {
 		p.what.Store("vanished")
 		p.leave(c)
 		p.reach(false)
-		p.idle(time.Duration(r.IntN(int(sessionTTL * 3 / 2))))
+		p.idle(patience) // at rest it is still gone
 		return
 	}
 	p.renewed(c)

@@ -142,6 +142,13 @@ func (r *record) onlineLocked() bool {
 	return len(r.links) > 0 && r.links[len(r.links)-1].to.IsZero()
 }
 
+// on says whether the client is logged in at a station, as far as is known.
+func (r *record) on(station string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.onlineLocked() && r.links[len(r.links)-1].station == station
+}
+
 // hear takes in what the client was told.
 func (r *record) hear(ev client.Event) {
 	r.mu.Lock()
