@@ -129,7 +129,7 @@ func playWorld(t *testing.T, seed uint64, again string, of []fault, pairs int) {
 		if i%2 == 1 || w.blamed() {
 			w.rest()
 			w.goOn()
-			w.bustle(40)
+			w.bustle(100)
 		}
 	}
 	w.rest()

@@ -24,8 +24,8 @@ type fault struct {
 	// begin has it happen to the station in place i, or to all, and gives what
 	// ends it.
 	begin func(w *world, i int) (end func())
-	// last: it ends after those that it overlaps with, since a gateway does
-	// not start without Redis.
+	// last: it ends after those that it overlaps with, since it needs Redis
+	// for that.
 	last bool
 	// redis: it happens to Redis, and not together with another such.
 	redis bool
@@ -45,7 +45,15 @@ func nothing() {}
 // faults are all there are.
 var faults = []fault{
 	{name: "a gateway is killed", last: true, lasts: between(0, time.Second), begin: func(w *world, i int) func() {
-		w.place(i).Kill()
+		// Some of its clients go down with it.
+		s := w.place(i)
+		for _, p := range w.people {
+			if p.on(s.name) && w.rand.IntN(3) > 0 {
+				p.vanish()
+				w.note("%s goes down with it", p.user)
+			}
+		}
+		s.Kill()
 		return func() { w.open(i) }
 	}},
 	{name: "a gateway stands still past its lease", lasts: between(2*leaseTTL+time.Second, 3*leaseTTL), begin: func(w *world, i int) func() {
@@ -134,7 +142,7 @@ var faults = []fault{
 		w.place(i).link.Deafen()
 		return nothing
 	}},
-	{name: "messages of Redis to a gateway are lost, doubled and late", lasts: between(time.Second, 3*time.Second), begin: func(w *world, i int) func() {
+	{name: "messages of Redis to a gateway are lost, doubled and late", last: true, lasts: between(time.Second, 3*time.Second), begin: func(w *world, i int) func() {
 		s := w.place(i)
 		s.link.Messages(weather(rand.New(rand.NewPCG(w.seed, uint64(i)))))
 		return func() {

@@ -29,14 +29,15 @@ type player struct {
 	paused atomic.Bool
 	what   atomic.Value // string: what it is at
 
-	mu      sync.Mutex
-	c       *client.Client // nil: gone
-	gone    time.Time      // when the last client was closed
-	session string
-	conns   map[net.Conn]bool
-	offline bool
-	steady  bool // a pause: being offline ends
-	n       int  // of messages
+	mu       sync.Mutex
+	c        *client.Client // nil: gone
+	gone     time.Time      // when the last client was closed
+	session  string
+	conns    map[net.Conn]bool
+	offline  bool
+	steady   bool // a pause: being offline ends
+	vanished bool // it is to be gone for a while
+	n        int  // of messages
 }
 
 func newPlayer(w *world, i int) *player {
@@ -78,6 +79,22 @@ func (p *player) drop(offline bool) {
 		c.Close()
 		delete(p.conns, c)
 	}
+}
+
+// vanish has the player make no more connections, and be gone when it notices.
+func (p *player) vanish() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.offline, p.vanished = true, true
+}
+
+// vanishes says whether the player is to be gone.
+func (p *player) vanishes() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	v := p.vanished
+	p.vanished = false
+	return v
 }
 
 // reach ends being offline, for now or for good.
@@ -208,6 +225,13 @@ func (p *player) act(ctx context.Context) {
 	if err := c.Err(); err != nil {
 		p.w.blame("%s: its client ended: %v", p.user, err)
 		p.leave(c)
+		return
+	}
+	if p.vanishes() {
+		p.what.Store("vanished")
+		p.leave(c)
+		p.reach(false)
+		p.idle(patience) // at rest it is still gone
 		return
 	}
 	p.renewed(c)

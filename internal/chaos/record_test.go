@@ -36,6 +36,7 @@ type life struct {
 	from, at int64 // what lies between was heard, but for what was lost
 	lost     []span
 	whole    bool // the client has heard every event itself, and no difference
+	void     bool // the client was away when data was lost: see absent
 }
 
 // A change is who came and went, at a position.
@@ -53,7 +54,9 @@ type stay struct {
 	lives       []life
 	ended       time.Time // zero: it goes on
 	ending      protocol.RoomEvent
-	interrupted bool // the link is lost, or the room was interrupted
+	interrupted bool      // the link is lost, or the room was interrupted
+	cut         time.Time // when the link was lost last
+	absent      time.Time // when the client came back that was away as data was lost
 
 	// Who is in it: a list, and what has changed since.
 	stale    bool // there is no list, or one before a loss
@@ -82,7 +85,8 @@ func (w *world) forgotten(h heard) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.ContainsFunc(w.losses, func(at time.Time) bool {
-		return at.After(h.when) && (h.stay == nil || !h.stay.ended.IsZero() && h.stay.ended.Before(at))
+		return at.After(h.when) && (h.stay == nil || !h.stay.ended.IsZero() && h.stay.ended.Before(at) ||
+			h.stay.interrupted && h.stay.cut.Before(at) || h.when.Before(h.stay.absent) && at.Before(h.stay.absent))
 	})
 }
 
@@ -138,6 +142,13 @@ func (r *record) onlineLocked() bool {
 	return len(r.links) > 0 && r.links[len(r.links)-1].to.IsZero()
 }
 
+// on says whether the client is logged in at a station, as far as is known.
+func (r *record) on(station string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.onlineLocked() && r.links[len(r.links)-1].station == station
+}
+
 // hear takes in what the client was told.
 func (r *record) hear(ev client.Event) {
 	r.mu.Lock()
@@ -189,6 +200,9 @@ func (r *record) unlink() {
 		r.links[len(r.links)-1].to = time.Now()
 	}
 	for _, s := range r.rooms {
+		if !s.interrupted {
+			s.cut = time.Now()
+		}
 		s.interrupted = true
 		s.half = nil // the difference comes again, whole
 	}
@@ -224,6 +238,12 @@ func (r *record) state(ev *client.RoomStateChanged) {
 		case ev.Epoch > l.epoch:
 			s.lives = append(s.lives, life{epoch: ev.Epoch, from: ev.Seq, at: ev.Seq})
 			s.stale, s.mustLose, s.base, s.changes, s.baseAt = true, true, nil, nil, 0
+		case s.interrupted && !s.cut.IsZero() && r.w.lossSince(s.cut.Add(-settle)):
+			// It may know of events that are no more, while others have come to
+			// their positions: if the room has gone on since, nobody notices.
+			l.void, s.absent = true, time.Now()
+			s.lives = append(s.lives, life{epoch: ev.Epoch, from: ev.Seq, at: ev.Seq})
+			s.stale, s.base, s.changes, s.baseAt = true, nil, nil, 0
 		case ev.Seq > l.at:
 			// Its own last message may have moved the client on. If not, it will
 			// lack something.
@@ -433,7 +453,7 @@ func (r *record) rebase(is map[string]stored) {
 	defer r.mu.Unlock()
 	for room, s := range r.rooms {
 		l := *s.now()
-		l.from, l.at, l.lost, l.whole = is[room].seq, is[room].seq, nil, true
+		l.from, l.at, l.lost, l.whole, l.void = is[room].seq, is[room].seq, nil, true, false
 		s.lives = []life{l}
 		s.base, s.baseAt, s.changes, s.resumed, s.mixed = is[room].members, l.at, nil, 0, false
 	}

@@ -353,6 +353,9 @@ func (w *world) order(is map[string]stored) {
 		}
 		for _, s := range stays {
 			for i, l := range s.lives {
+				if l.void {
+					continue
+				}
 				upTo := l.at
 				if i == len(s.lives)-1 {
 					upTo = max(upTo, p.end(s, is, places, truth))

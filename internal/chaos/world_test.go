@@ -32,6 +32,9 @@ const (
 	heartbeat    = time.Second
 	redisTimeout = time.Second
 
+	// settle is how long gateways have to put back what Redis has lost.
+	settle = 2 * time.Second
+
 	// grace is how much later than its deadline a member may be seen.
 	grace = 2 * time.Second
 	// gapCounted is how long nobody may have swept for the time to count.
