@@ -244,57 +244,53 @@ func TestMetrics(t *testing.T) {
 // are and however many people are on it, or away.
 func TestIdle(t *testing.T) {
 	t.Parallel()
-	for _, people := range []int{1, 1000} {
-		t.Run(fmt.Sprint(people), func(t *testing.T) {
-			t.Parallel()
-			server, rdb := redisServer(t)
-			g := startGateway(t, server.Addr(), "--partitions=16", "--session-ttl=60s", "--lease-ttl=10s", "--heartbeat-interval=10s",
-				"--drain-window=25s", "--redis-timeout=2s")
-			var here, away []*wire
-			for i := range people {
-				w := enroll(g, t, fmt.Sprintf("u%d", i))
-				w.enter(fmt.Sprintf("r%d", i%300))
-				if i%2 == 0 {
-					here = append(here, w)
-				} else {
-					away = append(away, w)
-				}
-			}
-			for _, w := range away {
-				w.drop()
-			}
-			eventually(t, "those who are away to be parked", func() bool {
-				n := 0
-				for p := range 16 {
-					n += int(rdb.ZCard(t.Context(), fmt.Sprintf("rg:{u%d}:parked", p)).Val())
-				}
-				return n == len(away)
-			})
-			began := redisTime(t, rdb)
-			before := commands(t, rdb)
-			during(t, rdb, 8*time.Second)
-			after := commands(t, rdb)
-			window := float64(redisTime(t, rdb)-began) / 1000
-			n := 0
-			var list []string
-			for name, calls := range after {
-				if d := calls - before[name]; d > 0 && fromOutside[name] {
-					n += d
-					list = append(list, fmt.Sprintf("%s %d", name, d))
-				}
-			}
-			rate := float64(n) / window
-			t.Logf("%.1f commands a second in %.1f s: %v", rate, window, list)
-			if n == 0 || rate >= 5 {
-				t.Errorf("got %.1f commands a second, want more than 0 and less than 5", rate)
-			}
-			if n := int(g.Metric("roomgate_gateway_sessions")); n != len(here) {
-				t.Errorf("%d are on the gateway, want %d", n, len(here))
-			}
-			here[0].send(protocol.MethodPing, "{}")
-			here[0].until("ok")
-		})
+	const people = 1000
+	server, rdb := redisServer(t)
+	g := startGateway(t, server.Addr(), "--partitions=16", "--session-ttl=60s", "--lease-ttl=10s", "--heartbeat-interval=10s",
+		"--drain-window=25s", "--redis-timeout=2s")
+	var here, away []*wire
+	for i := range people {
+		w := enroll(g, t, fmt.Sprintf("u%d", i))
+		w.enter(fmt.Sprintf("r%d", i%300))
+		if i%2 == 0 {
+			here = append(here, w)
+		} else {
+			away = append(away, w)
+		}
 	}
+	for _, w := range away {
+		w.drop()
+	}
+	eventually(t, "those who are away to be parked", func() bool {
+		n := 0
+		for p := range 16 {
+			n += int(rdb.ZCard(t.Context(), fmt.Sprintf("rg:{u%d}:parked", p)).Val())
+		}
+		return n == len(away)
+	})
+	began := redisTime(t, rdb)
+	before := commands(t, rdb)
+	during(t, rdb, 8*time.Second)
+	after := commands(t, rdb)
+	window := float64(redisTime(t, rdb)-began) / 1000
+	n := 0
+	var list []string
+	for name, calls := range after {
+		if d := calls - before[name]; d > 0 && fromOutside[name] {
+			n += d
+			list = append(list, fmt.Sprintf("%s %d", name, d))
+		}
+	}
+	rate := float64(n) / window
+	t.Logf("%.1f commands a second in %.1f s: %v", rate, window, list)
+	if n == 0 || rate >= 5 {
+		t.Errorf("got %.1f commands a second, want more than 0 and less than 5", rate)
+	}
+	if n := int(g.Metric("roomgate_gateway_sessions")); n != len(here) {
+		t.Errorf("%d are on the gateway, want %d", n, len(here))
+	}
+	here[0].send(protocol.MethodPing, "{}")
+	here[0].until("ok")
 }
 
 // fromOutside are commands that no script calls and no test does, so that a
