@@ -42,7 +42,7 @@ func generation(t testing.TB, rdb *redis.Client, user string) int64 {
 // ended; and epochs, generations and the order of messages go on growing.
 func TestRedisClock(t *testing.T) {
 	t.Parallel()
-	const ttl = 12 * time.Second
+	const ttl = 10 * time.Second
 	for _, step := range []time.Duration{5 * time.Minute, -5 * time.Minute} {
 		t.Run(fmt.Sprint(step), func(t *testing.T) {
 			t.Parallel()
