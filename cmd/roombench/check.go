@@ -1,0 +1,126 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+)
+
+// What can go wrong with what a receiver is sent.
+const (
+	loss     = "loss"
+	doubling = "doubling"
+	disorder = "disorder"
+)
+
+// A Problem is a promise that a server has broken, or a client that was lost.
+type Problem struct {
+	Kind string `json:"kind"`
+	What string `json:"what"`
+}
+
+func (p Problem) String() string { return p.Kind + ": " + p.What }
+
+// A sequence checks what one receiver hears of the senders in its room: of each
+// all messages, in the order of their numbers from 0, once; and the messages
+// of all of them in the room's one order.
+type sequence struct {
+	next    []uint32 // by sender in the room
+	last    int64    // messageSeq of the newest
+	missing map[numbered]struct{}
+}
+
+// numbered is a message: the n-th of a sender.
+type numbered struct {
+	from int
+	n    uint32
+}
+
+// mostMissing bounds what is remembered of a receiver that has lost the thread.
+const mostMissing = 1000
+
+// take checks one message. What is missing may still come, out of order, so it
+// is a loss only at the end: gap says that something is.
+func (s *sequence) take(from int, n uint32, messageSeq int64) (p *Problem, gap bool) {
+	switch want := s.next[from]; {
+	case n > want:
+		gap = true
+		if s.missing == nil {
+			s.missing = map[numbered]struct{}{}
+		}
+		for ; want < n && len(s.missing) < mostMissing; want++ {
+			s.missing[numbered{from, want}] = struct{}{}
+		}
+		s.next[from] = n + 1
+	case n < want:
+		if _, ok := s.missing[numbered{from, n}]; !ok {
+			return &Problem{doubling, fmt.Sprintf("message %d came again, behind %d", n, want-1)}, false
+		}
+		delete(s.missing, numbered{from, n})
+		return &Problem{disorder, fmt.Sprintf("message %d came behind %d", n, want-1)}, false
+	default:
+		s.next[from]++
+	}
+	if messageSeq > 0 {
+		if messageSeq <= s.last {
+			return &Problem{disorder, fmt.Sprintf("message %d has messageSeq %d and came behind %d", n, messageSeq, s.last)}, gap
+		}
+		s.last = messageSeq
+	}
+	return nil, gap
+}
+
+// lost says what of a sender never came; sent is how many it has sent.
+func (s *sequence) lost(from int, sent uint32) []uint32 {
+	var lost []uint32
+	for m := range s.missing {
+		if m.from == from {
+			lost = append(lost, m.n)
+		}
+	}
+	slices.Sort(lost)
+	for n := s.next[from]; n < sent && len(lost) < mostMissing; n++ {
+		lost = append(lost, n)
+	}
+	return lost
+}
+
+// An attendance checks what one member of a room hears of those who come and
+// go: entries and departures of each in turn, and every position of the room
+// from the first that it heard.
+//
+// Gateways tell each entry and each departure, one an event. If they come to
+// tell several in one, positions will be skipped that nobody lost.
+type attendance struct {
+	seq     int64
+	present map[string]bool
+}
+
+// take checks one event.
+func (a *attendance) take(h heard) *Problem {
+	var p *Problem
+	seq := h.seqOf()
+	switch {
+	case seq == 0 || a.seq == 0 || seq == a.seq+1:
+	case seq == a.seq:
+		p = &Problem{doubling, fmt.Sprintf("event %d came again", seq)}
+	case seq < a.seq:
+		p = &Problem{disorder, fmt.Sprintf("event %d came behind %d", seq, a.seq)}
+	default:
+		p = &Problem{loss, fmt.Sprintf("event %d came behind %d", seq, a.seq)}
+	}
+	a.seq = max(a.seq, seq)
+	h.users(func(user []byte) {
+		switch joined := h.kind == kindJoined; {
+		case p != nil:
+		case joined && a.present[string(user)]:
+			p = &Problem{doubling, fmt.Sprintf("%s came in twice without leaving, event %d", user, seq)}
+		case !joined && !a.present[string(user)]:
+			p = &Problem{loss, fmt.Sprintf("%s left without having come in, event %d", user, seq)}
+		case joined:
+			a.present[string(user)] = true
+		default:
+			delete(a.present, string(user))
+		}
+	})
+	return p
+}
