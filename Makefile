@@ -40,6 +40,14 @@ fuzz: ## fuzz every fuzz test for FUZZTIME (10s)
 		done || exit 1; \
 	done
 
+# Medians of BENCHROUNDS rounds; each part of a workload is measured for BENCHTIME.
+BENCHTIME   ?= 3s
+BENCHROUNDS ?= 3
+.PHONY: bench
+bench: build ## compare gateways with a minimal server: BENCHROUNDS (3) rounds of BENCHTIME (3s)
+	@.ci/tools
+	bin/roombench compare --gateway=bin/roomgate --rounds=$(BENCHROUNDS) --duration=$(BENCHTIME)
+
 .PHONY: lint
 lint: ## vet and staticcheck
 	$(GO) vet ./...

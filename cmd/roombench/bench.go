@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -144,7 +145,11 @@ func (b *bench) run(ctx context.Context, names []string) error {
 		if !wanted {
 			continue
 		}
-		if err := w.run(b, ctx); err != nil {
+		err := w.run(b, ctx)
+		if err == nil && b.broken() { // while the clients were leaving
+			err = errBroken
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", w.name, b.explain(err))
 		}
 	}
@@ -179,6 +184,9 @@ func (b *bench) explain(err error) error {
 		if advice, ok := closeAdvice[closed.code]; ok {
 			return fmt.Errorf("the server refuses the load; %s (%w)", advice, err)
 		}
+	}
+	if errors.Is(err, syscall.EMFILE) {
+		return fmt.Errorf("raise the limit of open files for this process (ulimit -n), or make the load smaller (%w)", err)
 	}
 	return err
 }

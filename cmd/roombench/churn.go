@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -62,7 +61,7 @@ func (b *bench) churn(ctx context.Context) error {
 	seats := c.seats("c", l.ChurnRooms*l.ChurnMembers, l.ChurnMembers)
 	w.stayers = make([]*stayer, len(seats))
 	for i, s := range seats {
-		w.stayers[i] = &stayer{room: s.room}
+		w.stayers[i] = &stayer{room: s.room, attendance: attendance{who: w.prefix()}}
 		if i%l.ChurnMembers == 0 {
 			w.rooms = append(w.rooms, s.room)
 		}
@@ -73,6 +72,9 @@ func (b *bench) churn(ctx context.Context) error {
 		return func(h heard, _ time.Time) { w.hear(s, h) }
 	})
 	if err != nil {
+		return err
+	}
+	if err := c.quiet(ctx); err != nil { // they may still hear of each other
 		return err
 	}
 	for _, s := range w.stayers {
@@ -263,9 +265,7 @@ func (w *churn) verdict(err error) error {
 		for _, s := range w.stayers {
 			s.client.loop.mu.Lock()
 			for user := range s.present {
-				if strings.HasPrefix(user, w.prefix()) {
-					who = user
-				}
+				who = user
 			}
 			s.client.loop.mu.Unlock()
 			if who != "" {

@@ -27,6 +27,7 @@ type compareFlags struct {
 	Warmup      time.Duration `default:"1s" help:"How long each part runs before that."`
 	Settle      time.Duration `default:"3s" help:"idle: how long after the last client came before it is measured."`
 	JSON        string        `name:"json" placeholder:"FILE" help:"Write the figures to a file, too."`
+	Strict      bool          `help:"Exit with 1 if a required ratio does not hold."`
 	Load        `embed:""`
 }
 
@@ -155,7 +156,7 @@ func (f *compareFlags) run(ctx context.Context, stdout, stderr io.Writer) error 
 			names = append(names, w.name)
 		}
 	}
-	p := newProgress(stderr)
+	p, began := newProgress(stderr), time.Now()
 	figures := map[bool][]Figure{} // by whether they are ours
 	for round := range f.Rounds {
 		for _, name := range names {
@@ -177,17 +178,23 @@ func (f *compareFlags) run(ctx context.Context, stdout, stderr io.Writer) error 
 			}
 		}
 	}
-	all := ratios(figures[true], figures[false])
-	good := ratioTable(stdout, all)
+	r := Comparison{Began: began, Rounds: f.Rounds, Duration: f.Duration.String(), Load: f.Load, Ratios: ratios(figures[true], figures[false])}
+	if good := ratioTable(stdout, r.Ratios); !good && f.Strict {
+		err = errMissed
+	}
 	if f.JSON != "" {
-		if err := save(f.JSON, all); err != nil {
-			return err
-		}
+		err = errors.Join(err, save(f.JSON, r))
 	}
-	if !good {
-		return errMissed
-	}
-	return nil
+	return err
+}
+
+// A Comparison is what a run of compare comes to.
+type Comparison struct {
+	Began    time.Time `json:"began"`
+	Rounds   int       `json:"rounds"`
+	Duration string    `json:"duration"`
+	Load     Load      `json:"load"`
+	Ratios   []Ratio   `json:"ratios"`
 }
 
 // A sitting is a fresh Redis and two fresh servers, for one workload: what one

@@ -14,7 +14,7 @@ func pace(ctx context.Context, start time.Time, rate float64, length time.Durati
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for n := 0; ; n++ {
-		after := time.Duration(float64(n) / rate * float64(time.Second))
+		after := time.Duration(float64(n) * float64(time.Second) / rate)
 		if after >= length {
 			return nil
 		}
