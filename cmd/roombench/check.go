@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -96,34 +97,51 @@ type attendance struct {
 	who     string
 	seq     int64
 	present map[string]bool
+	missing map[int64]struct{} // positions left out so far
 }
 
-// take checks one event.
-func (a *attendance) take(h heard) *Problem {
-	var p *Problem
+// take checks one event. As for messages, what is missing is a loss only if it
+// does not come later.
+func (a *attendance) take(h heard) (p *Problem, gap bool) {
 	seq := h.seqOf()
-	switch {
-	case seq == 0 || a.seq == 0 || seq == a.seq+1:
-	case seq == a.seq:
-		p = &Problem{doubling, fmt.Sprintf("event %d came again", seq)}
-	case seq < a.seq:
-		p = &Problem{disorder, fmt.Sprintf("event %d came behind %d", seq, a.seq)}
-	default:
-		p = &Problem{loss, fmt.Sprintf("event %d came behind %d", seq, a.seq)}
+	if _, late := a.missing[seq]; late {
+		delete(a.missing, seq)
+		return &Problem{disorder, fmt.Sprintf("event %d came behind %d", seq, a.seq)}, false
+	}
+	if a.seq > 0 && seq > 0 && seq <= a.seq {
+		return &Problem{doubling, fmt.Sprintf("event %d came again, behind %d", seq, a.seq)}, false
+	}
+	if a.seq > 0 {
+		if a.missing == nil {
+			a.missing = map[int64]struct{}{}
+		}
+		for n := a.seq + 1; n < seq && len(a.missing) < mostMissing; n++ {
+			a.missing[n] = struct{}{}
+			gap = true
+		}
 	}
 	a.seq = max(a.seq, seq)
 	h.users(func(user []byte) {
-		switch joined := h.kind == kindJoined; {
-		case p != nil || !bytes.HasPrefix(user, []byte(a.who)):
+		if !bytes.HasPrefix(user, []byte(a.who)) {
+			return
+		}
+		joined := h.kind == kindJoined
+		switch {
+		case joined == a.present[string(user)] && len(a.missing) > 0:
+			// What is missing may say why.
 		case joined && a.present[string(user)]:
 			p = &Problem{doubling, fmt.Sprintf("%s came in twice without leaving, event %d", user, seq)}
 		case !joined && !a.present[string(user)]:
 			p = &Problem{loss, fmt.Sprintf("%s left without having come in, event %d", user, seq)}
-		case joined:
+		}
+		if joined {
 			a.present[string(user)] = true
-		default:
+		} else {
 			delete(a.present, string(user))
 		}
 	})
-	return p
+	return p, gap
 }
+
+// lost says which positions were left out for good.
+func (a *attendance) lost() []int64 { return slices.Sorted(maps.Keys(a.missing)) }

@@ -79,25 +79,31 @@ func TestAttendance(t *testing.T) {
 		name  string
 		heard []string
 		want  []string
+		lost  []int64
 	}{
-		{"in turn", []string{joined("a", 7), joined("b", 8), left("a", 9), joined("a", 10)}, nil},
-		{"a departure lost", []string{joined("a", 7), joined("a", 9)}, []string{loss}},
-		{"an entry lost", []string{joined("a", 7), left("b", 9)}, []string{loss}},
-		{"an entry lost, no positions", []string{joined("a", 0), left("b", 0)}, []string{loss}},
-		{"an entry doubled", []string{joined("a", 7), joined("a", 7)}, []string{doubling}},
-		{"an entry doubled, no positions", []string{joined("a", 0), joined("a", 0)}, []string{doubling}},
-		{"both lost", []string{joined("a", 7), joined("c", 10)}, []string{loss}},
-		{"swapped", []string{joined("a", 7), left("a", 9), joined("b", 8)}, []string{loss, disorder}},
+		{"in turn", []string{joined("a", 7), joined("b", 8), left("a", 9), joined("a", 10)}, nil, nil},
+		{"a departure lost", []string{joined("a", 7), joined("a", 9)}, nil, []int64{8}},
+		{"an entry lost", []string{joined("a", 7), left("b", 9)}, nil, []int64{8}},
+		{"an entry lost, no positions", []string{joined("a", 0), left("b", 0)}, []string{loss}, nil},
+		{"an entry doubled", []string{joined("a", 7), joined("a", 7)}, []string{doubling}, nil},
+		{"an entry doubled, no positions", []string{joined("a", 0), joined("a", 0)}, []string{doubling}, nil},
+		{"an entry doubled under a position of its own", []string{joined("a", 7), joined("a", 8)}, []string{doubling}, nil},
+		{"both lost", []string{joined("a", 7), joined("c", 10)}, nil, []int64{8, 9}},
+		{"swapped", []string{joined("a", 7), left("a", 9), joined("b", 8)}, []string{disorder}, nil},
+		{"of no interest", []string{joined("zoe", 7), joined("zoe", 8), left("zac", 9)}, nil, nil},
 	} {
 		a := attendance{present: map[string]bool{}}
+		if tt.name == "of no interest" {
+			a.who = "a"
+		}
 		var got []string
 		for _, text := range tt.heard {
-			if p := a.take(listen([]byte(text))); p != nil {
+			if p, _ := a.take(listen([]byte(text))); p != nil {
 				got = append(got, p.Kind)
 			}
 		}
-		if !slices.Equal(got, tt.want) {
-			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		if !slices.Equal(got, tt.want) || !slices.Equal(a.lost(), tt.lost) {
+			t.Errorf("%s: got %q, lost %d, want %q, lost %d", tt.name, got, a.lost(), tt.want, tt.lost)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync/atomic"
@@ -250,15 +251,17 @@ func (w *churn) hear(s *stayer, h heard) {
 	if s.present == nil {
 		return // members are still coming
 	}
-	if p := s.take(h); p != nil {
-		p.What = s.String() + ": " + p.What
+	if p, gap := s.take(h); p != nil || gap {
+		if p != nil {
+			p.What = s.String() + ": " + p.What
+		}
 		w.suspect(p)
 	}
 }
 
 // verdict waits until everybody has heard everybody leave.
 func (w *churn) verdict(err error) error {
-	if err != nil && err != errBroken && !w.broken() {
+	if err != nil && !errors.Is(err, errBroken) {
 		return err
 	}
 	still := func() (s *stayer, who string) {
@@ -279,6 +282,13 @@ func (w *churn) verdict(err error) error {
 		if s, who := still(); s != nil {
 			w.problem(Problem{loss, fmt.Sprintf("%s was never told that %s left", s, who)})
 		}
+	}
+	for _, s := range w.stayers {
+		s.client.loop.mu.Lock()
+		if lost := s.lost(); len(lost) > 0 {
+			w.problem(Problem{loss, fmt.Sprintf("%s: %d events never came, the first is %d, and they heard of %d", s, len(lost), lost[0], s.seq)})
+		}
+		s.client.loop.mu.Unlock()
 	}
 	if w.broken() {
 		return errBroken

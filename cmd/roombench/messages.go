@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -295,7 +296,7 @@ func (w *messages) verdict(err error, receivers []*receiver) error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 	}
-	if err != nil && !w.broken() && err != errBroken {
+	if err != nil && !errors.Is(err, errBroken) {
 		return err
 	}
 	for _, r := range receivers {
