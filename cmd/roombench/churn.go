@@ -190,7 +190,7 @@ func (w *churn) atRate(ctx context.Context) error {
 		return err
 	}
 	w.percentiles(name, "join answered", times)
-	w.load1(name, m)
+	w.busy(name, m)
 	return nil
 }
 

@@ -75,7 +75,7 @@ func (b *bench) idle(ctx context.Context) error {
 	if redis {
 		c.add(name, "Redis memory per connection", float64(after.redisMemory-before.redisMemory)/1024/float64(n), "KiB")
 	}
-	c.load1(name, m)
+	c.busy(name, m)
 	return nil
 }
 

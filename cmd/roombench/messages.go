@@ -203,7 +203,7 @@ func (w *messages) atRate(ctx context.Context, s speech) error {
 		return err
 	}
 	w.percentiles(name, "delivery", w.takeTimes().times)
-	w.load1(name, m)
+	w.busy(name, m)
 	return nil
 }
 

@@ -71,8 +71,8 @@ func (b *bench) costs(workload, what string, per float64, m measured, n int64) {
 	b.add(workload, "roombench CPU per "+what, each(m.own), "s")
 }
 
-// load1 adds how busy everybody was, as part of one processor.
-func (b *bench) load1(workload string, m measured) {
+// busy adds how busy everybody was, as part of one processor.
+func (b *bench) busy(workload string, m measured) {
 	servers, redis := b.procs.watches()
 	part := func(d time.Duration) float64 { return d.Seconds() / m.took.Seconds() * 100 }
 	if servers {

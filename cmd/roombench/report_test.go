@@ -23,7 +23,7 @@ func someFigures() *bench {
 		times.RecordValue(int64(i+1) * 10)
 	}
 	b.percentiles("fan-out, 50 messages/s", "delivery", times)
-	b.load1("fan-out, 50 messages/s", m)
+	b.busy("fan-out, 50 messages/s", m)
 	return b
 }
 
@@ -94,7 +94,7 @@ func TestReport_unwatched(t *testing.T) {
 	b := &bench{}
 	m := measured{took: time.Second, own: time.Second}
 	b.costs("w", "thing", 1, m, 1)
-	b.load1("w", m)
+	b.busy("w", m)
 	want := []Figure{{"w", "roombench CPU per thing", 1, "s"}, {"w", "roombench CPU", 100, "% of a core"}}
 	if diff := cmp.Diff(want, b.figures); diff != "" {
 		t.Error(diff)
