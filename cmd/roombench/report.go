@@ -178,6 +178,7 @@ func (p *progress) say(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.clearLocked()
+	p.last = time.Now()
 	fmt.Fprintf(p.w, format+"\n", args...)
 }
 
