@@ -127,6 +127,15 @@ func TestRun_gateways(t *testing.T) {
 	if !memory {
 		t.Errorf("no memory in %v", r.Figures)
 	}
+	required := 0 // of all that is measured
+	for _, q := range ratios(r.Figures, r.Figures) {
+		if q.Required != "" {
+			required++
+		}
+	}
+	if required != len(requirements) {
+		t.Errorf("%d requirements are about figures that there are, want all %d", required, len(requirements))
+	}
 	rdb := server.Client(t)
 	gatetest.Eventually(t, "the clients to be logged out", func() bool {
 		keys, err := rdb.Keys(t.Context(), "*bench-*").Result()

@@ -37,15 +37,17 @@ type required struct {
 	part           string // what the workload's name ends with, if that matters
 	atLeast        float64
 	atMost         float64
+	aim            bool // wished for only
 }
 
 // requirements are those of the project: throughput, and the CPU that a
-// delivery takes.
+// delivery takes; and an aim, that it is not late either.
 var requirements = []required{
 	{workload: "fan-out", name: "deliveries/s", part: "saturated", atLeast: 0.85},
 	{workload: "fan-out", name: "server CPU per", part: "saturated", atMost: 1.2},
 	{workload: "small rooms", name: "messages/s", part: "saturated", atLeast: 0.85},
 	{workload: "small rooms", name: "server CPU per", part: "saturated", atMost: 1.2},
+	{workload: "small rooms", name: "delivery p50", part: "messages/s", atMost: 1.2, aim: true},
 	{workload: "churn", name: "joins+leaves/s", part: "saturated", atLeast: 0.85},
 	{workload: "storm", name: "clients/s", atLeast: 0.85},
 }
@@ -59,6 +61,7 @@ type Ratio struct {
 	Bare     float64 `json:"bare"`
 	Ratio    float64 `json:"ratio"`              // 0: there is none
 	Required string  `json:"required,omitempty"` // "≥ 0.85"
+	Aim      bool    `json:"aim,omitempty"`      // not required, but wished for
 	Missed   bool    `json:"missed,omitempty"`
 }
 
@@ -90,6 +93,7 @@ func ratios(ours, bare []Figure) []Ratio {
 			if !strings.HasPrefix(f.Workload, q.workload) || !strings.HasSuffix(f.Workload, q.part) || !strings.HasPrefix(f.Name, q.name) {
 				continue
 			}
+			r.Aim = q.aim
 			if q.atLeast > 0 {
 				r.Required, r.Missed = fmt.Sprintf("≥ %v", q.atLeast), r.Ratio < q.atLeast
 			} else {
@@ -115,9 +119,15 @@ func ratioTable(w io.Writer, all []Ratio) bool {
 			ratio = fmt.Sprintf("%.2f", r.Ratio)
 		}
 		if r.Required != "" {
-			verdict = "required " + r.Required + ": holds"
+			verdict = "required " + r.Required
+			if r.Aim {
+				verdict = "aim " + r.Required
+			}
 			if r.Missed {
-				verdict, good = "required "+r.Required+": MISSED", false
+				verdict += ": MISSED"
+				good = good && r.Aim
+			} else {
+				verdict += ": holds"
 			}
 		}
 		name := r.Name
