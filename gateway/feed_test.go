@@ -686,17 +686,32 @@ func TestDeparture_agrees_givenUp(t *testing.T) {
 
 // The repeat of an old departure does not end a membership that has begun since.
 func TestDeparture_agrees_enteredSince(t *testing.T) {
-	play(t, func(t *testing.T, st *stage) {
-		s, w := st.admit("ana", entry(1, 6))
-		st.f.settle(roomstore.Life{Position: at(2, 9), Base: 9, Lineage: ",1,"})
-		d := s.departing(room)
-		if d.agrees(t.Context(), at(1, 5)) || !d.agrees(t.Context(), at(1, 5)) {
-			t.Error("want that the store is asked twice")
-		}
-		d.tell()
-		st.deliver(message(2, 10, "zoe", "hi"))
-		expect(t, w, "R connected success 1.6", "R connecting networkInterrupted", "R connected success 2.9", "R lost 0-9", "R zoe: hi #10")
-	})
+	healed := []string{"R connecting networkInterrupted", "R connected success 2.9", "R lost 0-9"}
+	for name, tt := range map[string]struct {
+		entry roomstore.Entry
+		heal  bool
+		hears []string
+	}{
+		"before data was lost": {entry(1, 6), true, append([]string{"R connected success 1.6"}, healed...)},
+		"in another life":      {entry(2, 3), false, []string{"R connected success 2.3"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			play(t, func(t *testing.T, st *stage) {
+				s, w := st.admit("ana", tt.entry)
+				if tt.heal {
+					st.f.settle(roomstore.Life{Position: at(2, 9), Base: 9, Lineage: ",1,"})
+				}
+				d := s.departing(room)
+				if d.agrees(t.Context(), at(1, 5)) || !d.agrees(t.Context(), at(1, 5)) {
+					t.Error("want that the store is asked twice")
+				}
+				d.tell()
+				next := st.f.at.Seq + 1
+				st.deliver(message(2, next, "zoe", "hi"))
+				expect(t, w, append(tt.hears, fmt.Sprintf("R zoe: hi #%d", next))...)
+			})
+		})
+	}
 }
 
 // What an answer waits for is known of a room, though its event has not come: no
