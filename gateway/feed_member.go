@@ -290,7 +290,8 @@ func (f *feed) out(id roomstore.SessionID, at roomstore.Position) (in bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	i := f.find(id)
-	if i >= 0 && f.members[i].entered < at.Seq {
+	before := f.at.Epoch == at.Epoch || f.lineage.Has(at.Epoch) // seqs can be compared
+	if i >= 0 && before && f.members[i].entered < at.Seq {
 		f.remove(i)
 		return false
 	}

@@ -81,6 +81,45 @@ func TestConn_departure_rolledBack(t *testing.T) {
 	}
 }
 
+// A switch that was told to have failed, turns out to have happened, and is then
+// lost, has not happened.
+func TestConn_switch_settledRolledBack(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	door := faultproxy.StartRedis(t, server.Addr())
+	s := serveOn(t, Config{RedisTimeout: time.Second}, server.Client(t), door.Addr())
+	ana, ben := s.login("ana"), s.login("ben")
+	for _, c := range []*bare{ana, ben} {
+		c.send(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"R","roomName":"r"}}`)
+		c.hears("R connecting activeEnter", "R connected success *", "answer 2")
+	}
+	ana.hears("R +ben 2 #2")
+	if err := s.rdb.Save(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	door.Messages(func(channel, _ string) faultproxy.Fate {
+		if strings.HasSuffix(channel, "ch:R") || strings.HasSuffix(channel, "ch:S") {
+			return nil
+		}
+		return faultproxy.Pass
+	})
+	s.gate.close(lua.Switch)
+	ana.send(protocol.MethodSwitchRoom, `{"fromRoomID":"R","toRoomInfo":{"roomID":"S"},"isCreateWhenRoomNotExisted":true}`)
+	ana.hears("S connecting activeSwitch", "S disconnected switchFailed", "error 3 6000007")
+	s.gate.after(lua.Switch, func() {
+		server.Restart()
+		door.Messages(nil)
+	})
+	s.gate.open()
+	back := []string{"R connecting networkInterrupted", "R connected success *", "R lost *"}
+	ana.hears(back...)
+	ben.hears(back...)
+	ben.send(protocol.MethodSendRoomMessage, `{"roomID":"R","message":{"type":1,"message":"still here?"}}`)
+	ana.hears("R ben: still here? *")
+	ana.send(protocol.MethodLeaveAllRoom, `{}`)
+	ana.hears("R disconnected success", "answer 4")
+}
+
 // A room is put back again if others are known to be in it, be they as many.
 func TestPut_covers(t *testing.T) {
 	play(t, func(t *testing.T, st *stage) {
