@@ -53,7 +53,8 @@ type incarnation struct {
 	sweepAt    time.Time
 	silent     bool // nobody has swept for too long
 	probed     time.Time
-	remade     time.Time // the subscription, because it was deaf
+	asked      time.Duration // when the last probe that Redis took was sent, on the process's clock
+	remade     time.Time     // the subscription, because it was deaf
 	compared   time.Time
 	audited    time.Time
 	suspicious map[string]suspicion
@@ -193,6 +194,7 @@ func (n *incarnation) due(ctx context.Context) error {
 			return err
 		}
 	}
+	n.listen()
 	if now.Sub(n.probed) >= probeEvery {
 		n.probe(ctx)
 	}
@@ -318,17 +320,26 @@ func (n *incarnation) suspect(lapsed []roomstore.Lapse) {
 	n.suspicious = next
 }
 
-// probe sends the node a message through the path that events take. If none
-// comes back for a while the subscription is deaf, and is made anew.
+// probe sends the node a message through the path that events take.
 func (n *incarnation) probe(ctx context.Context) {
 	g := n.g
 	n.probed = time.Now()
 	ctx, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
 	defer cancel()
-	if err := g.store.Probe(ctx, n.id, strconv.FormatInt(int64(g.since()), 10)); err != nil {
-		return // Redis is away, which is another matter
+	sent := g.since()
+	if g.store.Probe(ctx, n.id, strconv.FormatInt(int64(sent), 10)) == nil {
+		n.asked = sent
 	}
-	if g.since()-time.Duration(n.heard.Load()) > probesMissed*probeEvery && time.Since(n.remade) > probesMissed*probeEvery {
+}
+
+// listen makes the subscription anew if it is deaf: no probe has come back for a
+// while, and the last one neither, though Redis has taken it. If Redis takes none
+// it is away, which is another matter, and the subscription may be as good as it
+// was.
+func (n *incarnation) listen() {
+	g, heard := n.g, time.Duration(n.heard.Load())
+	if now := g.since(); n.asked > heard && now-n.asked >= nodeTick && now-heard > probesMissed*probeEvery &&
+		time.Since(n.remade) > probesMissed*probeEvery {
 		g.log.Warn("subscription is deaf, making it anew", "node", n.id)
 		n.remade = time.Now()
 		g.bus.Reset()

@@ -160,6 +160,14 @@ func TestRedisHeld(t *testing.T) {
 			if served > backWithin || heard > backWithin {
 				t.Errorf("served again after %v, heard after %v, want %v", served, heard, backWithin)
 			}
+			for _, g := range []*gateway{a, b} {
+				eventually(t, "the gateway to be ready again", g.Ready)
+				// The subscription stood still as everything did, and is as good as it was.
+				if _, remade := g.Said("subscription is deaf, making it anew"); remade {
+					t.Error("a gateway has made its subscription anew")
+				}
+			}
+			t.Logf("ready again after %v", time.Since(answers))
 			t.Logf("held for %v: %d asked, answered in %v at most; served again after %v, heard after %v", held, asked, slowest, served, heard)
 
 			again, resumed := resume(t, b, "back", session, at("R", known))
