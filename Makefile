@@ -23,11 +23,19 @@ test: ## run everything that has to pass before a commit; installs what it needs
 	$(GO) vet ./...
 	@unformatted=$$(find . -name '*.go' -not -path '*/node_modules/*' -exec $(GOFMT) -l {} +) || exit 1; \
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
-	ROOMGATE_TEST_REQUIRE=1 CGO_ENABLED=1 $(GO) test -race -shuffle=on ./...
+	ROOMGATE_TEST_REQUIRE=1 CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 30m ./...
 
 .PHONY: build
 build: ## build the programs into bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
+
+# Medians of BENCHROUNDS rounds; each part of a workload is measured for BENCHTIME.
+BENCHTIME   ?= 3s
+BENCHROUNDS ?= 3
+.PHONY: bench
+bench: build ## compare gateways with a minimal server: BENCHROUNDS (3) rounds of BENCHTIME (3s)
+	@.ci/tools
+	bin/roombench compare --gateway=bin/roomgate --rounds=$(BENCHROUNDS) --duration=$(BENCHTIME)
 
 # The go command fuzzes one function at a time.
 FUZZTIME ?= 10s

@@ -17,10 +17,10 @@ func TestConn_claim(t *testing.T) {
 	t.Parallel()
 	s, _ := newSession("ana", "s", 1)
 	c := s.c
-	first, batch := new(int), new(int)
-	take := func(owner *int, key int64, about, want string) *claim {
+	first, batch := new(owner), new(owner)
+	take := func(of *owner, key int64, about, want string) *claim {
 		t.Helper()
-		cl, err := c.claim(owner, key, rooms(about)...)
+		cl, err := c.claim(of, key, rooms(about)...)
 		got := "busy"
 		switch {
 		case err != nil && err.Code != protocol.CodeRoomBusy:
@@ -36,15 +36,15 @@ func TestConn_claim(t *testing.T) {
 		return cl
 	}
 	a := take(first, 7, "A B", "first")
-	take(new(int), 8, "A", "busy")
-	take(new(int), 0, "B", "busy")
-	take(new(int), 8, "C B", "busy")
-	c1 := take(new(int), 8, "C", "first")
-	b := take(new(int), 7, "B", "repeat")
+	take(new(owner), 8, "A", "busy")
+	take(new(owner), 0, "B", "busy")
+	take(new(owner), 8, "C B", "busy")
+	c1 := take(new(owner), 8, "C", "first")
+	b := take(new(owner), 7, "B", "repeat")
 	a.end()
-	take(new(int), 9, "B", "busy")
-	a2 := take(new(int), 9, "A", "first")
-	take(new(int), 9, "B A", "busy")
+	take(new(owner), 9, "B", "busy")
+	a2 := take(new(owner), 9, "A", "first")
+	take(new(owner), 9, "B A", "busy")
 	for _, cl := range []*claim{b, c1, a2, a2} {
 		cl.end()
 	}
@@ -55,9 +55,9 @@ func TestConn_claim(t *testing.T) {
 	x := take(batch, 1, "A", "first")
 	y := take(batch, 2, "A", "first")
 	z := take(batch, 0, "A", "first")
-	w := take(new(int), 2, "A", "repeat")
-	take(new(int), 3, "A", "busy")
-	take(new(int), 0, "A", "busy")
+	w := take(new(owner), 2, "A", "repeat")
+	take(new(owner), 3, "A", "busy")
+	take(new(owner), 0, "A", "busy")
 	for _, cl := range []*claim{x, z, w, y} {
 		cl.end()
 	}
@@ -71,7 +71,7 @@ func TestClaim_answered(t *testing.T) {
 	t.Parallel()
 	s, _ := newSession("ana", "s", 1)
 	for _, open := range []bool{false, true} {
-		cl, err := s.c.claim(new(int), 7, "R")
+		cl, err := s.c.claim(new(owner), 7, "R")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -97,15 +97,15 @@ func TestClaim_forsaken(t *testing.T) {
 	}{
 		{"no key", 0, func(c *conn) {}, true, 0},
 		{"nobody asks", 7, func(c *conn) {}, true, 3 * time.Second},
-		{"somebody asks", 7, func(c *conn) { c.claim(new(int), 7, "R") }, false, time.Second},
-		{"somebody asks for something else", 7, func(c *conn) { c.claim(new(int), 7, "S") }, true, 3 * time.Second},
+		{"somebody asks", 7, func(c *conn) { c.claim(new(owner), 7, "R") }, false, time.Second},
+		{"somebody asks for something else", 7, func(c *conn) { c.claim(new(owner), 7, "S") }, true, 3 * time.Second},
 		{"the connection ends", 7, func(c *conn) { close(c.gone) }, false, time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, _ := newSession("ana", "s", 1)
 				s.c.g.life = t.Context()
-				cl, err := s.c.claim(new(int), tt.key, "R")
+				cl, err := s.c.claim(new(owner), tt.key, "R")
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -118,9 +118,27 @@ func TestClaim_forsaken(t *testing.T) {
 			})
 		})
 	}
+	// Those of a batch wait for a while together, whenever they begin to.
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newSession("ana", "s", 1)
+		s.c.g.life = t.Context()
+		batch, began := new(owner), time.Now()
+		for i, room := range []roomstore.RoomID{"Q", "R", "S"} {
+			cl, err := s.c.claim(batch, int64(7+i), room)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !cl.forsaken(3 * time.Second) {
+				t.Error("want that nobody asks")
+			}
+		}
+		if took := time.Since(began); took != 3*time.Second {
+			t.Errorf("waited for %v, want 3s in all", took)
+		}
+	})
 	s, _ := newSession("ana", "s", 1)
-	cl, _ := s.c.claim(new(int), 7, "R")
-	s.c.claim(new(int), 7, "R")
+	cl, _ := s.c.claim(new(owner), 7, "R")
+	s.c.claim(new(owner), 7, "R")
 	if cl.forsaken(time.Hour) {
 		t.Error("a repeat that is there already was not seen")
 	}
@@ -134,7 +152,7 @@ func TestConn_enter_late(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, w := newSession("ana", "s", 1)
 		take := func(key int64) *claim {
-			cl, err := s.c.claim(new(int), key, "R")
+			cl, err := s.c.claim(new(owner), key, "R")
 			if err != nil {
 				t.Fatal(err)
 			}

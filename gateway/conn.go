@@ -171,6 +171,9 @@ var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 func (c *conn) read() error {
 	ctx := context.Background() // what ends a read is the socket
 	for {
+		if err := c.sock.await(); err != nil {
+			return err
+		}
 		kind, r, err := c.ws.Reader(ctx)
 		if err != nil {
 			return err
@@ -300,7 +303,7 @@ func (c *conn) request(r incoming, size int) {
 		answer(nil, err)
 		return
 	}
-	p, err := c.prepare(&r.Request, new(int))
+	p, err := c.prepare(&r.Request, new(owner))
 	r.Params = nil // they end with the text
 	if err != nil {
 		c.dismiss(size)
@@ -317,15 +320,14 @@ func (c *conn) request(r incoming, size int) {
 			p.settle()
 			answer(result, err)
 		})
-		over := func() {
+		// What is late and answered still waits for its turn, and counts.
+		return func() {
+			if rest != nil {
+				rest()
+			}
 			p.done()
 			c.dismiss(size)
 		}
-		if rest == nil {
-			over()
-			return nil
-		}
-		return func() { rest(); over() }
 	})
 }
 
@@ -361,14 +363,14 @@ func (c *conn) batch(requests []incoming, size int) {
 		c.queue(textOf(errorText(nil, err)))
 		return
 	}
-	owner := new(int)
+	of := new(owner)
 	for i := range requests {
 		it, r := &items[i], &requests[i]
 		if it.err == nil {
 			it.err = r.bad
 		}
 		if it.err == nil {
-			it.prepared, it.err = c.prepare(&r.Request, owner)
+			it.prepared, it.err = c.prepare(&r.Request, of)
 		}
 		r.Params = nil // they end with the text
 	}
@@ -465,10 +467,15 @@ func (c *conn) fast(limiter func(*rates) *rate.Limiter) bool {
 	return true
 }
 
+// owner is the message that operations came in: one, or a batch of them.
+type owner struct {
+	until time.Time // up to when its client may ask for what failed again; guarded by conn.mu
+}
+
 // claim is a room operation that is under way (row 14).
 type claim struct {
 	c      *conn
-	owner  *int // the request or batch it belongs to
+	of     *owner
 	key    int64
 	rooms  []roomstore.RoomID
 	repeat bool // one under the same requestKey was under way when it was read
@@ -485,15 +492,15 @@ type claim struct {
 // claim notes that a room operation under a requestKey is under way. It fails
 // if there is one already, unless that is of the same batch or has the same
 // requestKey.
-func (c *conn) claim(owner *int, key int64, rooms ...roomstore.RoomID) (*claim, *protocol.Error) {
+func (c *conn) claim(of *owner, key int64, rooms ...roomstore.RoomID) (*claim, *protocol.Error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	cl := &claim{c: c, owner: owner, key: key, rooms: rooms}
+	cl := &claim{c: c, of: of, key: key, rooms: rooms}
 	for _, room := range rooms {
 		others := c.claims[room]
 		if slices.ContainsFunc(others, cl.repeats) {
 			cl.repeat = true
-		} else if slices.ContainsFunc(others, func(other *claim) bool { return other.owner != owner }) {
+		} else if slices.ContainsFunc(others, func(other *claim) bool { return other.of != of }) {
 			return nil, fail(protocol.CodeRoomBusy, "another request about room %q is under way", room)
 		}
 	}
@@ -566,7 +573,8 @@ func (cl *claim) unspoken() bool { return cl.others(func(other *claim) bool { re
 func (cl *claim) repeated() bool { return cl.others(func(*claim) bool { return true }) }
 
 // forsaken waits for a while whether the client asks again, and says that it does
-// not. If the connection ends it may do so on the next.
+// not. If the connection ends it may do so on the next. All of a batch wait for
+// one such while, from the first on.
 func (cl *claim) forsaken(d time.Duration) bool {
 	if cl.key == 0 {
 		return true // it cannot
@@ -574,11 +582,15 @@ func (cl *claim) forsaken(d time.Duration) bool {
 	asked := make(chan struct{})
 	cl.c.mu.Lock()
 	cl.asked = asked
+	if cl.of.until.IsZero() {
+		cl.of.until = time.Now().Add(d)
+	}
+	left := time.Until(cl.of.until)
 	cl.c.mu.Unlock()
 	if cl.repeated() {
 		return false
 	}
-	wait := time.NewTimer(d)
+	wait := time.NewTimer(left)
 	defer wait.Stop()
 	select {
 	case <-wait.C:

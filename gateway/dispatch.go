@@ -57,8 +57,8 @@ type operation func(s *session, answer reply) (rest func())
 type claimant func(s *session, cl *claim, answer reply) (rest func())
 
 // prepare reads a request's parameters and decides what can be decided before
-// its turn. owner stands for the message it came in.
-func (c *conn) prepare(r *protocol.Request, owner *int) (prepared, *protocol.Error) {
+// its turn. of stands for the message it came in.
+func (c *conn) prepare(r *protocol.Request, of *owner) (prepared, *protocol.Error) {
 	switch r.Method {
 	case protocol.MethodPing:
 		if err := parseParams(r.Params, &noParams{}); err != nil {
@@ -103,7 +103,7 @@ func (c *conn) prepare(r *protocol.Request, owner *int) (prepared, *protocol.Err
 		if err != nil {
 			return prepared{}, err
 		}
-		return c.claiming(owner, p.RequestKey, func(s *session, cl *claim, answer reply) func() {
+		return c.claiming(of, p.RequestKey, func(s *session, cl *claim, answer reply) func() {
 			return c.enter(s, req, cl, answer)
 		}, req.Room)
 
@@ -114,7 +114,7 @@ func (c *conn) prepare(r *protocol.Request, owner *int) (prepared, *protocol.Err
 			return prepared{}, err
 		}
 		req := roomstore.EntryRequest{Mode: roomstore.ModeJoin, Room: room}
-		return c.claiming(owner, p.RequestKey, func(s *session, cl *claim, answer reply) func() {
+		return c.claiming(of, p.RequestKey, func(s *session, cl *claim, answer reply) func() {
 			return c.enter(s, req, cl, answer)
 		}, room)
 
@@ -127,7 +127,7 @@ func (c *conn) prepare(r *protocol.Request, owner *int) (prepared, *protocol.Err
 		if err != nil {
 			return prepared{}, err
 		}
-		return c.claiming(owner, p.RequestKey, func(s *session, cl *claim, answer reply) func() {
+		return c.claiming(of, p.RequestKey, func(s *session, cl *claim, answer reply) func() {
 			return c.switchRoom(s, from, req, cl, answer)
 		}, from, req.Room)
 
@@ -137,7 +137,7 @@ func (c *conn) prepare(r *protocol.Request, owner *int) (prepared, *protocol.Err
 		if err != nil {
 			return prepared{}, err
 		}
-		return c.claiming(owner, p.RequestKey, func(s *session, cl *claim, answer reply) func() {
+		return c.claiming(of, p.RequestKey, func(s *session, cl *claim, answer reply) func() {
 			return c.leave(s, room, cl, answer)
 		}, room)
 
@@ -246,12 +246,12 @@ func (c *conn) changing(rooms []roomstore.RoomID, do operation) (prepared, *prot
 }
 
 // claiming prepares an operation that row 14 is about.
-func (c *conn) claiming(owner *int, key int64, do claimant, rooms ...roomstore.RoomID) (prepared, *protocol.Error) {
+func (c *conn) claiming(of *owner, key int64, do claimant, rooms ...roomstore.RoomID) (prepared, *protocol.Error) {
 	p, err := c.changing(rooms, nil)
 	if err != nil {
 		return prepared{}, err
 	}
-	cl, err := c.claim(owner, key, rooms...)
+	cl, err := c.claim(of, key, rooms...)
 	if err != nil {
 		p.answered()
 		return prepared{}, err
@@ -267,6 +267,20 @@ func (c *conn) claiming(owner *int, key int64, do claimant, rooms ...roomstore.R
 		return do(s, cl, answer)
 	}
 	return p, nil
+}
+
+// strange gives what is left to do if the store, by err, does not know a session in
+// a room that it is in as far as is known here: what has become of it is on its
+// way, or was lost, and the client hears of it at once.
+func (c *conn) strange(s *session, room roomstore.RoomID, err error) (rest func()) {
+	f := s.in(room)
+	if f == nil || !errors.Is(err, roomstore.ErrNotMember) && !errors.Is(err, roomstore.ErrNotFrom) && !errors.Is(err, roomstore.ErrNoRoom) {
+		return nil
+	}
+	return func() {
+		f.look()
+		s.verify()
+	}
 }
 
 // timeout bounds what is done for one request before its answer.
@@ -302,6 +316,20 @@ func attemptIn[T any](ctx context.Context, c *conn, call func(context.Context) (
 	}
 }
 
+// agreed is attemptIn for a call that is to be repeated, under its requestKey,
+// until what it came to is agreed to.
+func agreed[T any](ctx context.Context, c *conn, call func(context.Context) (T, error), yes func(T) bool) (v T, open bool, err error) {
+	for again := false; ; again = true {
+		v, open, err = attemptIn(ctx, c, call)
+		if err != nil {
+			return v, open || again && !roomstore.Refused(err), err
+		}
+		if yes(v) {
+			return v, false, nil
+		}
+	}
+}
+
 // pursue makes a call whose outcome is open until it is known. It gives up when
 // the connection ends: parking the session then fences the call.
 func pursue[T any](c *conn, call func(context.Context) (T, error)) (v T, known bool, err error) {
@@ -318,6 +346,22 @@ func pursue[T any](c *conn, call func(context.Context) (T, error)) (v T, known b
 		case <-c.g.backing().Done():
 			return v, false, err
 		case <-time.After(backoff):
+		}
+	}
+}
+
+// pursued is agreed for a call that is pursued. It says whether it came about; over,
+// if not nil, says so of a refusal.
+func pursued[T any](c *conn, call func(context.Context) (T, error), yes func(T) bool, over func(error) bool) bool {
+	for {
+		v, known, err := pursue(c, call)
+		switch {
+		case !known:
+			return false
+		case err != nil:
+			return over != nil && over(err)
+		case yes(v):
+			return true
 		}
 	}
 }

@@ -73,8 +73,9 @@ type feed struct {
 
 // waiter is an answer that must not overtake the events before it.
 type waiter struct {
-	at roomstore.Position
-	do func()
+	at    roomstore.Position
+	since time.Time
+	do    func()
 }
 
 func newFeed(h *hub, room roomstore.RoomID) *feed {
@@ -277,7 +278,6 @@ func (f *feed) over(event protocol.RoomEvent) {
 			m.s.destroyed(f.room, event)
 		} else {
 			m.untold = event
-			m.s.forget(f.room)
 		}
 	}
 	f.ended = max(f.ended, f.at.Epoch)
@@ -361,11 +361,11 @@ func (f *feed) framed(e roomstore.Event) []byte {
 
 // after runs do, under the feed's lock, once all events up to a position have
 // been handed on. If the subscription is late the store is asked; if that does
-// not help in time either, do runs all the same.
+// not help in time either, whatever it says, do runs all the same.
 func (f *feed) after(at roomstore.Position, do func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	w := waiter{at, do}
+	w := waiter{at, time.Now(), do}
 	if f.stopped || f.passed(w) {
 		do()
 		return

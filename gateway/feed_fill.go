@@ -47,6 +47,22 @@ func (f *feed) compare(head roomstore.Position) {
 	case head.Epoch != f.at.Epoch || head.Seq > f.at.Seq:
 		f.fill()
 	}
+	if f.filling {
+		f.hub.lags(f, true)
+	}
+}
+
+// look fetches what the store has and the feed has not, now.
+func (f *feed) look() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.at.Epoch == 0:
+	case f.filling:
+		f.again = true // the answer may be from before
+	default:
+		f.fill()
+	}
 }
 
 // fill asks the store for what is missing, until it answers. Events that come
@@ -77,6 +93,7 @@ func (f *feed) fill() {
 			if !wanted {
 				f.reset()
 				f.filling = false
+				f.hub.lags(f, false)
 			}
 			f.mu.Unlock()
 			if !wanted {
@@ -112,6 +129,8 @@ func (f *feed) filled(after roomstore.Position, h roomstore.History, err error) 
 	}
 	f.catchEarly()
 	f.release(f.passed)
+	// Redis may have lost what they wait for, and never get there.
+	f.release(func(w waiter) bool { return time.Since(w.since) > f.hub.wait })
 	again := f.again || h.Life.Epoch == f.at.Epoch && h.Life.Seq > f.at.Seq
 	f.again = false
 	switch {
@@ -120,6 +139,9 @@ func (f *feed) filled(after roomstore.Position, h roomstore.History, err error) 
 		f.fill()
 	case len(f.waiting) > 0:
 		f.arm() // it was not, while the store was asked
+	}
+	if !f.filling {
+		f.hub.lags(f, false)
 	}
 }
 
@@ -147,6 +169,7 @@ func (f *feed) catchUp(h roomstore.History) {
 		}
 		f.at.Seq, f.ring = lost, nil
 		events = known
+		f.release(f.passed) // nothing that is known may overtake them
 		f.doubtMembers()
 	}
 	for _, e := range events {

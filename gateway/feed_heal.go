@@ -25,6 +25,12 @@ func (f *feed) record(node string) (known roomstore.Record, ok bool) {
 		Room: f.room, Position: at, Lineage: f.lineage, Name: f.name, Delay: f.delay,
 		MessageSeq: f.messageSeq, OrderKey: f.orderKey, Attributes: f.attributes, Described: f.described,
 	}
+	// What the store has answered with is known, too, though its event has not come.
+	for _, w := range f.waiting {
+		if w.at.Epoch == known.Epoch {
+			known.Seq = max(known.Seq, w.at.Seq)
+		}
+	}
 	for _, m := range f.members {
 		known.Seq = max(known.Seq, m.entered)
 		if m.s.who.Node == node {

@@ -3,6 +3,8 @@ package gateway
 // This file is how sessions come into a feed and go from it.
 
 import (
+	"context"
+	"errors"
 	"slices"
 
 	"github.com/roomgate/roomgate/protocol"
@@ -245,32 +247,119 @@ func (f *feed) standing(id roomstore.SessionID, say func(roomstore.Position)) bo
 	return true
 }
 
-// departed waits until all events up to a departure have been handed on; none
-// follows. m is what [feed.leaving] gave before. It says whether the client is
-// still to be told.
-func (f *feed) departed(id roomstore.SessionID, m *member, at roomstore.Position) bool {
-	out := make(chan bool, 1)
-	f.left(id, at, func(is bool) { out <- is })
-	if <-out {
-		return true
-	}
-	f.stays(m)
-	return false
-}
-
-// left gives the answer of a departure at its place among the events, and
-// makes sure that nothing follows it. say hears whether the session is out of
-// the room; it is not if this was the repeat of an old request and the session
-// has entered again since.
-func (f *feed) left(id roomstore.SessionID, at roomstore.Position, say func(out bool)) {
+// departed waits until all events up to a departure of a session have been
+// handed on; none follows. in says that the session is a member all the same:
+// this was the repeat of an old request, and it has entered again since.
+//
+// sure is false if the feed cannot tell: the room goes on under another epoch,
+// to which the departure may be lost, or the events have not come in time.
+func (f *feed) departed(ctx context.Context, id roomstore.SessionID, at roomstore.Position) (in, sure bool) {
+	done := make(chan struct{})
+	over := false // guarded by f.mu
 	f.after(at, func() {
+		if over {
+			return
+		}
+		defer close(done)
 		i := f.find(id)
-		if i >= 0 && f.at.Epoch == at.Epoch && f.members[i].from < at.Seq {
-			m := f.members[i]
+		reached := f.at.Epoch == at.Epoch && f.at.Seq >= at.Seq
+		if f.at.Epoch > at.Epoch && !f.lineage.Has(at.Epoch) {
+			// That life is over, and who is a member is so of a later one.
+			in, sure = i >= 0, true
+			return
+		}
+		if i >= 0 && reached && f.members[i].from < at.Seq {
 			f.remove(i)
-			m.s.forget(f.room)
 			i = -1
 		}
-		say(i < 0)
+		in, sure = i >= 0, i < 0 || reached
 	})
+	select {
+	case <-done:
+	case <-ctx.Done():
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		over = true
+	}
+	return in, sure
+}
+
+// out is departed when it is known that the departure stands, whether or not its
+// event ever comes.
+func (f *feed) out(id roomstore.SessionID, at roomstore.Position) (in bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i := f.find(id)
+	if i >= 0 && f.members[i].entered < at.Seq {
+		f.remove(i)
+		return false
+	}
+	return i >= 0
+}
+
+// departure is what a request knows that is to take its session out of a room.
+type departure struct {
+	s    *session
+	room roomstore.RoomID
+	f    *feed              // nil if it is not in the room, as far as is known here
+	m    *member            // likewise
+	at   roomstore.Position // that the store has answered with
+	in   bool               // it is in the room all the same
+}
+
+// departing notes that a request of the session's own is about to take it out of
+// a room.
+func (s *session) departing(room roomstore.RoomID) *departure {
+	d := &departure{s: s, room: room, f: s.in(room)}
+	if d.f != nil {
+		d.m = d.f.leaving(s.who.ID)
+	}
+	return d
+}
+
+// agrees waits until nothing of the room follows, now that the store has answered
+// with the position of the departure. It is false if the store is to be asked
+// again, since data may have been lost: only what it says twice is so.
+func (d *departure) agrees(ctx context.Context, at roomstore.Position) bool {
+	before := d.at
+	d.at = at
+	if d.f == nil {
+		return true
+	}
+	in, sure := d.f.departed(ctx, d.s.who.ID, at)
+	if !sure && at == before {
+		in, sure = d.f.out(d.s.who.ID, at), true
+	}
+	d.in = in
+	return sure
+}
+
+// refused says whether the store, asked again, does not know the membership any
+// more that it has ended before. Then it is over, too.
+func (d *departure) refused(err error) bool {
+	if d.at.Epoch == 0 || !errors.Is(err, roomstore.ErrNotMember) && !errors.Is(err, roomstore.ErrNoRoom) {
+		return false
+	}
+	if d.f != nil {
+		d.in = d.f.out(d.s.who.ID, d.at)
+	}
+	return true
+}
+
+// tell tells the client that it is out of the room, unless it is not, or has been
+// told by an event.
+func (d *departure) tell() {
+	switch {
+	case d.in:
+		d.stays()
+	case d.f == nil || d.s.in(d.room) == d.f:
+		d.s.roomOver(d.room, protocol.RoomSuccess, "")
+	}
+}
+
+// stays notes that the request will not say that its session is out of the room.
+func (d *departure) stays() {
+	if d.f != nil {
+		d.f.stays(d.m)
+	}
 }

@@ -533,8 +533,7 @@ func (p *player) leave() {
 		return
 	}
 	p.begin(func(s *session) {
-		f := s.in(room)
-		m := f.leaving(p.id)
+		d := s.departing(room)
 		w.pause()
 		w.mu.Lock()
 		in, heard := w.isIn(p.user, p.id), w.rand.IntN(4) > 0
@@ -545,17 +544,13 @@ func (p *player) leave() {
 		w.mu.Unlock()
 		w.pause()
 		if !in || !heard {
-			f.stays(m) // it was refused, or its outcome is not known here
+			d.stays() // it was refused, or its outcome is not known here
 			return
 		}
-		done := make(chan struct{})
-		f.left(p.id, at, func(out bool) {
-			if out {
-				s.roomOver(room, protocol.RoomSuccess, "")
-			}
-			close(done)
-		})
-		<-done
+		for !d.agrees(w.t.Context(), at) {
+			w.pause() // the store says the same again
+		}
+		d.tell()
 	})
 }
 

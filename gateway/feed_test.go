@@ -8,7 +8,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
 )
 
@@ -330,12 +329,11 @@ func TestFeed_leaving(t *testing.T) {
 				m := st.f.leaving("s-ana")
 				st.deliver(tt.event)
 				if tt.answer == nil {
-					st.f.left("s-ana", at(1, 2), func(out bool) {
-						if !out {
-							t.Error("still in the room")
-						}
-						s.roomOver(room, protocol.RoomSuccess, "")
-					})
+					d := &departure{s: s, room: room, f: st.f, m: m}
+					if !d.agrees(t.Context(), at(1, 2)) {
+						t.Error("still in the room")
+					}
+					d.tell()
 				} else {
 					st.f.stays(m)
 				}
@@ -594,4 +592,182 @@ func TestMissed_twice(t *testing.T) {
 		}
 		t.Run(tt.what, func(t *testing.T) { expect(t, w, tt.want...) })
 	}
+}
+
+// After a gap of the subscription the node is not ready before every room has
+// what it missed: neither while the store is asked where the rooms are, nor while
+// it is asked for what they lack.
+func TestHub_comparing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		where, what := make(chan struct{}), make(chan struct{})
+		st := &stage{t: t, bus: &fakeBus{}}
+		st.hub = startHub(t, &fakeHistory{
+			positions: func() map[roomstore.RoomID]roomstore.Position {
+				<-where
+				return map[roomstore.RoomID]roomstore.Position{room: at(7, 3)}
+			},
+			catchup: func(_ context.Context, _ roomstore.RoomID, after roomstore.Position) (roomstore.History, error) {
+				<-what
+				return st.history(after)
+			},
+		}, st.bus)
+		st.knows([]roomstore.Event{message(7, 2, "zoe", "two"), message(7, 3, "zoe", "three")})
+		st.f = st.open()
+		_, ana := st.admit("ana", entry(7, 1))
+		ready := func(when string, want bool) {
+			t.Helper()
+			synctest.Wait()
+			if got := !st.hub.comparing(); got != want {
+				t.Errorf("%s: ready is %t, want %t", when, got, want)
+			}
+		}
+		ready("at first", true)
+		st.f.Gap()
+		ready("while positions are asked for", false)
+		where <- struct{}{}
+		ready("while events are asked for", false)
+		what <- struct{}{}
+		ready("when all have been handed on", true)
+		expect(t, ana, "R connected success 7.1", "R zoe: two #2", "R zoe: three #3")
+	})
+}
+
+// Whether a departure stands that the store has answered is only certain once the
+// feed has had it. If data is lost before, or the time is over, the store is asked
+// again; what it says twice is so.
+func TestDeparture_agrees(t *testing.T) {
+	healed := func(st *stage, s *session) {
+		st.f.settle(roomstore.Life{Position: at(2, 9), Base: 9, Lineage: ",1,"}, true)
+	}
+	for _, tt := range []struct {
+		name  string
+		do    func(st *stage, s *session) // while the first answer, 1.5, waits
+		want  bool                        // of the first answer
+		again roomstore.Position          // the second
+		hears []string                    // in all
+	}{
+		{"its event comes", func(st *stage, s *session) {
+			st.deliver(message(1, 4, "zoe", "hi"), left(1, 5, "ana", 1, roomstore.ReasonLeft))
+		}, true, at(0, 0), []string{"R zoe: hi #4", "R disconnected success"}},
+		{"its event was lost for good", func(st *stage, s *session) {
+			st.knows([]roomstore.Event{message(1, 4, "zoe", "hi"), left(1, 5, "ana", 1, roomstore.ReasonLeft), message(1, 6, "zoe", "ho")}, 4, 5)
+			st.f.compare(at(1, 6))
+		}, true, at(0, 0), []string{"R lost 3-5", "R disconnected success"}},
+		{"it stands in the room's next epoch", healed, false, at(1, 5),
+			[]string{"R connecting networkInterrupted", "R connected success 2.9", "R lost 0-9", "R disconnected success"}},
+		{"it happens again there", func(st *stage, s *session) {
+			healed(st, s)
+			st.deliver(left(2, 10, "ana", 1, roomstore.ReasonLeft))
+		}, false, at(2, 10), []string{"R connecting networkInterrupted", "R connected success 2.9", "R lost 0-9", "R disconnected success"}},
+		{"the store never gets there", func(st *stage, s *session) {
+			st.knows([]roomstore.Event{message(1, 4, "zoe", "hi")})
+		}, false, at(1, 5), []string{"R zoe: hi #4", "R disconnected success"}},
+		{"the room is gone", func(st *stage, s *session) { st.deliver(message(1, 4, "zoe", "hi"), destroyed(1, 5)) },
+			true, at(0, 0), []string{"R zoe: hi #4", "R disconnected success"}},
+		{"the request's time is over", func(st *stage, s *session) {
+			st.history = func(roomstore.Position) (roomstore.History, error) {
+				time.Sleep(time.Hour)
+				return roomstore.History{}, roomstore.ErrNoRoom
+			}
+		}, false, at(1, 5), []string{"R disconnected success"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			play(t, func(t *testing.T, st *stage) {
+				s, w := st.admit("ana", entry(1, 3))
+				expect(t, w, "R connected success 1.3")
+				d := s.departing(room)
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				defer cancel()
+				began, first := time.Now(), make(chan bool)
+				go func() { first <- d.agrees(ctx, at(1, 5)) }()
+				synctest.Wait()
+				tt.do(st, s)
+				if got, took := <-first, time.Since(began); got != tt.want || took > 5*time.Second {
+					t.Fatalf("agrees: %t after %v, want %t", got, took, tt.want)
+				}
+				if !tt.want && !d.agrees(ctx, tt.again) {
+					t.Error("what the store says again is not so")
+				}
+				d.tell()
+				st.deliver(message(1, 6, "zoe", "nothing follows"))
+				if tt.again.Epoch == 2 || st.f.at.Epoch == 2 {
+					st.deliver(message(2, 10, "zoe", "nothing follows"), message(2, 11, "zoe", "nothing follows"))
+				}
+				expect(t, w, tt.hears...)
+				if s.in(room) != nil || len(st.f.members) > 0 {
+					t.Error("the session still has the room")
+				}
+				time.Sleep(st.hub.wait) // nothing that waited comes later
+				synctest.Wait()
+				expect(t, w)
+			})
+		})
+	}
+}
+
+// A departure whose request has been told that it is not known ends nothing any
+// more: only its event does.
+func TestDeparture_agrees_givenUp(t *testing.T) {
+	play(t, func(t *testing.T, st *stage) {
+		s, w := st.admit("ana", entry(1, 3))
+		d := s.departing(room)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if d.agrees(ctx, at(1, 5)) {
+			t.Error("agrees before its time is over")
+		}
+		d.stays()
+		st.deliver(message(1, 4, "zoe", "hi"), message(1, 5, "zoe", "ho"), left(1, 6, "ana", 1, roomstore.ReasonLeft))
+		expect(t, w, "R connected success 1.3", "R zoe: hi #4", "R zoe: ho #5", "R disconnected success")
+	})
+}
+
+// The repeat of an old departure does not end a membership that has begun since.
+func TestDeparture_agrees_enteredSince(t *testing.T) {
+	play(t, func(t *testing.T, st *stage) {
+		s, w := st.admit("ana", entry(1, 6))
+		st.f.settle(roomstore.Life{Position: at(2, 9), Base: 9, Lineage: ",1,"}, true)
+		d := s.departing(room)
+		if d.agrees(t.Context(), at(1, 5)) || !d.agrees(t.Context(), at(1, 5)) {
+			t.Error("want that the store is asked twice")
+		}
+		d.tell()
+		st.deliver(message(2, 10, "zoe", "hi"))
+		expect(t, w, "R connected success 1.6", "R connecting networkInterrupted", "R connected success 2.9", "R lost 0-9", "R zoe: hi #10")
+	})
+}
+
+// What an answer waits for is known of a room, though its event has not come: no
+// other event may ever have that number.
+func TestFeed_record_waiting(t *testing.T) {
+	play(t, func(t *testing.T, st *stage) {
+		st.admit("ana", entry(1, 3))
+		given := 0
+		for _, seq := range []int64{7, 5} {
+			st.f.after(at(1, seq), func() { given++ })
+		}
+		st.f.after(at(2, 20), func() { given++ }) // of another epoch, whose numbers are others
+		known, ok := st.f.record("n")
+		if !ok || known.Position != at(1, 7) {
+			t.Errorf("got %v, %v, want 1.7", known.Position, ok)
+		}
+		st.f.doubt()
+		if known, _ = st.f.record("n"); known.Position != at(1, 7) {
+			t.Errorf("got %v, want 1.7 also if what comes is in doubt", known.Position)
+		}
+		// Where the store is further back, they do not wait for ever.
+		st.history = func(roomstore.Position) (roomstore.History, error) {
+			return roomstore.History{Position: at(1, 3), Complete: true}, nil
+		}
+		time.Sleep(st.hub.wait + time.Second)
+		synctest.Wait()
+		if given != 3 {
+			t.Errorf("%d of 3 answers were given", given)
+		}
+		before := st.asked
+		time.Sleep(time.Minute)
+		if synctest.Wait(); st.asked > before {
+			t.Errorf("the store is asked on and on, %d times a minute", st.asked-before)
+		}
+	})
 }

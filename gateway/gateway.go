@@ -297,7 +297,7 @@ func (g *Gateway) drain() {
 		// Load balancers look away first. The last clients need time to go.
 		unready := min(3*time.Second, g.cfg.DrainWindow/5)
 		time.Sleep(unready)
-		spread := g.cfg.DrainWindow - unready - min(g.cfg.CloseTimeout, g.cfg.DrainWindow/5)
+		spread := g.cfg.DrainWindow - unready - min(g.cfg.CloseTimeout, g.cfg.DrainWindow/10)
 		// Who does not move when its turn has come is sent away a little later.
 		grace := min(time.Second, spread/10)
 		open = g.connections()

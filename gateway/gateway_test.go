@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/roomgate/roomgate/gateway/auth"
+	"github.com/roomgate/roomgate/internal/faultproxy"
 	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/lua"
 	"github.com/roomgate/roomgate/protocol"
@@ -29,6 +30,7 @@ type gate struct {
 	mu     sync.Mutex
 	script string        // hash
 	shut   chan struct{} // nil: open
+	then   func()        // done before the answers are given, once; may be nil
 }
 
 func (g *gate) DialHook(next redis.DialHook) redis.DialHook          { return next }
@@ -38,9 +40,17 @@ func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		err := next(ctx, cmds)
 		g.mu.Lock()
-		script, shut := g.script, g.shut
+		script, shut, then := g.script, g.shut, g.then
+		meant := (shut != nil || then != nil) &&
+			slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return slices.Contains(c.Args(), any(script)) })
+		if meant {
+			g.then = nil
+		}
 		g.mu.Unlock()
-		if shut != nil && slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return slices.Contains(c.Args(), any(script)) }) {
+		if meant && then != nil {
+			then()
+		}
+		if meant && shut != nil {
 			<-shut
 		}
 		return err
@@ -52,6 +62,13 @@ func (g *gate) close(s lua.Script) {
 	defer g.mu.Unlock()
 	g.script = s.Hash()
 	g.shut = make(chan struct{})
+}
+
+// after does something when a script has been carried out, before anybody knows.
+func (g *gate) after(s lua.Script, do func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.script, g.then = s.Hash(), do
 }
 
 func (g *gate) open() {
@@ -77,12 +94,27 @@ type served struct {
 // serve runs a gateway of the test's own.
 func serve(t testing.TB, cfg Config) *served {
 	t.Helper()
-	s := &served{t: t, rdb: redistest.New(t), gate: &gate{}, prefix: redistest.Prefix(), closes: make(chan int, 1000)}
 	rdb := redistest.New(t)
+	return serveOn(t, cfg, rdb, rdb.Options().Addr)
+}
+
+// serveOn is serve on a Redis, whose events come from an address.
+func serveOn(t testing.TB, cfg Config, own *redis.Client, events string) *served {
+	t.Helper()
+	s := &served{t: t, rdb: own, gate: &gate{}, prefix: redistest.Prefix(), closes: make(chan int, 1000)}
+	terms := roomstore.NewTerms(s.prefix, 1)
+	client := func(addr string) *redis.Client {
+		o := redistest.Options(addr)
+		o.OnConnect = terms.OnConnect
+		rdb := redis.NewClient(o)
+		t.Cleanup(func() { rdb.Close() })
+		return rdb
+	}
+	rdb := client(own.Options().Addr)
 	rdb.AddHook(s.gate)
 	calls := roomstore.NewBatcher(rdb, roomstore.BatcherConfig{})
-	store := roomstore.New(calls, roomstore.Config{Prefix: s.prefix, MaxMembers: 100_000})
-	bus := pubsub.New(rdb, pubsub.Config{})
+	store := roomstore.New(calls, roomstore.Config{Prefix: s.prefix, MaxMembers: 100_000, Terms: terms})
+	bus := pubsub.New(client(events), pubsub.Config{})
 	cfg.OnClose = func(code int) {
 		select {
 		case s.closes <- code:
@@ -443,4 +475,89 @@ func TestGateway_register(t *testing.T) {
 	s.mu.Lock()
 	delete(s.sessions, "x")
 	s.mu.Unlock()
+}
+
+// A session that is found to be over while its logout is under way is not closed
+// as one that may come back.
+func TestNode_compare_ending(t *testing.T) {
+	t.Parallel()
+	s := serve(t, Config{})
+	c := s.login("ana")
+	s.mu.Lock()
+	var ana *session
+	for _, one := range s.sessions {
+		ana = one
+	}
+	s.mu.Unlock()
+	if err := s.rdb.HDel(t.Context(), s.key("user:ana"), "s:"+string(ana.who.ID)).Err(); err != nil {
+		t.Fatal(err)
+	}
+	n := &incarnation{g: s.Gateway, id: s.node()}
+	ana.ending.Store(true)
+	n.compare(t.Context())
+	c.send(protocol.MethodPing, `{}`)
+	c.hears("answer 2")
+	ana.ending.Store(false)
+	n.compare(t.Context())
+	c.ends(protocol.CloseServiceRestart)
+}
+
+// Who was sent away, and whose gateway was not told, hears of it with the first
+// request that the store refuses for it.
+func TestConn_strange(t *testing.T) {
+	t.Parallel()
+	door := faultproxy.StartRedis(t, redistest.New(t).Options().Addr)
+	s := serveOn(t, Config{}, redistest.New(t), door.Addr())
+	zoe := s.login("zoe")
+	zoe.send(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"R","roomName":"r"}}`)
+	zoe.hears("R connecting activeEnter", "R connected success *", "answer 2")
+	for i, tt := range []struct{ method, params string }{
+		{protocol.MethodLeaveRoom, `{"roomID":"R"}`},
+		{protocol.MethodSendRoomMessage, `{"roomID":"R","message":{"type":1,"message":"hi"}}`},
+		{protocol.MethodQueryRoomOnlineMemberCount, `{"roomID":"R"}`},
+		{protocol.MethodSwitchRoom, `{"fromRoomID":"R","toRoomInfo":{"roomID":"S"},"isCreateWhenRoomNotExisted":true}`},
+	} {
+		for _, from := range []string{"the room", "the service"} {
+			user := fmt.Sprintf("u%d-%s", i, from[4:5])
+			c := s.login(user)
+			c.send(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"R","roomName":"r"}}`)
+			c.hears("R connecting activeEnter", "R connected success *", "answer 2")
+			door.Messages(func(channel, payload string) faultproxy.Fate {
+				if strings.HasSuffix(channel, "ch:R") || strings.HasPrefix(payload, "4509") {
+					return nil
+				}
+				return faultproxy.Pass // else the subscription is taken for deaf
+			})
+			last := "R disconnected kickedOut"
+			if from == "the room" {
+				if err := s.store.Kick(t.Context(), "R", roomstore.UserID(user), ""); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				last = "connectionStateChanged *"
+				for range 10 { // as many devices as may be
+					if _, err := s.store.Login(t.Context(), s.node(), roomstore.UserID(user), roomstore.NewSessionID(), ""); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			c.send(tt.method, tt.params)
+			for heard := ""; heard != last; {
+				text, err := c.hear()
+				if err != nil {
+					t.Fatalf("%s, sent away from %s: got %v, want %s", tt.method, from, err, last)
+				}
+				if heard = brief(t, text); strings.HasPrefix(heard, "answer") {
+					t.Errorf("%s, sent away from %s: got %s", tt.method, from, heard)
+				}
+				if strings.HasPrefix(heard, "connectionStateChanged") {
+					heard = "connectionStateChanged *"
+				}
+			}
+			if from == "the service" {
+				c.ends(protocol.CloseKickedByLogin)
+			}
+			door.Messages(nil)
+		}
+	}
 }

@@ -65,7 +65,12 @@ type healing struct {
 // put is what was known of a room when it was put back.
 type put struct {
 	at      roomstore.Position
-	members int
+	members []roomstore.Placed
+}
+
+// covers says whether there is nothing new in what is known of the room now.
+func (p put) covers(known roomstore.Record) bool {
+	return p.at == known.Position && slices.Equal(p.members, known.Members)
 }
 
 // errAgain means that the term has changed while data was being put back.
@@ -150,11 +155,10 @@ func (h *healing) report(ctx context.Context) error {
 	work.SetLimit(healAtOnce)
 	for _, f := range g.hub.all() {
 		known, ok := f.record(h.node)
-		now := put{known.Position, len(known.Members)}
-		if !ok || h.put[f] == now {
+		if !ok || h.put[f].covers(known) {
 			continue
 		}
-		h.put[f] = now
+		h.put[f] = put{known.Position, known.Members}
 		work.Go(func() error { return h.heal(ctx, f, known) })
 	}
 	return work.Wait()
@@ -182,15 +186,15 @@ func (h *healing) reclaim(ctx context.Context) error {
 	}
 	call, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
 	defer cancel()
-	moved, strays, err := g.store.Reclaim(call, h.term, h.node, holdings)
+	lost, strays, err := g.store.Reclaim(call, h.term, h.node, holdings)
 	if err != nil {
 		return err
 	}
 	for _, s := range sessions {
 		h.reclaimed[s] = true
 	}
-	for _, who := range moved {
-		byID[who.ID].replaced(protocol.CloseTakenOver)
+	for id, why := range lost {
+		byID[id].lost(why)
 	}
 	for _, stray := range strays {
 		if byID[stray.Session.ID].arrived.Load() {

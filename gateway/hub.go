@@ -43,6 +43,8 @@ type hub struct {
 	idle   map[*feed]time.Time // those that nobody uses, and since when
 	doubts map[*feed]struct{}  // those that may have missed something
 	doubt  chan struct{}       // holds one: look at doubts
+	asking int                 // how many of them the store is being asked about
+	behind map[*feed]struct{}  // those that have missed something, and do not have it yet
 	fills  sync.WaitGroup
 	ctx    context.Context // of fills; ends with run
 	closed bool
@@ -52,7 +54,7 @@ func newHub(store history, bus topics, wait time.Duration, log *slog.Logger, sta
 	return &hub{
 		bus: bus, store: store, log: log, stats: stats, wait: wait,
 		feeds: map[roomstore.RoomID]*feed{}, idle: map[*feed]time.Time{},
-		doubts: map[*feed]struct{}{}, doubt: make(chan struct{}, 1),
+		doubts: map[*feed]struct{}{}, doubt: make(chan struct{}, 1), behind: map[*feed]struct{}{},
 	}
 }
 
@@ -194,11 +196,23 @@ func (h *hub) suspects(f *feed) bool {
 	return yes
 }
 
-// comparing says whether feeds are still to be compared with the store.
+// comparing says whether feeds are still to be compared with the store, or to be
+// given what that showed they lack.
 func (h *hub) comparing() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.doubts) > 0
+	return len(h.doubts) > 0 || h.asking > 0 || len(h.behind) > 0
+}
+
+// lags notes that a comparison found a feed behind, or that it has caught up.
+func (h *hub) lags(f *feed, yes bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if yes {
+		h.behind[f] = struct{}{}
+	} else {
+		delete(h.behind, f)
+	}
 }
 
 // compare asks the store where the rooms are whose feeds may have missed
@@ -222,6 +236,7 @@ func (h *hub) compare(ctx context.Context) {
 		for _, f := range feeds[i:j] {
 			delete(h.doubts, f) // one that is suspected meanwhile is asked for again
 		}
+		h.asking = j - i
 		h.mu.Unlock()
 		call, cancel := context.WithTimeout(ctx, h.wait)
 		at, err := h.store.Positions(call, rooms[i:j])
@@ -231,12 +246,16 @@ func (h *hub) compare(ctx context.Context) {
 			for _, f := range feeds[i:j] {
 				h.doubts[f] = struct{}{}
 			}
+			h.asking = 0
 			h.mu.Unlock()
 			return
 		}
 		for _, f := range feeds[i:j] {
 			f.compare(at[f.room])
 		}
+		h.mu.Lock()
+		h.asking = 0
+		h.mu.Unlock()
 	}
 }
 

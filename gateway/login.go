@@ -233,6 +233,9 @@ func (c *conn) comeBack(s *session, rooms []roomstore.Return, named map[roomstor
 			err = f.rejoin(ctx, s, back, seen, nil)
 		}
 		cancel()
+		// What was missed of one room waits outside of the connection's bound, and
+		// of the next only when the client has read most of it.
+		c.sock.pace()
 		if err != nil {
 			// The session is here and the room is not: the client tries again.
 			c.g.log.Debug("resume not completed", "room", back.Room, "session", s.who.ID, "err", err)
@@ -261,12 +264,14 @@ func (c *conn) logOut(s *session, answer reply) func() {
 		}))
 	}
 	goodbye := func() { c.close(protocol.CloseNormal, "") }
+	s.ending.Store(true)
 	_, rest, err := c.leaveEverything(s, s.key(0), true)
 	if err != nil {
 		if !errors.Is(err, roomstore.ErrFenced) {
 			answer(nil, wireError(err, ""))
 		}
 		if rest == nil {
+			s.ending.Store(false)
 			return nil
 		}
 		return func() {
@@ -274,6 +279,7 @@ func (c *conn) logOut(s *session, answer reply) func() {
 				over()
 				goodbye()
 			}
+			s.ending.Store(false)
 		}
 	}
 	over()

@@ -72,7 +72,7 @@ func (c *conn) send(s *session, room roomstore.RoomID, p *protocol.SendParams, p
 			// waits: order in is order out.
 			return func() { pursue(c, call) }
 		}
-		return nil
+		return c.strange(s, room, err)
 	}
 	result := append([]byte(`{"message":`), appendMessage(nil, m.Payload, sent.ID, sent.MessageSeq, sent.OrderKey, sent.Timestamp)...)
 	c.inOrder(s, room, sent.Position, func(inTurn bool) {

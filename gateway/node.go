@@ -19,15 +19,16 @@ const (
 	nodeTick   = 500 * time.Millisecond
 	standstill = 2 * time.Second
 
-	// renewEvery is how often the lease is renewed, and with it is learned how
-	// long ago the last sweep was. Short, so that a silence of the node that
-	// sweeps is noticed before it counts as time in which nobody could serve.
-	renewEvery = time.Second
+	// renewEvery is how often the lease is renewed: with every tick, also one
+	// that comes a little early. It is often, since the answer says how long ago
+	// the last sweep was.
+	renewEvery = nodeTick * 4 / 5
 
 	// sweepEvery is the longest pause between two sweeps by the node that is
-	// to do it; after sweepSilence any node does.
-	sweepEvery   = time.Second
-	sweepSilence = 3 * time.Second
+	// to do it: every second tick. After sweepSilence any node does. So nobody
+	// is kept for more than 2 s past a deadline, even if that node is gone.
+	sweepEvery   = 2 * renewEvery
+	sweepSilence = 3 * nodeTick
 
 	probeEvery   = 2 * time.Second
 	probesMissed = 3 // until the subscription is taken for deaf
@@ -428,6 +429,16 @@ func (s *session) fenced() {
 	s.lost(lost[s.who.ID])
 }
 
+// verify closes the connection if its session is not this node's any more.
+func (s *session) verify() {
+	ctx, cancel := context.WithTimeout(s.c.g.backing(), s.c.g.cfg.RedisTimeout)
+	defer cancel()
+	lost, err := s.c.g.store.Lost(ctx, s.who.Node, []roomstore.Session{s.who})
+	if why, is := lost[s.who.ID]; err == nil && is {
+		s.lost(why)
+	}
+}
+
 // compare looks whether the sessions here are still this node's, in case an
 // order was lost.
 func (n *incarnation) compare(ctx context.Context) {
@@ -455,7 +466,10 @@ func (n *incarnation) compare(ctx context.Context) {
 			g.mu.Lock()
 			s := g.sessions[who.ID]
 			g.mu.Unlock()
-			if s != nil && s.who.Generation == who.Generation { // it has not gone on meanwhile
+			switch {
+			case s == nil || s.who.Generation != who.Generation: // it has gone on meanwhile
+			case why == roomstore.LossOver && s.ending.Load(): // as it asked for
+			default:
 				s.lost(why)
 			}
 		}

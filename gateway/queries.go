@@ -111,7 +111,7 @@ func (c *conn) answerQuery(s *session, room roomstore.RoomID, at roomstore.Posit
 	}
 	if err != nil {
 		answer(nil, wireError(err, string(room)))
-		return nil
+		return c.strange(s, room, err)
 	}
 	c.inOrder(s, room, at, func(bool) { answer(result(), nil) })
 	return nil

@@ -473,3 +473,34 @@ func TestConn_admit(t *testing.T) {
 		})
 	}
 }
+
+// A request that is answered since its turn did not come in time counts among
+// those that wait until its turn has come.
+func TestConn_admit_late(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, w := loose()
+		c.g.cfg.RateLimits, c.g.cfg.RedisTimeout = false, time.Second
+		release := make(chan struct{})
+		c.tasks.add(nil, 0, func(bool) func() { <-release; return nil })
+		ask := func() {
+			c.message([]byte(`{"jsonrpc":"2.0","id":1,"method":"queryRoomOnlineMemberCount","params":{"roomID":"R"}}`))
+		}
+		for range maxQueued {
+			ask()
+		}
+		time.Sleep(2 * time.Second)
+		if all, tooFast := refusals(t, c, w); all != maxQueued || tooFast != 0 {
+			t.Errorf("%d were answered, %d as too fast, want %d that were late", all, tooFast, maxQueued)
+		}
+		ask()
+		if all, tooFast := refusals(t, c, w); all != 1 || tooFast != 1 {
+			t.Errorf("one more than may wait: %d answers, %d too fast", all, tooFast)
+		}
+		close(release)
+		c.tasks.running.Wait()
+		if n, m := c.queued.Load(), c.waiting.Load(); n != 0 || m != 0 {
+			t.Errorf("%d requests of %d bytes are left", n, m)
+		}
+	})
+}

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
@@ -212,10 +213,10 @@ func (c *conn) entered(s *session, f *feed, e roomstore.Entry, a arrival) (rest 
 // switchRoom serves switchRoom (rows 15–20).
 func (c *conn) switchRoom(s *session, from roomstore.RoomID, req roomstore.EntryRequest, cl *claim, answer reply) func() {
 	req.Data, req.RequestKey, req.Try = s.data, s.key(cl.key), s.try()
-	left, both := s.in(from), s.in(req.Room) != nil
+	in, both := s.in(from) != nil, s.in(req.Room) != nil
 	// Row 19 hears of no change, nor of connecting does who is there already. A
 	// repeat is not in from either; that only the store can tell.
-	told := left != nil && !both && !(cl.late && cl.unspoken())
+	told := in && !both && !(cl.late && cl.unspoken())
 	if told {
 		s.state(roomState(req.Room, protocol.RoomConnecting, protocol.RoomActiveSwitch))
 	}
@@ -230,6 +231,9 @@ func (c *conn) switchRoom(s *session, from roomstore.RoomID, req roomstore.Entry
 			answer(nil, wireError(err, string(req.Room)))
 		}
 		if !open {
+			if errors.Is(err, roomstore.ErrNotFrom) {
+				return c.strange(s, from, err)
+			}
 			return nil
 		}
 		return func() { c.settle(s, from, req, cl) }
@@ -243,40 +247,26 @@ func (c *conn) switchRoom(s *session, from roomstore.RoomID, req roomstore.Entry
 	if err != nil {
 		return unknown(err, cl.repeat)
 	}
-	var m *member
-	if left != nil {
-		m = left.leaving(s.who.ID)
-	}
-	o, open, err := attemptIn(ctx, c, func(ctx context.Context) (o switched, err error) {
+	left := s.departing(from)
+	// Nothing of the room left may follow, and all that was before comes first.
+	o, open, err := agreed(ctx, c, func(ctx context.Context) (o switched, err error) {
 		o.entry, o.left, err = c.g.store.Switch(ctx, s.who, from, req)
 		return o, err
-	})
+	}, func(o switched) bool { return left.agrees(ctx, o.left) })
 	if err != nil {
 		c.g.hub.close(f)
-		if left != nil {
-			left.stays(m)
-		}
+		left.stays()
 		if errors.Is(err, roomstore.ErrFenced) {
 			s.fenced()
 			return nil
 		}
 		return unknown(err, open || cl.repeat && !roomstore.Refused(err))
 	}
-	// Nothing of the room left may follow, and all that was before comes first.
-	out := true
-	if left != nil {
-		out = left.departed(s.who.ID, m, o.left)
-	}
-	over := func() {
-		if out {
-			s.roomOver(from, protocol.RoomSuccess, "")
-		}
-	}
 	result := roomResult(req.Room, o.entry)
 	return c.entered(s, f, o.entry, arrival{
 		room: req.Room, active: protocol.RoomActiveSwitch, was: both, told: told,
-		answer: func() { over(); answer(result, nil) },
-		refuse: func(err error) func() { over(); return unknown(err, true) },
+		answer: func() { left.tell(); answer(result, nil) },
+		refuse: func(err error) func() { left.tell(); return unknown(err, true) },
 	})
 }
 
@@ -291,14 +281,21 @@ type switched struct {
 // event of from has told the client that it is out of that room, and here it
 // hears that it is in the other.
 func (c *conn) settle(s *session, from roomstore.RoomID, req roomstore.EntryRequest, cl *claim) {
-	o, known, err := pursue(c, func(ctx context.Context) (o switched, err error) {
+	var o switched
+	left := &departure{s: s, room: from, f: s.in(from)}
+	came := pursued(c, func(ctx context.Context) (o switched, err error) {
 		o.entry, o.left, err = c.g.store.Switched(ctx, s.who, from, req)
 		return o, err
-	})
-	if !known || err != nil || cl.repeated() {
+	}, func(got switched) bool {
+		o = got
+		return left.agrees(c.g.backing(), o.left)
+	}, nil)
+	if !came || cl.repeated() {
 		return
 	}
-	c.inOrder(s, from, o.left, func(bool) {})
+	if left.f != nil {
+		left.tell()
+	}
 	if s.in(req.Room) != nil {
 		return // it was in both
 	}
@@ -347,17 +344,13 @@ func (c *conn) leave(s *session, room roomstore.RoomID, cl *claim, answer reply)
 		return nil
 	}
 	key := s.key(cl.key)
-	f := s.in(room)
-	var m *member
-	if f != nil {
-		m = f.leaving(s.who.ID)
-	}
+	d := s.departing(room)
 	call := func(ctx context.Context) (roomstore.Position, error) { return c.g.store.Leave(ctx, s.who, room, key) }
-	at, open, err := attempt(c, call)
-	if err != nil {
-		if f != nil {
-			f.stays(m)
-		}
+	ctx, cancel := c.timeout()
+	defer cancel()
+	_, open, err := agreed(ctx, c, call, func(at roomstore.Position) bool { return d.agrees(ctx, at) })
+	if err != nil && !d.refused(err) {
+		d.stays()
 		cl.open = open
 		switch {
 		case errors.Is(err, roomstore.ErrFenced):
@@ -368,14 +361,16 @@ func (c *conn) leave(s *session, room roomstore.RoomID, cl *claim, answer reply)
 			answer(nil, wireError(err, string(room)))
 		}
 		if !open {
-			return nil
+			return c.strange(s, room, err)
 		}
-		// If it happened, or does now, its event says so to the client, too.
-		return func() { pursue(c, call) }
+		return func() {
+			// Its event says so to the client, too, if that is not lost.
+			if pursued(c, call, func(at roomstore.Position) bool { return d.agrees(c.g.backing(), at) }, d.refused) {
+				d.tell()
+			}
+		}
 	}
-	if f == nil || f.departed(s.who.ID, m, at) {
-		s.roomOver(room, protocol.RoomSuccess, "")
-	}
+	d.tell()
 	answer(protocol.LeaveResult{RoomID: string(room)}, nil)
 	return nil
 }
@@ -401,49 +396,69 @@ func (c *conn) leaveAll(s *session, clients int64, answer reply) func() {
 //
 // If the outcome is open, rest pursues it and says whether it happened.
 func (c *conn) leaveEverything(s *session, key roomstore.RequestKey, end bool) (rooms []string, rest func() bool, err error) {
-	feeds := map[roomstore.RoomID]*feed{}
-	members := map[*feed]*member{}
+	all := map[roomstore.RoomID]*departure{}
 	for _, f := range s.feeds() {
-		feeds[f.room] = f
-		members[f] = f.leaving(s.who.ID)
+		all[f.room] = s.departing(f.room)
 	}
+	rooms = []string{}
 	call := func(ctx context.Context) ([]roomstore.Departure, error) {
 		return c.g.store.LeaveAll(ctx, s.who, key, end)
 	}
-	left, open, err := attempt(c, call)
+	agrees := func(ctx context.Context, left []roomstore.Departure) bool {
+		yes := true
+		for _, room := range rooms {
+			if !slices.ContainsFunc(left, func(one roomstore.Departure) bool { return string(one.Room) == room }) {
+				all[roomstore.RoomID(room)].refused(roomstore.ErrNotMember)
+			}
+		}
+		for _, one := range left {
+			d := all[one.Room]
+			if d == nil {
+				d = &departure{s: s, room: one.Room}
+				all[one.Room] = d
+			}
+			if d.at.Epoch == 0 {
+				rooms = append(rooms, string(one.Room))
+			}
+			yes = d.agrees(ctx, one.Position) && yes
+		}
+		return yes
+	}
+	tell := func() {
+		for _, room := range rooms {
+			all[roomstore.RoomID(room)].tell()
+		}
+	}
+	ctx, cancel := c.timeout()
+	defer cancel()
+	_, open, err := agreed(ctx, c, call, func(left []roomstore.Departure) bool { return agrees(ctx, left) })
 	if err != nil {
-		for _, f := range feeds {
-			f.stays(members[f])
+		for _, d := range all {
+			d.stays()
 		}
 		if errors.Is(err, roomstore.ErrFenced) {
 			s.fenced()
 		}
 		if open {
 			rest = func() bool {
-				_, known, err := pursue(c, call)
-				return known && err == nil
+				if !pursued(c, call, func(left []roomstore.Departure) bool { return agrees(c.g.backing(), left) }, nil) {
+					return false
+				}
+				tell()
+				return true
 			}
 		}
 		return nil, rest, err
 	}
-	rooms = []string{}
-	for _, d := range left {
-		rooms = append(rooms, string(d.Room))
-		f := feeds[d.Room]
-		if f == nil {
-			s.roomOver(d.Room, protocol.RoomSuccess, "")
+	tell()
+	for _, d := range all {
+		if d.at.Epoch != 0 {
 			continue
 		}
-		delete(feeds, d.Room)
-		if f.departed(s.who.ID, members[f], d.Position) {
-			s.roomOver(d.Room, protocol.RoomSuccess, "")
-		}
-	}
-	for _, f := range feeds {
-		f.stays(members[f]) // their end has come, or is on its way
-		if end && f.detach(s) {
+		d.stays() // its end has come, or is on its way
+		if end && d.f.detach(s) {
 			// It would come too late for this client.
-			s.roomOver(f.room, protocol.RoomSuccess, "")
+			s.roomOver(d.room, protocol.RoomSuccess, "")
 		}
 	}
 	return rooms, nil, nil

@@ -22,6 +22,7 @@ type session struct {
 	legacy bool   // a client that expects kickedOut when a room is destroyed
 
 	arrived atomic.Bool // all rooms that it came back to know of it
+	ending  atomic.Bool // a logout is under way, and says what becomes of it
 	sendOff sync.Once   // the client is told once that it has to go
 
 	mu       sync.Mutex

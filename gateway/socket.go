@@ -3,12 +3,16 @@ package gateway
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -46,9 +50,14 @@ type frame struct {
 // there is not.
 type socket struct {
 	net.Conn
-	early []byte // of what the client sent, read before the socket was made
-	bound int    // of the bytes queued
+	raw   syscall.RawConn // of Conn; nil if it has none
+	bound int             // of the bytes queued
 	start time.Time
+
+	in    sync.Mutex // held while bytes are read: a close handshake reads, too
+	got   *[]byte    // from a pool: what has come and not been read yet is in it; guarded by in
+	early []byte     // that part of got; guarded by in
+	left  int64      // bytes to be read of the frame that is being read; guarded by in
 
 	heard atomic.Int64 // when bytes last came, in ns since start
 	since atomic.Int64 // when the write under way began, likewise; 0: none is
@@ -73,25 +82,155 @@ type heldFrame struct {
 
 func newSocket(c net.Conn, bound int) *socket {
 	s := &socket{Conn: c, bound: bound, start: time.Now()}
+	if sc, ok := c.(syscall.Conn); ok {
+		s.raw, _ = sc.SyscallConn() // else it reads as any connection does
+	}
 	s.moved.L = &s.mu
 	s.heard.Store(int64(time.Since(s.start)))
 	return s
 }
 
-// Read notes that the client lives.
+// Read gives what has come, and never more than the rest of one frame: so the
+// library above has nothing in its buffer when it has read a message.
 func (s *socket) Read(p []byte) (int, error) {
-	if len(s.early) > 0 {
-		n := copy(p, s.early)
-		if s.early = s.early[n:]; len(s.early) == 0 {
-			s.early = nil
+	s.in.Lock()
+	defer s.in.Unlock()
+	for s.left == 0 {
+		if s.left = frameSize(s.early); s.left > 0 {
+			break
 		}
-		return n, nil
+		if err := s.fetch(); err != nil {
+			return 0, err
+		}
 	}
-	n, err := s.Conn.Read(p)
+	if len(s.early) == 0 {
+		if err := s.fetch(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p[:min(int64(len(p)), s.left)], s.early)
+	s.left -= int64(n)
+	s.take(n)
+	return n, nil
+}
+
+// frameSize is the length of the frame that b begins with, header included; 0
+// if not all of the header is there (RFC 6455, section 5.2).
+func frameSize(b []byte) int64 {
+	if len(b) < 2 {
+		return 0
+	}
+	head, size := 2, uint64(b[1]&0x7f)
+	switch {
+	case size == 126:
+		if head = 4; len(b) >= head {
+			size = uint64(binary.BigEndian.Uint16(b[2:]))
+		}
+	case size == 127:
+		if head = 10; len(b) >= head {
+			size = binary.BigEndian.Uint64(b[2:])
+		}
+	}
+	if len(b) < head {
+		return 0
+	}
+	if b[1]&0x80 != 0 {
+		head += 4
+	}
+	return int64(head) + int64(min(size, 1<<62)) // nobody reads as far
+}
+
+// take forgets n bytes of what has come.
+func (s *socket) take(n int) {
+	if s.early = s.early[n:]; len(s.early) > 0 {
+		return
+	}
+	if s.got != nil {
+		received.Put(s.got)
+	}
+	s.got, s.early = nil, nil
+}
+
+// await waits until the client has sent more than pongs. It is where a
+// connection at rest waits: with a flat stack and without a buffer, which is
+// most of what such a connection would take up. Within a frame, as a close
+// handshake may be, it does not wait.
+func (s *socket) await() error {
+	s.in.Lock()
+	defer s.in.Unlock()
+	for s.left == 0 {
+		n, whole := pongAt(s.early)
+		switch {
+		case n == 0 && len(s.early) > 0:
+			return nil
+		case whole:
+			s.take(n)
+			continue
+		}
+		if err := s.fetch(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pongAt says how long a pong is that b begins with, and whether all of it is
+// there; 0 if b begins with something else, or is not what a client may send.
+func pongAt(b []byte) (n int, whole bool) {
+	if len(b) == 0 || b[0] != opPong {
+		return 0, false
+	}
+	if len(b) == 1 {
+		return 1, false
+	}
+	if size := int(b[1] & 0x7f); b[1]&0x80 != 0 && size <= 125 {
+		n = 2 + 4 + size // the header, the mask, what it masks
+		return n, len(b) >= n
+	}
+	return 0, false
+}
+
+// received are buffers for what comes from clients.
+var received = sync.Pool{New: func() any { b := make([]byte, 4096); return &b }}
+
+// fetch waits for bytes and puts them behind those that have come, and notes
+// that the client lives. Only half a header or pong may be there already.
+func (s *socket) fetch() error {
+	n, err := 0, error(nil)
+	if s.raw == nil || len(s.early) > 0 {
+		b := received.Get().(*[]byte)
+		had := copy(*b, s.early)
+		s.take(len(s.early))
+		n, err = s.Conn.Read((*b)[had:])
+		s.got, s.early = b, (*b)[:had+n]
+	} else {
+		// There is no buffer while there is nothing to read.
+		failed := s.raw.Read(func(fd uintptr) bool {
+			b := received.Get().(*[]byte)
+			for n, err = syscall.Read(int(fd), *b); err == syscall.EINTR; {
+				n, err = syscall.Read(int(fd), *b)
+			}
+			if n <= 0 {
+				received.Put(b)
+				return err != syscall.EAGAIN
+			}
+			s.got, s.early = b, (*b)[:n]
+			return true
+		})
+		switch {
+		case failed != nil:
+			err = failed
+		case err != nil:
+			err = os.NewSyscallError("read", err)
+		case n == 0:
+			err = io.EOF
+		}
+	}
 	if n > 0 {
 		s.heard.Store(int64(time.Since(s.start)))
+		return nil
 	}
-	return n, err
+	return err
 }
 
 // Opcodes (RFC 6455, section 11.8), with the bit of a frame that is whole.
@@ -348,7 +487,7 @@ func (s *socket) write() {
 		if n == 0 || s.err != nil {
 			s.writing = false
 			s.moved.Broadcast()
-			if cap(s.queue) > 16 {
+			if cap(s.queue) > 4 {
 				s.queue = nil // an idle connection holds no memory for a burst
 			}
 			s.mu.Unlock()
@@ -370,13 +509,7 @@ func (s *socket) write() {
 		s.mu.Unlock()
 
 		s.since.Store(int64(time.Since(s.start)))
-		var err error
-		if len(*batch) == 1 {
-			_, err = s.Conn.Write((*batch)[0])
-		} else {
-			rest := net.Buffers(*batch)
-			_, err = rest.WriteTo(s.Conn) // one writev
-		}
+		err := s.put(*batch)
 		s.since.Store(0)
 		clear((*batch)[:n])
 		if err != nil {
@@ -388,6 +521,31 @@ func (s *socket) write() {
 			s.Conn.Close() // so that the reader ends, too
 		}
 	}
+}
+
+// together are buffers for frames that go out together.
+var together = sync.Pool{New: func() any { b := make([]byte, 0, 16<<10); return &b }}
+
+// put writes a batch with one system call.
+func (s *socket) put(batch [][]byte) error {
+	if len(batch) == 1 {
+		_, err := s.Conn.Write(batch[0])
+		return err
+	}
+	// A connection that has used writev keeps memory for it ever after.
+	b := together.Get().(*[]byte)
+	defer together.Put(b)
+	all := (*b)[:0]
+	for _, frame := range batch {
+		if len(all)+len(frame) > cap(all) {
+			rest := net.Buffers(batch)
+			_, err := rest.WriteTo(s.Conn)
+			return err
+		}
+		all = append(all, frame...)
+	}
+	_, err := s.Conn.Write(all)
+	return err
 }
 
 // Close ends the connection; frames still queued are lost.
@@ -421,7 +579,7 @@ const (
 	// beside what we do. Left to itself it takes megabytes.
 	kernelBuffer = 256 << 10
 
-	readBuffer  = 512
+	readBuffer  = 16  // what comes is buffered by the socket
 	writeBuffer = 256 // more than a control frame
 )
 

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -59,44 +60,34 @@ func TestSocket_gathers(t *testing.T) {
 		if got := names(t, s, w); !slices.Equal(got, want) {
 			t.Errorf("got %v", got)
 		}
-		// One was under way. A wire that is no *net.TCPConn counts each buffer
-		// of a gathered write; those are 100.
-		if w.writes != 101 {
+		if w.writes != 2 { // one was under way
 			t.Errorf("got %d writes", w.writes)
 		}
 	})
 }
 
-// To a real connection many frames go in one system call: they arrive together.
+// What goes to a real connection together arrives whole, be it little or much.
 func TestSocket_gathers_tcp(t *testing.T) {
 	t.Parallel()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	client, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	c, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := newSocket(c, 1<<20)
-	defer s.Close()
-	s.mu.Lock() // so that nothing is written before all is queued
-	var all []byte
-	for i := range 3 * gathered {
-		b := textOf([]byte(fmt.Sprint(i)))
-		all = append(all, b...)
-		s.queueLocked(frame{b, classKept})
-	}
-	s.mu.Unlock()
-	got := make([]byte, len(all))
-	if _, err := io.ReadFull(client, got); err != nil || !bytes.Equal(got, all) {
-		t.Errorf("got other bytes, %v", err)
+	for _, size := range []int{10, 100, 5000, 20000} {
+		client, c := tcpPair(t)
+		s := newSocket(c, 1<<20)
+		s.mu.Lock() // so that nothing is written before all is queued
+		var all []byte
+		for i := range 3 * gathered {
+			b := payload(fmt.Sprint(i), min(size, 100))
+			if i%100 == 99 {
+				b = textFrame(size, func(b []byte) []byte { return append(b, strings.Repeat("x", size)...) })
+			}
+			all = append(all, b...)
+			s.queueLocked(frame{b, classPull})
+		}
+		s.mu.Unlock()
+		got := make([]byte, len(all))
+		if _, err := io.ReadFull(client, got); err != nil || !bytes.Equal(got, all) {
+			t.Errorf("got other bytes, %v", err)
+		}
+		s.Close()
 	}
 }
 
@@ -328,4 +319,167 @@ func TestHijacker_early(t *testing.T) {
 			t.Errorf("got %.20q, want %.20q", b, want)
 		}
 	}
+}
+
+// Pongs wake nobody: a connection at rest is read past them, however they are
+// cut. Anything else is for the WebSocket library, every byte of it, in order.
+func TestSocket_await(t *testing.T) {
+	pong := string([]byte{opPong, 0x80 | 3, 1, 2, 3, 4, 'a', 'b', 'c'})
+	empty := string([]byte{opPong, 0x80, 1, 2, 3, 4})
+	longest := string([]byte{opPong, 0x80 | 125, 0, 0, 0, 0}) + strings.Repeat("p", 125)
+	text := string([]byte{opText, 0x80 | 2, 0, 0, 0, 0, 'h', 'i'})
+	for _, tt := range []struct {
+		name, sent string
+		want       string // what is left to be read; "": nothing, and the end
+	}{
+		{"text", text, text},
+		{"a pong, then text", pong + text, text},
+		{"pongs of all lengths", empty + longest + pong + empty + text + pong, text + pong},
+		{"pongs only", pong + longest + empty, ""},
+		{"a pong that breaks off", pong + longest[:100], ""},
+		{"nothing", "", ""},
+		{"a pong that is not masked", "\x8a\x01a" + text, "\x8a\x01a" + text},
+		{"a pong that is too long", "\x8a\xfe\x00\x7e" + text, "\x8a\xfe\x00\x7e" + text},
+		{"a pong that is fragmented", "\x0a\x80\x01\x02\x03\x04" + text, "\x0a\x80\x01\x02\x03\x04" + text},
+		{"a ping", "\x89\x80\x01\x02\x03\x04", "\x89\x80\x01\x02\x03\x04"},
+	} {
+		for _, piece := range []int{1, 7, 1000} {
+			for _, early := range []int{0, 3} {
+				t.Run(fmt.Sprintf("%s/%d/%d", tt.name, piece, early), func(t *testing.T) {
+					client, c := tcpPair(t)
+					s := newSocket(c, 1<<20)
+					defer s.Close()
+					early := min(early, len(tt.sent))
+					s.early = []byte(tt.sent[:early])
+					go func() {
+						defer client.CloseWrite()
+						for rest := tt.sent[early:]; len(rest) > 0; rest = rest[min(piece, len(rest)):] {
+							if _, err := io.WriteString(client, rest[:min(piece, len(rest))]); err != nil {
+								return
+							}
+						}
+					}()
+					err := s.await()
+					if tt.want == "" {
+						if err != io.EOF {
+							t.Errorf("got %v, want the end", err)
+						}
+						return
+					}
+					got, rest := "", error(nil)
+					if err == nil {
+						var b []byte
+						b, rest = io.ReadAll(s)
+						got = string(b)
+					}
+					if got != tt.want || err != nil || rest != nil {
+						t.Errorf("got %q, %v, %v; want %q", got, err, rest, tt.want)
+					}
+					if s.got != nil {
+						t.Error("a buffer is held though there is nothing to read")
+					}
+				})
+			}
+		}
+	}
+}
+
+// Within a frame nothing is taken for a pong: a close handshake may be reading
+// there.
+func TestSocket_await_within(t *testing.T) {
+	client, c := tcpPair(t)
+	s := newSocket(c, 1<<20)
+	sent := string([]byte{opText, 0x80 | 6, 1, 2, 3, 4, opPong, 0x80, 1, 2, 3, 4})
+	if _, err := io.WriteString(client, sent); err != nil {
+		t.Fatal(err)
+	}
+	var got []byte
+	for range sent {
+		b := make([]byte, 1)
+		if _, err := io.ReadFull(s, b); err != nil {
+			t.Fatal(err)
+		}
+		if got = append(got, b...); len(got) < len(sent) {
+			if err := s.await(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if string(got) != sent {
+		t.Errorf("got %q, want %q", got, sent)
+	}
+}
+
+// A read gives bytes of one frame only, whatever the lengths.
+func TestSocket_Read_frames(t *testing.T) {
+	client, c := tcpPair(t)
+	s := newSocket(c, 1<<20)
+	defer s.Close()
+	var frames []string
+	for _, size := range []int{0, 1, 125, 126, 127, 4090, 65535, 65536, 100000} {
+		head := []byte{opText}
+		switch {
+		case size < 126:
+			head = append(head, 0x80|byte(size))
+		case size < 1<<16:
+			head = binary.BigEndian.AppendUint16(append(head, 0x80|126), uint16(size))
+		default:
+			head = binary.BigEndian.AppendUint64(append(head, 0x80|127), uint64(size))
+		}
+		frames = append(frames, string(head)+"mask"+strings.Repeat("x", size))
+	}
+	go func() {
+		io.WriteString(client, strings.Join(frames, ""))
+		client.CloseWrite()
+	}()
+	b := make([]byte, 200000)
+	for _, want := range frames {
+		if err := s.await(); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for n < len(want) {
+			m, err := s.Read(b[n:])
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += m
+		}
+		if got := string(b[:n]); got != want {
+			t.Fatalf("got %d bytes, want a frame of %d", n, len(want))
+		}
+	}
+}
+
+// What ends a connection ends the wait, too.
+func TestSocket_await_closed(t *testing.T) {
+	_, c := tcpPair(t)
+	s := newSocket(c, 1<<20)
+	done := make(chan error, 1)
+	go func() { done <- s.await() }()
+	s.Close()
+	if err := <-done; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v, want that it is closed", err)
+	}
+}
+
+// tcpPair gives both ends of a connection.
+func tcpPair(t *testing.T) (client *net.TCPConn, server net.Conn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	server, err = ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	return c.(*net.TCPConn), server
 }

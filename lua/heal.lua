@@ -267,9 +267,7 @@ for i = 1, #reported do
   if not s or s.generation ~= who.generation or s.node ~= node then
     reply[#reply + 1] = who.session
   elseif m and m.session == who.session then
-    if tonumber(m.generation) <= tonumber(who.generation) then
-      place(who, m)
-    end
+    place(who, m)
   elseif verdict == "same" and not client then
     -- It has left, and its gateway will hear of it.
   elseif m and (late or tonumber(m.generation) > tonumber(who.generation)) or ended(who) or barred(who, user_key) then

@@ -15,7 +15,8 @@
 -- ARGV[8]  gone_ttl     ms
 --
 -- Returns  {"ok", epoch, seq}     of the departure
---          {"again", epoch, seq}  the same, of an earlier call under this request_key
+--          {"again", epoch, seq}  the same, of an earlier call under this request_key,
+--                                 unless the session was put back since
 --          {"noroom"}
 --          {"notin"}              the session is not in the room
 --          {"misused"}            the request_key was another request's
@@ -34,7 +35,10 @@ if misused then
   return { "misused" }
 end
 if before then
-  return { "again", before:match("^(%d+)%z(%d+)") }
+  local epoch, seq = before:match("^(%d+)%z(%d+)")
+  if not put_back(part, id, user, session, epoch, seq) then
+    return { "again", epoch, seq }
+  end
 end
 local now_ms = now()
 local room, m = may_act(part, id, user, session, generation, now_ms)

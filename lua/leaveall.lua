@@ -14,10 +14,12 @@
 -- ARGV[6]  did_ttl      ms
 -- ARGV[7]  log_ttl      ms
 -- ARGV[8]  gone_ttl     ms
+-- ARGV[9]  partitions
 --
 -- Returns  {"ok", room, epoch, seq, …}     each room left, with its departure
 --          {"again", room, epoch, seq, …}  the same, of an earlier call under
---                                          this request_key
+--                                          this request_key; of rooms that the
+--                                          session was put back into, anew
 --          {"fenced"}  the session has moved to another connection, or has ended
 --          {"misused"} the request_key was another request's
 --
@@ -32,41 +34,61 @@ local before, misused = outcome(uslot, session, request_key, "all", "")
 if misused then
   return { "misused" }
 end
-if before then
-  local reply = { "again" }
-  for field in before:gmatch("([^%z]*)%z") do
-    reply[#reply + 1] = field
-  end
-  return reply
-end
 local s = session_record(call("HGET", user_key, "s:" .. session))
-if not s or s.generation ~= generation then
+local mine = s and s.generation == generation
+if not before and not mine then
   return { "fenced" }
 end
 
--- Apply and announce.
+-- Apply and announce. The first write frees memory, so that a full Redis does it
+-- for a session in no room, too.
 local now_ms = now()
-local reply = { "ok" }
-for _, r in ipairs(rooms_of(call("HGETALL", user_key), session)) do
+local reply = { "again" }
+if not before then
+  reply = { "ok" }
+  call("HDEL", key(uslot, "did", session), request_key)
+end
+local function say(id, epoch, seq)
+  local n = #reply
+  reply[n + 1], reply[n + 2], reply[n + 3] = id, epoch, seq
+end
+
+local function take_out(part, id, room, m)
+  return number(depart(part, id, room, user_key, user, m, "left", "", request_key, ttls, now_ms))
+end
+
+for id, epoch, seq in (before or ""):gmatch("([^%z]*)%z(%d+)%z(%d+)%z") do
+  local r = mine and call("HGET", user_key, "r:" .. id)
+  local part = r and slot(uslot, user_room(r).partition)
+  if r and put_back(part, id, user, session, epoch, seq) then
+    local room = load(part, id, now_ms)
+    epoch, seq = room.epoch, take_out(part, id, room, membership(call("HGET", key(part, "info", id), user)))
+  end
+  say(id, epoch, seq)
+end
+for _, r in ipairs(before and {} or rooms_of(call("HGETALL", user_key), session)) do
   local part = slot(uslot, r.partition)
   local room = load(part, r.id, now_ms)
   local m = room and membership(call("HGET", key(part, "info", r.id), user))
   if m and m.session == session then
-    local seq = depart(part, r.id, room, user_key, user, m, "left", "", request_key, ttls, now_ms)
-    local n = #reply
-    reply[n + 1], reply[n + 2], reply[n + 3] = r.id, room.epoch, number(seq)
+    say(r.id, room.epoch, take_out(part, r.id, room, m))
   else
     void(part, r.id, user_key, user, session, s.node)
   end
 end
-if end_session == "1" then
+if end_session == "1" and mine then
   call("HDEL", user_key, "s:" .. session)
   call("ZREM", uslot .. "parked", session .. NUL .. user)
   call("SREM", key(uslot, "nodesessions", s.node), session .. NUL .. user)
 end
-local left = {}
-for i = 2, #reply do
-  left[i - 1] = reply[i] .. NUL
+if not before then
+  local left = {}
+  for i = 2, #reply do
+    left[i - 1] = reply[i] .. NUL
+  end
+  remember(uslot, session, request_key, "all", "", table.concat(left), did_ttl)
 end
-remember(uslot, session, request_key, "all", "", table.concat(left), did_ttl)
+if end_session == "1" and mine then
+  forget_outcomes(uslot, tonumber(ARGV[9]), session, ttls.gone)
+end
 return reply

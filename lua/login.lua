@@ -7,15 +7,16 @@
 -- KEYS[2]  uslot    prefix  of the keys in the user's slot
 -- KEYS[3]  control  prefix  of clock and dead
 --
--- ARGV[1]  user
--- ARGV[2]  session      the new one
--- ARGV[3]  node
--- ARGV[4]  device       "" for a device of its own
--- ARGV[5]  session_ttl  ms
--- ARGV[6]  max_devices
--- ARGV[7]  log_ttl      ms
--- ARGV[8]  gone_ttl     ms
--- ARGV[9]  valid_until  Redis's time in ms, "" for ever
+-- ARGV[1]   user
+-- ARGV[2]   session      the new one
+-- ARGV[3]   node
+-- ARGV[4]   device       "" for a device of its own
+-- ARGV[5]   session_ttl  ms
+-- ARGV[6]   max_devices
+-- ARGV[7]   log_ttl      ms
+-- ARGV[8]   gone_ttl     ms
+-- ARGV[9]   valid_until  Redis's time in ms, "" for ever
+-- ARGV[10]  partitions
 --
 -- Returns  {"ok", generation}
 --          {"fenced"}  the node has been given up
@@ -27,7 +28,7 @@
 local user_key, uslot, control = KEYS[1], KEYS[2], KEYS[3]
 local user, session, node, device = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local session_ttl, max_devices = tonumber(ARGV[5]), tonumber(ARGV[6])
-local ttls = { log = ARGV[7], gone = ARGV[8] }
+local ttls, partitions = { log = ARGV[7], gone = ARGV[8] }, tonumber(ARGV[10])
 
 -- Decide.
 if dead(control, node) then
@@ -77,6 +78,7 @@ local function drop(s, why, code)
   local gone = key(uslot, "gone", s.id)
   call("HSET", gone, "", why)
   call("PEXPIRE", gone, ttls.gone)
+  forget_outcomes(uslot, partitions, s.id, ttls.gone)
   if s.node ~= "" then
     call("SREM", key(uslot, "nodesessions", s.node), s.id .. NUL .. user)
     order(control, s.node, code, s.id, number(tonumber(s.generation) + 1))

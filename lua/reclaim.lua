@@ -16,9 +16,11 @@
 -- ARGV[5]  user, session, generation, user_slot, device, rooms, …  rooms that it
 --          may be in, as far as the node knows, each with NUL behind it
 --
--- Returns  {"ok", session, what, room, …}  three values each: what is "moved" if
---                      the session goes on elsewhere, or is over; "stray" for a
---                      room that it is in and the node does not know of
+-- Returns  {"ok", session, what, room, …}  three values each: what is "stray" for
+--                      a room that the session is in and the node does not know of.
+--                      Otherwise the session is not put back, since it has "moved"
+--                      to another connection, was "replaced" by its device, or
+--                      "kicked" as one too many
 --          {"term"}    the term is another
 --          {"fenced"}  the node has been given up
 
@@ -26,7 +28,7 @@ local nodes, control, term_key = KEYS[1], KEYS[2], KEYS[3]
 local now_term, node, lease_ttl, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
 -- Decide.
-local term, open_at = read_term(term_key)
+local term = read_term(term_key)
 if term ~= now_term then
   return { "term" }
 end
@@ -38,11 +40,13 @@ end
 call("ZREM", nodes, node)
 call("ZADD", nodes, awake(control, (now())) + lease_ttl, node)
 
--- superseded says whether the session's device has logged in again meanwhile.
-local function superseded(fields, session, device)
+-- superseded says whether the session's device has logged in again, in a later ms
+-- than the session last went on. What is stored may also be from before.
+local function superseded(fields, session, generation, device)
   for i = 1, #fields, 2 do
     local other = fields[i]:match("^s:(.*)$")
-    if other and other ~= session and device ~= "" and session_record(fields[i + 1]).device == device then
+    local s = other and other ~= session and device ~= "" and session_record(fields[i + 1])
+    if s and s.device == device and tonumber(s.login) >= (tonumber(generation) + 1) * 1000 then
       return true
     end
   end
@@ -62,9 +66,15 @@ for i = 0, count - 1 do
   local user_key, entry = key(uslot, "user", user), session .. NUL .. user
   local fields = call("HGETALL", user_key)
   local s = session_record(call("HGET", user_key, "s:" .. session))
-  if s and tonumber(s.generation) > tonumber(generation)
-    or not s and open_at == "" and superseded(fields, session, device) then
-    say(session, "moved", "")
+  local lost
+  if s then
+    lost = tonumber(s.generation) > tonumber(generation) and "moved"
+  else
+    lost = call("HGET", key(uslot, "gone", session), "")
+      or superseded(fields, session, generation, device) and "replaced"
+  end
+  if lost then
+    say(session, lost, "")
   else
     if s and s.node == "" then
       call("ZREM", uslot .. "parked", entry)

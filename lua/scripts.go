@@ -1,13 +1,15 @@
 // Package lua holds every change that can be made to a room: one script an
 // operation, each with a header that is its specification. Functions that
-// several share are in lib/; a header's "Uses" line names those a script
-// needs, and only those are put before it, since Redis runs a prelude anew at
-// each call.
+// several share are in lib/; a header's "Uses" line names the files that a
+// script takes some from, and only those it needs are put before it, since
+// Redis runs a prelude anew at each call.
 package lua
 
 import (
 	"embed"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -77,21 +79,43 @@ func bare(name string) Script {
 	return Script{Name: name, Script: redis.NewScript(text(name))}
 }
 
-// text gives the code of a script and of what it uses.
+// text gives the code of a script and, of what it uses, the definitions that it
+// needs: Redis makes each of them anew at every call.
 func text(name string) string {
 	body := read(name + ".lua")
-	var text strings.Builder
+	var definitions []string
 	for line := range strings.Lines(body) {
 		uses, ok := strings.CutPrefix(strings.TrimSpace(line), "-- Uses ")
 		if !ok {
 			continue
 		}
 		for _, lib := range strings.Fields(uses) {
-			text.WriteString(code(read("lib/" + lib + ".lua")))
+			definitions = append(definitions, split(code(read("lib/"+lib+".lua")))...)
 		}
 	}
-	text.WriteString(code(body))
-	return text.String()
+	needed := code(body)
+	for _, d := range slices.Backward(definitions) {
+		name := defined.FindStringSubmatch(d)[1]
+		if regexp.MustCompile(`\b` + name + `\b`).MatchString(needed) {
+			needed = d + needed
+		}
+	}
+	return needed
+}
+
+// defined finds what a definition defines. A library has nothing else at its
+// outermost level, each beginning on a line of its own.
+var defined = regexp.MustCompile(`^local (?:function )?(\w+)`)
+
+// split cuts a library into its definitions.
+func split(text string) (definitions []string) {
+	for line := range strings.Lines(text) {
+		if defined.MatchString(line) {
+			definitions = append(definitions, "")
+		}
+		definitions[len(definitions)-1] += line
+	}
+	return definitions
 }
 
 func read(name string) string {

@@ -114,6 +114,7 @@ for p = 0, partitions - 1 do
     -- One that was replaced has no record any more.
     if not s or s.deadline ~= "" and tonumber(s.deadline) <= awake_ms then
       call("HDEL", user_key, "s:" .. session)
+      forget_outcomes(uslot, partitions, session, ttls.gone)
       drop_void(uslot, user_key, user)
     end
   end)

@@ -96,6 +96,14 @@ if late then
 end
 local m = membership(call("HGET", key(to, "info", id), user))
 if before then
+  if put_back(from, from_id, user, session, before_epoch, before_seq) then
+    -- That half of it is done again.
+    local now_ms = now()
+    local room = load(from, from_id, now_ms)
+    local old = membership(call("HGET", key(from, "info", from_id), user))
+    before_epoch, before_seq = room.epoch, number(depart(from, from_id, room, user_key, user, old, "left", "", request_key,
+      { log = log_ttl, gone = gone_ttl }, now_ms))
+  end
   return with_departure(before_epoch, before_seq, repeated(rest, to, id, m, session))
 end
 if ask then

@@ -36,6 +36,9 @@ func BenchmarkCost(b *testing.B) {
 	rdb := server.Client(b)
 	calls := runBatcher(b, rdb, roomstore.BatcherConfig{})
 	store := roomstore.New(calls, roomstore.Config{Prefix: redistest.Prefix()})
+	if err := store.Greet(b.Context()); err != nil { // as a gateway does
+		b.Fatal(err)
+	}
 
 	room := func(i int) roomstore.RoomID { return roomstore.RoomID("r" + strconv.Itoa(i/perRoom)) }
 	people := func(b *testing.B) []roomstore.Session {

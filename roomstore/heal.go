@@ -28,12 +28,13 @@ type Stray struct {
 const reclaimBatch = 100
 
 // Reclaim puts back a node's lease and the sessions that it has, under a term
-// that it is about to adopt. moved are those that go on elsewhere, or are over.
-// It may be repeated.
+// that it is about to adopt. lost are those that are not the node's any more, and
+// not put back. It may be repeated.
 //
 // It fails with [ErrTerm] if the term is another, and with [ErrFenced] if the
 // node has been given up.
-func (s *Store) Reclaim(ctx context.Context, term, node string, sessions []Holding) (moved []Session, strays []Stray, err error) {
+func (s *Store) Reclaim(ctx context.Context, term, node string, sessions []Holding) (lost map[SessionID]Loss, strays []Stray, err error) {
+	lost = map[SessionID]Loss{}
 	for first := true; first || len(sessions) > 0; first = false {
 		batch := sessions[:min(reclaimBatch, len(sessions))]
 		sessions = sessions[len(batch):]
@@ -56,14 +57,14 @@ func (s *Store) Reclaim(ctx context.Context, term, node string, sessions []Holdi
 			if what == "stray" {
 				strays = append(strays, Stray{who, room})
 			} else {
-				moved = append(moved, who)
+				lost[who.ID] = Loss(what)
 			}
 		}
 		if r.err != nil {
 			return nil, nil, opErr("reclaim", node, r.err)
 		}
 	}
-	return moved, strays, nil
+	return lost, strays, nil
 }
 
 // A Record is what a gateway, or a client, knows of a room.

@@ -554,6 +554,23 @@ func TestStore_Heal_late(t *testing.T) {
 		if !slices.Contains(w.said, "healed a#4") {
 			t.Errorf("published %q, want another epoch", w.said)
 		}
+
+		// Nor does what is known of the room when the next term began help it: that
+		// is from a term that it missed.
+		w.on("a", "hal@n1")
+		away = w.knows("n2", "a")
+		away.knew = "one that is long over"
+		w.anew()
+		term = w.greet().Term
+		w.open()
+		w.store.Adopt(term)
+		w.on("a", "ida@n1")
+		w.forget()
+		away.heals(term)
+		w.hear()
+		if !slices.Contains(w.said, "healed a#5") {
+			t.Errorf("published %q, want another epoch", w.said)
+		}
 	})
 }
 
@@ -585,6 +602,7 @@ func TestStore_Heal_lateMissing(t *testing.T) {
 		b.heals(term)
 		w.heard("healed b#2", "b#2:2 healed")
 		w.stored("b", "#2:2 ben/ben1@1 n2")
+		c.rec.Epoch += 1 << 40 // Redis's clock was ahead before
 		before := w.dump()
 		_, err := c.heal(term)
 		w.refused(err, roomstore.ErrRecreated)
@@ -622,6 +640,17 @@ func TestStore_Heal_olderLife(t *testing.T) {
 		if _, err := w.store.Leave(w.ctx(), w.s("ben1"), "a", ""); !errors.Is(err, roomstore.ErrNotMember) {
 			t.Errorf("got %v, want that ben is not in", err)
 		}
+
+		// Also if somebody has come to it before it is known that it had ended.
+		restore()
+		term = w.greet().Term
+		w.open()
+		w.store.Adopt(term)
+		w.on("a", "dan@n1")
+		w.forget()
+		newer.heals(term)
+		w.heard("a#1:4 ended destroyed", "destroyed a#1 destroyed", "healed a#4", "a#4:2 healed")
+		w.stored("a", "#4:2 cy/cy1@1 n1")
 	})
 }
 
@@ -708,5 +737,108 @@ func TestStore_Heal_undo(t *testing.T) {
 		w.must(err)
 		w.heard("a#2:5 left ben/ben1 n=2")
 		w.stored("a", "#2:5 ana/ana1@1 n1 cy/cy1@3 n1")
+	})
+}
+
+// Who left a room, and was put back since by a gateway that had not heard of it,
+// is taken out when that gateway asks again; who has entered again is not.
+func TestStore_Heal_left(t *testing.T) {
+	entry := roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "b", RequestKey: "7", Try: 1, Data: dataOf("ben", "ben1")}
+	for name, leave := range map[string]func(w *world) roomstore.Position{
+		"leave": func(w *world) roomstore.Position {
+			at, err := w.store.Leave(w.ctx(), w.s("ben1"), "a", "7")
+			w.must(err)
+			return at
+		},
+		"leaveall": func(w *world) roomstore.Position {
+			left, err := w.store.LeaveAll(w.ctx(), w.s("ben1"), "7", false)
+			w.must(err)
+			return left[0].Position
+		},
+		"logout": func(w *world) roomstore.Position {
+			left, err := w.store.LeaveAll(w.ctx(), w.s("ben1"), "7", true)
+			w.must(err)
+			return left[0].Position
+		},
+		"switch": func(w *world) roomstore.Position {
+			_, left, err := w.store.Switch(w.ctx(), w.s("ben1"), "a", entry)
+			w.must(err)
+			return left
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			begun(t, roomstore.Config{}, func(w *world) {
+				w.on("a", "ana@n1", "ben@n2")
+				away := w.knows("n2", "a")
+				old := leave(w)
+				restore := w.snapshot()
+				w.on("a", "cy@n1")
+				ahead := w.knows("n1", "a")
+				restore()
+				term := w.greet().Term
+				ahead.heals(term)
+				away.heals(term)
+				w.open()
+				w.store.Adopt(term)
+				w.forget()
+				if got := w.state("a"); !strings.Contains(got, " ben/ben1@2 n2") {
+					t.Fatalf("stored %q, want that ben is put back", got)
+				}
+				at := leave(w)
+				if at.Epoch <= old.Epoch || at.Seq <= ahead.rec.Seq {
+					t.Errorf("left at %v, before it was put back at %v", at, old)
+				}
+				w.heard(fmt.Sprintf("%s:%d left ben/ben1 n=2", w.life("a"), at.Seq))
+				leave(w)
+				w.heard()
+				if held, err := w.store.Held(w.ctx(), "n2"); err != nil || len(held) > 0 != (name != "logout") {
+					t.Errorf("held %v, %v", held, err)
+				}
+				if name == "logout" {
+					return
+				}
+				w.on("a", "ben@n2")
+				w.forget()
+				leave(w)
+				w.heard()
+			})
+		})
+	}
+}
+
+// life names the life that a room is in, as what is published does.
+func (w *world) life(room roomstore.RoomID) string {
+	w.Helper()
+	life, _, _ := strings.Cut(w.state(room), ":")
+	return string(room) + life
+}
+
+// A member is put back for the generation that its session has now: for an older
+// one it could do nothing any more.
+func TestStore_Heal_generation(t *testing.T) {
+	begun(t, roomstore.Config{}, func(w *world) {
+		w.on("a", "ana@n1", "ben@n1")
+		older := w.knows("n1", "a")
+		now, _ := w.resume("n1", w.s("ana1"))
+		w.sessions["ana1"] = now
+		newer := w.knows("n1", "a")
+		w.lose()
+		term := w.greet().Term
+		for range 2 {
+			_, _, err := w.store.Reclaim(w.ctx(), term, "n1", []roomstore.Holding{holding(now, "a"), holding(w.s("ben1"), "a")})
+			w.must(err)
+			absent, err := w.store.Heal(w.ctx(), term, older.knew, "n1", older.rec)
+			w.must(err)
+			if !slices.Equal(absent, []roomstore.SessionID{"ana1"}) {
+				t.Errorf("absent %q, want that ana1 is not put back as it was", absent)
+			}
+		}
+		w.stored("a", "#2:3 ben/ben1@2 n1")
+		newer.heals(term)
+		w.stored("a", "#2:3 ana/ana1@1 n1 ben/ben1@2 n1")
+		w.open()
+		w.store.Adopt(term)
+		w.leave(now, "a")
+		w.hear()
 	})
 }

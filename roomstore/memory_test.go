@@ -89,6 +89,11 @@ func TestStore_memoryFull(t *testing.T) {
 	}
 	w.heard("order n1 4510 a1")
 	w.park(w.s("b1"), time.Minute)
+	nowhere, err := w.store.LeaveAll(w.ctx(), w.s("e1"), "8", false)
+	w.must(err)
+	if len(nowhere) != 0 {
+		t.Errorf("left %v", nowhere)
+	}
 	left, err := w.store.LeaveAll(w.ctx(), who, "", true)
 	w.must(err)
 	if len(left) != 1 {

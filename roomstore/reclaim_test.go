@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/roomstore"
 )
@@ -29,9 +31,9 @@ func TestStore_Reclaim(t *testing.T) {
 		term := w.greet().Term
 		w.forget()
 		for range 2 {
-			moved, strays, err := w.store.Reclaim(w.ctx(), term, "n1", []roomstore.Holding{holding(who)})
-			if err != nil || len(moved)+len(strays) > 0 {
-				t.Errorf("got %v, %v, %v", moved, strays, err)
+			lost, strays, err := w.store.Reclaim(w.ctx(), term, "n1", []roomstore.Holding{holding(who)})
+			if err != nil || len(lost)+len(strays) > 0 {
+				t.Errorf("got %v, %v, %v", lost, strays, err)
 			}
 		}
 		w.heard()
@@ -75,15 +77,15 @@ func TestStore_Reclaim_rolledBack(t *testing.T) {
 		w.forget()
 		// Whoever comes first: the later connection has it.
 		for range 2 {
-			moved, strays, err := w.store.Reclaim(w.ctx(), term, "n2", []roomstore.Holding{holding(ana, "a"), holding(cy, "b", "a")})
+			lost, strays, err := w.store.Reclaim(w.ctx(), term, "n2", []roomstore.Holding{holding(ana, "a"), holding(cy, "b", "a")})
 			w.must(err)
-			if len(moved) > 0 || len(strays) != 1 || strays[0] != (roomstore.Stray{Session: ana, Room: "b"}) {
-				t.Errorf("moved %v, strays %v", moved, strays)
+			if len(lost) > 0 || len(strays) != 1 || strays[0] != (roomstore.Stray{Session: ana, Room: "b"}) {
+				t.Errorf("lost %v, strays %v", lost, strays)
 			}
-			moved, _, err = w.store.Reclaim(w.ctx(), term, "n1", []roomstore.Holding{holding(before, "a", "b"), holding(w.s("ben1"), "a")})
+			lost, _, err = w.store.Reclaim(w.ctx(), term, "n1", []roomstore.Holding{holding(before, "a", "b"), holding(w.s("ben1"), "a")})
 			w.must(err)
-			if len(moved) != 1 || moved[0] != before {
-				t.Errorf("moved %v, want what was on n1", moved)
+			if len(lost) != 1 || lost["ana1"] != roomstore.LossMoved {
+				t.Errorf("lost %v, want that ana1 has moved", lost)
 			}
 		}
 		w.heard()
@@ -104,22 +106,59 @@ func TestStore_Reclaim_rolledBack(t *testing.T) {
 	})
 }
 
-// When all act again, a session that is not stored may have been replaced.
-func TestStore_Reclaim_late(t *testing.T) {
-	begun(t, roomstore.Config{}, func(w *world) {
-		old := w.loginOn("n1", "ana", "a1", "of a1")
-		own := w.loginOn("n1", "ana", "a2", "")
-		w.lose()
+// A session that is not stored may have been sent away: as far as what is stored
+// says so, or if its device has logged in later.
+func TestStore_Reclaim_sentAway(t *testing.T) {
+	begun(t, roomstore.Config{MaxDevices: 3}, func(w *world) {
+		reclaim := func(term string, want map[roomstore.SessionID]roomstore.Loss, held ...roomstore.Holding) {
+			t.Helper()
+			lost, _, err := w.store.Reclaim(w.ctx(), term, "n1", held)
+			w.must(err)
+			if diff := cmp.Diff(want, lost); diff != "" {
+				t.Errorf("lost (-want +got):\n%s", diff)
+			}
+		}
+		first := w.loginOn("n1", "ana", "a1", "of a1")
+		second := w.loginOn("n1", "ana", "a2", "of a2")
+		own := w.loginOn("n1", "ana", "a3", "")
+		before := w.snapshot()
+		w.loginOn("n1", "eve", "e1", "of e2")
+		older := w.snapshot()
+		newer := w.loginOn("n1", "eve", "e2", "of e2")
+		for _, open := range []bool{false, true} {
+			older()
+			term := w.greet().Term
+			if open {
+				w.open()
+			}
+			reclaim(term, map[roomstore.SessionID]roomstore.Loss{}, holding(newer))
+		}
+		before()
+		w.loginOn("n2", "ana", "a4", "of a2")
+		w.loginOn("n2", "ana", "a5", "")
+		w.anew()
+		for _, open := range []bool{false, true} {
+			term := w.greet().Term
+			if open {
+				w.open()
+			}
+			reclaim(term, map[roomstore.SessionID]roomstore.Loss{"a1": roomstore.LossKicked, "a2": roomstore.LossReplaced},
+				holding(first), holding(second), roomstore.Holding{Session: own})
+		}
+
+		// What says so is lost, too: nobody has been sent away, yet.
+		before()
 		term := w.greet().Term
+		reclaim(term, map[roomstore.SessionID]roomstore.Loss{}, holding(first), holding(second), roomstore.Holding{Session: own})
+		w.lose()
+		term = w.greet().Term
 		w.open()
 		w.store.Adopt(term)
-		w.loginOn("n2", "ana", "a3", "of a1")
-		free := roomstore.Holding{Session: own}
-		moved, _, err := w.store.Reclaim(w.ctx(), term, "n1", []roomstore.Holding{holding(old), free})
-		w.must(err)
-		if len(moved) != 1 || moved[0] != old {
-			t.Errorf("moved %v, want a1, whose device has logged in again", moved)
+		for w.now().UnixMilli() <= own.Generation { // the ms of the login is over at once
 		}
+		w.loginOn("n2", "ana", "a6", "of a2")
+		reclaim(term, map[roomstore.SessionID]roomstore.Loss{"a2": roomstore.LossReplaced},
+			holding(first), holding(second), roomstore.Holding{Session: own})
 		w.forget()
 	})
 }

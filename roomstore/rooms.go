@@ -225,7 +225,7 @@ func (s *Store) LeaveAll(ctx context.Context, who Session, key RequestKey, end b
 	r, err := s.run(ctx, string(who.User), string(who.User), lua.LeaveAll,
 		[]string{s.keys.user(who.User), s.keys.uslot(s.keys.userSlot(who.User))},
 		string(who.User), string(who.ID), who.Generation, string(key), ending,
-		ms(outcomesFor), ms(s.cfg.LogTTL), s.goneTTL())
+		ms(outcomesFor), ms(s.cfg.LogTTL), s.goneTTL(), s.cfg.Partitions)
 	if err != nil {
 		return nil, err
 	}

@@ -740,3 +740,50 @@ func TestStore_Abandon(t *testing.T) {
 		w.forget()
 	})
 }
+
+// When a session has ended, in whatever way, the outcomes of its calls are kept
+// for as long as one of them may still be repeated; until then, much longer.
+func TestStore_endForgetsOutcomes(t *testing.T) {
+	ends := map[roomstore.UserID]func(w *world, who roomstore.Session){
+		"out": func(w *world, who roomstore.Session) {
+			_, err := w.store.LeaveAll(w.ctx(), who, "8", true)
+			w.must(err)
+		},
+		"replaced": func(w *world, who roomstore.Session) { w.loginOn("n1", who.User, "later", "its own") },
+		"surplus":  func(w *world, who roomstore.Session) { w.login(who.User, "another") },
+		"evicted": func(w *world, who roomstore.Session) {
+			w.park(who, time.Second)
+			w.pass(2 * time.Second)
+			w.sweep("n1")
+		},
+	}
+	for user, end := range ends {
+		t.Run(string(user), func(t *testing.T) {
+			contract(t, roomstore.Config{MaxDevices: 1}, func(w *world) {
+				who := w.loginOn("n1", user, "first", "its own")
+				for i := range 4 { // of several partitions, where there are any
+					_, err := w.try(who, roomstore.EntryRequest{Room: roomstore.RoomID(rune('a' + i)), RequestKey: roomstore.RequestKey(strconv.Itoa(i + 1))})
+					w.must(err)
+				}
+				_, err := w.store.LeaveAll(w.ctx(), who, "7", false) // its outcome is in the user's slot
+				w.must(err)
+				keys, err := w.rdb.Keys(w.ctx(), w.prefix+":{*}:did:first").Result()
+				w.must(err)
+				kept := func(least, most time.Duration) {
+					w.Helper()
+					for _, key := range keys {
+						if ttl := w.rdb.PTTL(w.ctx(), key).Val(); ttl < least || ttl > most {
+							w.Errorf("%s is kept for %v, want %v to %v", key, ttl, least, most)
+						}
+					}
+				}
+				if len(keys) < 2 {
+					w.Fatalf("outcomes are under %q only", keys)
+				}
+				kept(9*time.Minute, 10*time.Minute)
+				end(w, who)
+				kept(30*time.Second, 100*time.Second)
+			})
+		})
+	}
+}

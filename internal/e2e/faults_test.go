@@ -359,23 +359,46 @@ func killConnections(t *testing.T, rdb *redis.Client, kind string) (n int) {
 	return n
 }
 
-// A subscription that is open and brings nothing is noticed: the gateway says
-// that it is not ready, makes the subscription anew, and gives its clients what
-// they missed.
+// A subscription that is open and brings nothing is noticed by the third probe
+// that does not come back: the gateway says that it is not ready and makes the
+// subscription anew. When it is ready again every room on it has what it missed,
+// and nobody has heard anything twice.
 func TestPubSub_deaf(t *testing.T) {
 	t.Parallel()
+	const red = 3 * 2 * time.Second // three intervals of the probe
 	server, _ := redisServer(t)
 	link := faultproxy.StartRedis(t, server.Addr())
-	a, b := startGateway(t, link.Addr()), startGateway(t, server.Addr())
+	a, b := startGateway(t, link.Addr(), "--max-rooms-per-user=20"), startGateway(t, server.Addr(), "--max-rooms-per-user=20")
 	ana, cy := enroll(a, t, "ana"), enroll(b, t, "cy")
-	cy.enter("R")
-	ana.enter("R")
-	cy.until("R +ana 2")
+	var rooms []string
+	for i := range 12 {
+		rooms = append(rooms, fmt.Sprintf("R%d", i))
+		cy.enter(rooms[i])
+		ana.enter(rooms[i])
+		cy.until(rooms[i] + " +ana 2")
+	}
+	ana.settled()
 	link.Refuse(true) // there is no new one, for a while
+	began := time.Now()
 	link.DeafenSubscribers()
-	cy.say("R", "one")
-	cy.say("R", "two")
+	missed := map[string][]string{}
+	for i, room := range rooms {
+		if i%3 == 2 {
+			continue // this one misses nothing
+		}
+		cy.say(room, "one")
+		missed[room] = append(missed[room], room+" cy: one")
+		if i%3 == 1 {
+			cy.ask(protocol.MethodLeaveRoom, fmt.Sprintf(`{"roomID":%q}`, room), nil)
+			missed[room] = append(missed[room], room+" -cy 1")
+		}
+	}
 	eventually(t, "the gateway to notice", func() bool { return !a.Ready() })
+	took := time.Since(began)
+	t.Logf("noticed after %v", took)
+	if took > red+time.Second {
+		t.Errorf("noticed after %v, want %v", took, red)
+	}
 	rebuilt := `"msg":"subscription is deaf, making it anew"`
 	eventually(t, "the gateway to try", func() bool { return strings.Contains(a.Out.String(), rebuilt) })
 	if status, body := a.Get("http://" + a.Addr + "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(body, "delivery") {
@@ -386,10 +409,23 @@ func TestPubSub_deaf(t *testing.T) {
 	}
 	ana.settled()
 	link.Refuse(false)
-	ana.hears("R cy: one", "R cy: two")
 	eventually(t, "the gateway to be ready again", a.Ready)
-	cy.say("R", "three")
-	ana.hears("R cy: three")
+	ana.send(protocol.MethodPing, "{}")
+	heard := ana.until("ok")
+	got := map[string][]string{}
+	for _, h := range heard[:len(heard)-1] {
+		room, _, _ := strings.Cut(h, " ")
+		got[room] = append(got[room], h)
+	}
+	if d := cmp.Diff(missed, got); d != "" {
+		t.Errorf("ana, when ready (-want +got):\n%s", d)
+	}
+	for i, room := range rooms {
+		if i%3 != 1 {
+			cy.say(room, "three")
+			ana.hears(room + " cy: three")
+		}
+	}
 }
 
 // A client that enters again before it has been told that its room is gone

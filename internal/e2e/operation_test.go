@@ -241,14 +241,33 @@ func TestMetrics(t *testing.T) {
 }
 
 // A gateway at rest costs Redis next to nothing, however many partitions there
-// are.
+// are and however many people are on it, or away.
 func TestIdle(t *testing.T) {
 	t.Parallel()
+	const people = 1000
 	server, rdb := redisServer(t)
-	g := startGateway(t, server.Addr(), "--partitions=16", "--session-ttl=35s", "--lease-ttl=10s", "--heartbeat-interval=10s",
+	g := startGateway(t, server.Addr(), "--partitions=16", "--session-ttl=60s", "--lease-ttl=10s", "--heartbeat-interval=10s",
 		"--drain-window=25s", "--redis-timeout=2s")
-	ana := enroll(g, t, "ana")
-	ana.enter("R")
+	var here, away []*wire
+	for i := range people {
+		w := enroll(g, t, fmt.Sprintf("u%d", i))
+		w.enter(fmt.Sprintf("r%d", i%300))
+		if i%2 == 0 {
+			here = append(here, w)
+		} else {
+			away = append(away, w)
+		}
+	}
+	for _, w := range away {
+		w.drop()
+	}
+	eventually(t, "those who are away to be parked", func() bool {
+		n := 0
+		for p := range 16 {
+			n += int(rdb.ZCard(t.Context(), fmt.Sprintf("rg:{u%d}:parked", p)).Val())
+		}
+		return n == len(away)
+	})
 	began := redisTime(t, rdb)
 	before := commands(t, rdb)
 	during(t, rdb, 8*time.Second)
@@ -267,7 +286,11 @@ func TestIdle(t *testing.T) {
 	if n == 0 || rate >= 5 {
 		t.Errorf("got %.1f commands a second, want more than 0 and less than 5", rate)
 	}
-	ana.settled()
+	if n := int(g.Metric("roomgate_gateway_sessions")); n != len(here) {
+		t.Errorf("%d are on the gateway, want %d", n, len(here))
+	}
+	here[0].send(protocol.MethodPing, "{}")
+	here[0].until("ok")
 }
 
 // fromOutside are commands that no script calls and no test does, so that a

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -30,7 +31,8 @@ type walker struct {
 	mu    sync.Mutex
 	got   map[string]int // messages by text
 	wrong []string
-	moved int
+	turns []time.Duration // that gateways which drained gave it
+	moved []time.Time     // when it was connected
 }
 
 func (w *walker) hear(ev client.Event) {
@@ -51,11 +53,28 @@ func (w *walker) hear(ev client.Event) {
 		if ev.State == protocol.RoomDisconnected {
 			w.wrong = append(w.wrong, fmt.Sprintf("is out of the room: %s", ev.Event))
 		}
+	case *client.ServerDraining:
+		w.turns = append(w.turns, time.Duration(ev.ReconnectAfterMS)*time.Millisecond)
 	case *client.ConnectionStateChanged:
 		if ev.State == protocol.ConnectionConnected {
-			w.moved++
+			w.moved = append(w.moved, time.Now())
 		}
 	}
+}
+
+const drainWindow = 6 * time.Second
+
+// busiest is how many of the times are within a second at most.
+func busiest(times []time.Duration) (most int) {
+	slices.Sort(times)
+	from := 0
+	for i := range times {
+		for times[i]-times[from] >= time.Second {
+			from++
+		}
+		most = max(most, i-from+1)
+	}
+	return most
 }
 
 // Three gateways are restarted one after another under a crowd that goes on
@@ -66,7 +85,7 @@ func TestRollingRestart(t *testing.T) {
 	var addrs, urls []string
 	var gateways []*gateway
 	start := func(i int) *gateway {
-		return startGateway(t, server.Addr(), "--listen="+addrs[i], "--drain-window=6s", "--session-ttl=20s", "--lease-ttl=4s", "--rate-limits=false")
+		return startGateway(t, server.Addr(), "--listen="+addrs[i], "--drain-window="+drainWindow.String(), "--session-ttl=20s", "--lease-ttl=4s", "--rate-limits=false")
 	}
 	for i := range 3 {
 		// Its address is used again when it comes back.
@@ -141,6 +160,12 @@ func TestRollingRestart(t *testing.T) {
 	}
 	for i := range gateways {
 		began := time.Now()
+		heard := make([]int, len(walkers)) // of turns before
+		for j, w := range walkers {
+			w.mu.Lock()
+			heard[j] = len(w.turns)
+			w.mu.Unlock()
+		}
 		here := gateways[i].Metric("roomgate_gateway_sessions")
 		gateways[i].Signal(syscall.SIGTERM)
 		select {
@@ -151,7 +176,26 @@ func TestRollingRestart(t *testing.T) {
 		if code := gateways[i].Cmd.ProcessState.ExitCode(); code != 0 {
 			t.Errorf("gateway %d ended with status %d", i, code)
 		}
-		t.Logf("gateway %d with %.0f sessions was gone after %v", i, here, time.Since(began))
+		took := time.Since(began)
+		var turns, moves []time.Duration
+		for j, w := range walkers {
+			w.mu.Lock()
+			turns = append(turns, w.turns[heard[j]:]...)
+			for _, at := range w.moved {
+				if at.After(began) {
+					moves = append(moves, at.Sub(began))
+				}
+			}
+			w.mu.Unlock()
+		}
+		// What clients make of their turns depends on how busy this machine is.
+		even := here / drainWindow.Seconds()
+		given, seen := busiest(turns), busiest(moves)
+		t.Logf("gateway %d with %.0f sessions was gone after %v; at most %d turns and %d moves a second, evenly it is %.0f",
+			i, here, took, given, seen, even)
+		if len(turns) != int(here) || float64(given) > 2*even+1 {
+			t.Errorf("gateway %d gave %d turns, at most %d a second; want one to each of %.0f sessions, at most %.0f a second", i, len(turns), given, here, 2*even)
+		}
 		gateways[i] = start(i)
 	}
 	stop.Store(true)
@@ -170,8 +214,8 @@ func TestRollingRestart(t *testing.T) {
 		}
 		eventually(t, fmt.Sprintf("u%d to have %d messages", i, want), heard)
 		w.mu.Lock()
-		if len(w.wrong) > 0 || len(w.got) != want || w.moved == 0 && i%3 == 0 {
-			t.Errorf("u%d: %d messages of %d, moved %d times, %q", i, len(w.got), want, w.moved, w.wrong)
+		if len(w.wrong) > 0 || len(w.got) != want || len(w.moved) == 0 && i%3 == 0 {
+			t.Errorf("u%d: %d messages of %d, moved %d times, %q", i, len(w.got), want, len(w.moved), w.wrong)
 		}
 		w.mu.Unlock()
 	}

@@ -175,6 +175,60 @@ func TestSlowConsumer(t *testing.T) {
 	}
 }
 
+// What a client missed does not pile up in its gateway while it does not read:
+// room after room comes as the client takes it, whole and in order.
+func TestSlowConsumer_catchesUp(t *testing.T) {
+	t.Parallel()
+	const rooms, each, size = 40, 50, 2000
+	server, _ := redisServer(t)
+	a, b := startPair(t, server.Addr(), "--queue-bytes=65536", "--rate-limits=false", "--session-ttl=30s", fmt.Sprintf("--max-rooms-per-user=%d", rooms))
+	bo, ana := enroll(b, t, "bo"), connect(t, b.URL())
+	session := ana.login(`{"userID":"ana"}`).SessionID
+	known := map[string]protocol.Position{}
+	var places []string
+	for i := range rooms {
+		room := fmt.Sprintf("room-%d", i)
+		bo.enter(room)
+		known[room] = ana.enter(room).Position
+		places = append(places, fmt.Sprintf(`{"roomID":%q,"epoch":%d,"seq":%d}`, room, known[room].Epoch, known[room].Seq))
+	}
+	ana.drop()
+	text := strings.Repeat("x", size)
+	for room := range known {
+		for range each {
+			bo.say(room, text)
+		}
+	}
+
+	slow := idle(t, a, fmt.Sprintf(`{"userID":"ana","resume":{"sessionID":%q,"rooms":[%s]}}`, session, strings.Join(places, ",")))
+	// Nobody else is on this gateway: it follows the rooms that ana is back in.
+	taken, still := a.Metric("roomgate_gateway_feeds"), 0
+	eventually(t, "the gateway to wait for ana", func() bool {
+		was := taken
+		taken = a.Metric("roomgate_gateway_feeds")
+		if still++; taken != was || taken == 0 {
+			still = 0
+		}
+		return still == 50
+	})
+	if taken > rooms/2 {
+		t.Errorf("%.0f of %d rooms wait for a client that does not read", taken, rooms)
+	}
+	for want := rooms * each; want > 0; {
+		frames, closed := slow.read(func(f string) bool { return strings.Contains(f, protocol.EventRoomMessageReceived) })
+		if closed != nil {
+			t.Fatalf("closed with %d %q", closed.Code, closed.Text)
+		}
+		m := params[protocol.MessageReceived](t, frames[len(frames)-1])
+		at := known[m.FromConversationID]
+		if at.Seq++; m.Seq != at.Seq {
+			t.Fatalf("%s: got seq %d, want %d", m.FromConversationID, m.Seq, at.Seq)
+		}
+		known[m.FromConversationID] = at
+		want--
+	}
+}
+
 // decode reads the result of a response.
 func decode(t testing.TB, frame string, v any) {
 	t.Helper()

@@ -128,7 +128,9 @@ func (w *wire) drop() {
 func (w *wire) raw(text string) {
 	w.t.Helper()
 	w.ws.SetWriteDeadline(time.Now().Add(patience))
-	if err := w.ws.WriteMessage(websocket.TextMessage, []byte(text)); err != nil {
+	err := w.ws.WriteMessage(websocket.TextMessage, []byte(text))
+	// If the gateway has said goodbye just now, who reads hears why.
+	if err != nil && !errors.Is(err, websocket.ErrCloseSent) {
 		w.t.Fatalf("%s: send: %v", w.name, err)
 	}
 }

@@ -35,6 +35,8 @@ type Proxy struct {
 	mu       sync.Mutex
 	fate     func(channel, payload string) Fate // nil: all pass
 	loss     Loss
+	lossOf   string // the calls that loss is about have this in them
+	lost     int    // calls, or their answers
 	refusing bool
 	held     chan struct{} // closed when carrying goes on; nil: it does
 	ended    bool
@@ -137,9 +139,12 @@ const (
 // Scripts has calls of scripts get lost from now on, or their answers. The
 // connection that it happens to stays open and brings no answers any more, until
 // this is called again: then it is cut.
-func (p *Proxy) Scripts(loss Loss) {
+func (p *Proxy) Scripts(loss Loss) { p.ScriptsWith(loss, "") }
+
+// ScriptsWith is Scripts for calls that have a text in them.
+func (p *Proxy) ScriptsWith(loss Loss, text string) {
 	p.mu.Lock()
-	p.loss = loss
+	p.loss, p.lossOf, p.lost = loss, text, 0
 	p.mu.Unlock()
 	for _, l := range p.standing() {
 		l.mu.Lock()
@@ -151,10 +156,18 @@ func (p *Proxy) Scripts(loss Loss) {
 	}
 }
 
-func (p *Proxy) losing() Loss {
+// Lost is on how many connections calls of scripts, or answers, were lost since
+// [Proxy.Scripts] was called.
+func (p *Proxy) Lost() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.loss
+	return p.lost
+}
+
+func (p *Proxy) losing() (Loss, string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.loss, p.lossOf
 }
 
 // Messages has fate decide about each pub/sub message from now on; nil lets
@@ -342,13 +355,19 @@ func (l *link) calls() {
 // losing says what is to be lost of a call. One that does not come in one piece
 // is known by its first.
 func (l *link) losing(call []byte) Loss {
-	loss := l.p.losing()
-	if loss == Nothing || !bytes.Contains(bytes.ToLower(call), []byte("evalsha")) {
+	loss, of := l.p.losing()
+	if loss == Nothing || !bytes.Contains(bytes.ToLower(call), []byte("evalsha")) || !bytes.Contains(call, []byte(of)) {
 		return Nothing
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
+	again := l.lost
 	l.lost = true
+	l.mu.Unlock()
+	if !again {
+		l.p.mu.Lock()
+		l.p.lost++
+		l.p.mu.Unlock()
+	}
 	return loss
 }
 

@@ -416,6 +416,20 @@ func TestProxy_Scripts(t *testing.T) {
 				}
 			}
 			answered(other, "ping")
+			if n := p.Lost(); n != 2 {
+				t.Errorf("something was lost on %d connections, want 2", n)
+			}
+			p.ScriptsWith(loss, "two")
+			answered(other, "evalsha one")
+			named := dial(t, p.Addr())
+			ask(named, "evalsha two")
+			silent(t, named)
+			if loss == faultproxy.Answers {
+				<-calls
+			}
+			if n := p.Lost(); n != 1 {
+				t.Errorf("something was lost on %d connections, want 1", n)
+			}
 			p.Scripts(faultproxy.Nothing)
 			if _, err := lost.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("got %v, want the end of what was lost", err)

@@ -20,6 +20,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -72,8 +73,9 @@ func Options(addr string) *redis.Options {
 // A Server is a redis-server of one test. Its methods are for the goroutine of
 // that test; they fail the test if they do not succeed.
 type Server struct {
-	t    testing.TB
-	args []string
+	t     testing.TB
+	args  []string
+	clock string // the file that sets its clock, if it can be set
 	*process
 }
 
@@ -87,8 +89,14 @@ func Start(t testing.TB, args ...string) *Server {
 	if err != nil {
 		missing(t, err)
 	}
+	return launch(t, []string{binary}, args)
+}
+
+// launch is Start for a server that a command runs.
+func launch(t testing.TB, command, args []string) *Server {
+	t.Helper()
 	args = append([]string{"--dir", t.TempDir()}, args...)
-	p, err := start(binary, args)
+	p, err := start(command, args)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +133,7 @@ func (s *Server) Kill() {
 func (s *Server) Restart() {
 	s.t.Helper()
 	s.kill()
-	p, err := startAt(s.binary, s.port, s.args)
+	p, err := startAt(s.command, s.port, s.args)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -161,7 +169,7 @@ var shared = sync.OnceValues(func() (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return start(binary, []string{"--dir", os.TempDir()})
+	return start([]string{binary}, []string{"--dir", os.TempDir()})
 })
 
 // find returns the path of redis-server.
@@ -190,25 +198,25 @@ wait $pid 2>/dev/null`
 
 // process is a running redis-server with its keeper.
 type process struct {
-	binary string
-	port   int
-	pid    int
-	cmd    *exec.Cmd // the keeper
-	stdin  *os.File  // the keeper's; the server lives while it is open
-	killed bool
+	command []string // what runs the server, without its arguments
+	port    int
+	pid     int
+	cmd     *exec.Cmd // the keeper
+	stdin   *os.File  // the keeper's; the server lives while it is open
+	killed  bool
 }
 
 func (p *process) addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(p.port)) }
 
 // start starts a server on a free port. Another process may take the port
 // before the server does, so it tries a few.
-func start(binary string, args []string) (p *process, err error) {
+func start(command, args []string) (p *process, err error) {
 	for range 3 {
 		port, perr := freePort()
 		if perr != nil {
 			return nil, perr
 		}
-		if p, err = startAt(binary, port, args); err == nil {
+		if p, err = startAt(command, port, args); err == nil {
 			return p, nil
 		}
 	}
@@ -216,7 +224,7 @@ func start(binary string, args []string) (p *process, err error) {
 }
 
 // startAt starts a server on a port and returns when it answers.
-func startAt(binary string, port int, args []string) (*process, error) {
+func startAt(command []string, port int, args []string) (*process, error) {
 	log, err := os.CreateTemp("", "redis-test-*.log")
 	if err != nil {
 		return nil, err
@@ -236,10 +244,10 @@ func startAt(binary string, port int, args []string) (*process, error) {
 	}
 	defer out.Close()
 
-	p := &process{binary: binary, port: port, stdin: in}
-	p.cmd = exec.Command("/bin/sh", append([]string{"-c", keeper, "redistest", binary,
+	p := &process{command: command, port: port, stdin: in}
+	p.cmd = exec.Command("/bin/sh", slices.Concat([]string{"-c", keeper, "redistest"}, command, []string{
 		"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-	}, args...)...)
+	}, args)...)
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = stdin, stdout, log
 	err = p.cmd.Start()
 	stdout.Close()
@@ -258,7 +266,7 @@ func startAt(binary string, port int, args []string) (*process, error) {
 		p.kill()
 		log.Seek(0, io.SeekStart)
 		text, _ := io.ReadAll(log)
-		return nil, fmt.Errorf("%s on port %d: %w\n%s", binary, port, err, text)
+		return nil, fmt.Errorf("%s on port %d: %w\n%s", command[len(command)-1], port, err, text)
 	}
 	return p, nil
 }

@@ -191,3 +191,43 @@ func (*outside) Cleanup(func())          {}
 func (*outside) TempDir() string         { return os.TempDir() }
 func (*outside) Fatal(args ...any)       { fmt.Println(args...); os.Exit(1) }
 func (o *outside) Fatalf(string, ...any) { os.Exit(1) }
+
+// A server's clock is set while it runs; what it measures otherwise goes on, and
+// a restarted one keeps the clock.
+func TestServer_SetClock(t *testing.T) {
+	s := redistest.StartClock(t)
+	rdb := s.Client(t)
+	ctx := t.Context()
+	if err := rdb.Set(ctx, "short", "v", time.Minute).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := rdb.Set(ctx, "long", "v", time.Hour).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for _, ahead := range []time.Duration{5 * time.Minute, 0, -1500 * time.Millisecond} {
+		before := time.Now().Add(ahead)
+		s.SetClock(ahead)
+		now, err := rdb.Time(ctx).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if after := time.Now().Add(ahead); now.Before(before.Truncate(time.Microsecond)) || now.After(after) {
+			t.Errorf("set %v ahead: it is %v, want %v to %v", ahead, now, before, after)
+		}
+		script, err := rdb.Eval(ctx, "return redis.call('TIME')[1]", nil).Int64()
+		if err != nil || script < before.Unix() || script > time.Now().Add(ahead).Unix() {
+			t.Errorf("set %v ahead: a script has %d %v, want %d", ahead, script, err, before.Unix())
+		}
+		if n := rdb.Exists(ctx, "short").Val(); n != 0 {
+			t.Errorf("set %v ahead: what was to last for a minute is there", ahead)
+		}
+		if n := rdb.Exists(ctx, "long").Val(); n != 1 {
+			t.Errorf("set %v ahead: what was to last for an hour is gone", ahead)
+		}
+	}
+	s.Restart()
+	now, err := rdb.Time(ctx).Result()
+	if err != nil || time.Until(now) > -time.Second {
+		t.Errorf("after a restart it is %v %v, want what it was", now, err)
+	}
+}

@@ -87,3 +87,14 @@ local function depart(part, id, room, user_key, user, m, reason, extended, reque
   end
   return seq
 end
+
+-- put_back says whether a session that left a room at epoch and seq is in it all
+-- the same: data was lost since, and its gateway did not know that it had left.
+local function put_back(part, id, user, session, epoch, seq)
+  local f = call("HMGET", key(part, "room", id), "epoch", "from")
+  if not f[2] or f[1] == epoch or not f[2]:find("," .. epoch .. ",", 1, true) then
+    return false
+  end
+  local m = membership(call("HGET", key(part, "info", id), user))
+  return m and m.session == session and tonumber(call("ZSCORE", key(part, "members", id), user)) < tonumber(seq)
+end

@@ -6,6 +6,15 @@ local function dead(control, node)
   return call("ZSCORE", control .. "dead", node)
 end
 
+-- forget_outcomes lets go of the outcomes of a session that has ended: a call of
+-- it that is still under way may be repeated, and no other.
+local function forget_outcomes(uslot, partitions, session, ms)
+  call("PEXPIRE", key(uslot, "did", session), ms)
+  for p = 0, partitions - 1 do
+    call("PEXPIRE", key(slot(uslot, tostring(p)), "did", session), ms)
+  end
+end
+
 -- order tells a node to close a session's socket, unless the socket belongs to
 -- a generation of at least the one named.
 local function order(control, node, code, session, generation)

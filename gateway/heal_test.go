@@ -1,0 +1,142 @@
+package gateway
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/roomgate/roomgate/internal/faultproxy"
+	"github.com/roomgate/roomgate/internal/redistest"
+	"github.com/roomgate/roomgate/lua"
+	"github.com/roomgate/roomgate/protocol"
+	"github.com/roomgate/roomgate/roomstore"
+)
+
+// A departure that Redis has answered, and lost before anybody heard of it, is
+// not acknowledged: it happens again, in time or behind the answer that it is not
+// known.
+func TestConn_departure_rolledBack(t *testing.T) {
+	t.Parallel()
+	back := []string{"R connecting networkInterrupted", "R connected success *", "R lost *"}
+	const soon, late = 10 * time.Second, time.Second // the term opens after two
+	over := "R disconnected success"
+	for _, tt := range []struct {
+		method, params string
+		timeout        time.Duration
+		script         lua.Script
+		first, last    []string
+		stays          bool
+	}{
+		{protocol.MethodLeaveRoom, `{"roomID":"R"}`, soon, lua.Leave, nil, []string{over, "answer 3"}, false},
+		{protocol.MethodLeaveRoom, `{"roomID":"R"}`, late, lua.Leave, []string{"error 3 6000007"}, []string{over}, false},
+		{protocol.MethodLeaveAllRoom, `{}`, soon, lua.LeaveAll, nil, []string{over, "answer 3"}, false},
+		{protocol.MethodLeaveAllRoom, `{}`, late, lua.LeaveAll, []string{"error 3 6000007"}, []string{over}, false},
+		{protocol.MethodLogout, `{}`, soon, lua.LeaveAll, nil, []string{over, "connectionStateChanged *", "answer 3"}, false},
+		{protocol.MethodLogout, `{}`, late, lua.LeaveAll, []string{"error 3 6000007"}, []string{over, "connectionStateChanged *"}, false},
+		{protocol.MethodSwitchRoom, `{"fromRoomID":"R","toRoomInfo":{"roomID":"S"},"isCreateWhenRoomNotExisted":true}`, soon, lua.Switch,
+			[]string{"S connecting activeSwitch"}, []string{"S connected success *", over, "answer 3"}, false},
+		// What has been told to have failed is not begun again.
+		{protocol.MethodSwitchRoom, `{"fromRoomID":"R","toRoomInfo":{"roomID":"S"},"isCreateWhenRoomNotExisted":true}`, late, lua.Switch,
+			[]string{"S connecting activeSwitch", "S disconnected switchFailed", "error 3 6000007"}, nil, true},
+	} {
+		t.Run(fmt.Sprint(tt.method, " ", tt.timeout), func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			door := faultproxy.StartRedis(t, server.Addr())
+			s := serveOn(t, Config{RedisTimeout: tt.timeout}, server.Client(t), door.Addr())
+			ana, ben := s.login("ana"), s.login("ben")
+			ana.send(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"R","roomName":"r"}}`)
+			ana.hears("R connecting activeEnter", "R connected success *", "answer 2")
+			ben.send(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"R","roomName":"r"}}`)
+			ben.hears("R connecting activeEnter", "R connected success *", "answer 2")
+			ana.hears("R +ben 2 #2")
+			if err := s.rdb.Save(t.Context()).Err(); err != nil {
+				t.Fatal(err)
+			}
+			door.Messages(func(channel, _ string) faultproxy.Fate {
+				if strings.HasSuffix(channel, "ch:R") {
+					return nil
+				}
+				return faultproxy.Pass
+			})
+			s.gate.after(tt.script, func() {
+				server.Restart()
+				door.Messages(nil)
+			})
+			ana.send(tt.method, tt.params)
+			ana.hears(slices.Concat(tt.first, back, tt.last)...)
+			if tt.stays {
+				ben.hears(back...)
+				ben.send(protocol.MethodLeaveRoom, `{"roomID":"R"}`)
+				ana.hears("R -ben 1 *")
+			} else {
+				ben.hears(slices.Concat(back, []string{"R -ana 1 *"})...)
+			}
+			if in, err := s.rdb.HExists(t.Context(), s.prefix+":{0}:info:R", "ana").Result(); in != tt.stays || err != nil {
+				t.Errorf("ana is in: %t, %v", in, err)
+			}
+		})
+	}
+}
+
+// A room is put back again if others are known to be in it, be they as many.
+func TestPut_covers(t *testing.T) {
+	play(t, func(t *testing.T, st *stage) {
+		record := func() roomstore.Record {
+			known, ok := st.f.record("n")
+			if !ok {
+				t.Fatal("nothing is known")
+			}
+			return known
+		}
+		ana, _ := st.admit("ana", entry(1, 1))
+		st.admit("ben", entry(1, 2))
+		st.deliver(joined(1, 2, "ben", 2), joined(1, 3, "cy", 3))
+		known := record()
+		if (put{}).covers(known) || !(put{known.Position, known.Members}).covers(record()) {
+			t.Error("want that the same is covered, and no more")
+		}
+		st.f.detach(ana)
+		st.admit("cy", entry(1, 3))
+		if now := record(); len(now.Members) != len(known.Members) || (put{known.Position, known.Members}).covers(now) {
+			t.Errorf("%v covers %v", known.Members, now.Members)
+		}
+	})
+}
+
+// Who was sent away before data was lost, and has not been told, is told so when
+// what is known is put back.
+func TestGateway_heal_sentAway(t *testing.T) {
+	t.Parallel()
+	for why, code := range map[string]protocol.CloseCode{
+		"kicked": protocol.CloseKickedByLogin, "replaced": protocol.CloseTakenOver,
+	} {
+		t.Run(why, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, Config{})
+			ana, ben := s.login("ana"), s.login("ben")
+			user := s.key("user:ana")
+			fields := s.rdb.HKeys(t.Context(), user).Val()
+			pipe := s.rdb.TxPipeline()
+			pipe.HDel(t.Context(), user, fields...)
+			for _, f := range fields {
+				if id, ok := strings.CutPrefix(f, "s:"); ok {
+					pipe.HSet(t.Context(), strings.Replace(user, "user:ana", "gone:"+id, 1), "", why)
+				}
+			}
+			pipe.Set(t.Context(), s.prefix+":{0}:origin", "another\x001\x00", 0)
+			if _, err := pipe.Exec(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.store.Ask(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			ana.ends(code)
+			s.until("data is put back", func() bool { return len(s.NotReady()) == 0 })
+			ben.send(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"R","roomName":"r"}}`)
+			ben.hears("R connecting activeEnter", "R connected success *", "answer 2")
+		})
+	}
+}

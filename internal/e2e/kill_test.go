@@ -1,0 +1,439 @@
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/roomgate/roomgate/client"
+	"github.com/roomgate/roomgate/internal/faultproxy"
+	"github.com/roomgate/roomgate/protocol"
+	"github.com/roomgate/roomgate/roomstore"
+)
+
+// dice decide what happens, by a seed that can be given.
+func dice(t testing.TB) *rand.Rand {
+	t.Helper()
+	seed := rand.Uint64()
+	if text := os.Getenv("ROOMGATE_TEST_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("ROOMGATE_TEST_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 6))
+}
+
+// A registry is what Redis announced of all rooms, in its order.
+type registry struct {
+	mu      sync.Mutex
+	entries []announced
+}
+
+type announced struct {
+	room string
+	roomstore.Event
+}
+
+// listen begins the registry of a deployment with one partition.
+func listen(t testing.TB, rdb *redis.Client) *registry {
+	t.Helper()
+	c := &registry{}
+	const channels = "rg:{0}:ch:"
+	ps := rdb.PSubscribe(t.Context(), channels+"*")
+	if _, err := ps.Receive(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			m, err := ps.ReceiveMessage(context.Background())
+			if err != nil {
+				return // closed
+			}
+			e, err := roomstore.DecodeEvent(m.Payload)
+			if err != nil {
+				t.Errorf("event %q: %v", m.Payload, err)
+				continue
+			}
+			c.mu.Lock()
+			c.entries = append(c.entries, announced{strings.TrimPrefix(m.Channel, channels), e})
+			c.mu.Unlock()
+		}
+	}()
+	t.Cleanup(func() {
+		ps.Close()
+		<-done
+	})
+	return c
+}
+
+func (c *registry) all() []announced {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.entries)
+}
+
+// joined counts how often users whose names begin like this have come into a room.
+func (c *registry) joined(prefix string) (n int) {
+	for _, e := range c.all() {
+		if e.Kind == roomstore.KindJoined && strings.HasPrefix(string(e.User), prefix) {
+			n++
+		}
+	}
+	return n
+}
+
+// departures counts those of users, by user, for a reason.
+func (c *registry) departures(reason roomstore.Reason) map[string]int {
+	n := map[string]int{}
+	for _, e := range c.all() {
+		if e.Kind == roomstore.KindLeft && e.Reason == reason {
+			n[string(e.User)]++
+		}
+	}
+	return n
+}
+
+// Gateways are killed one after another while everybody switches rooms all the
+// time, at a moment that a seed decides: when calls were answered, when Redis did
+// what they ask and the answer is lost, or when they are lost themselves. At no
+// moment is anybody in two rooms or in none; who comes back is where the switch
+// that was under way leads, and who does not is gone from the one room they were
+// in.
+func TestKilled_switching(t *testing.T) {
+	t.Parallel()
+	const people, lastings = 24, 4 // of each gateway, how many do not come back
+	r := dice(t)
+	server, rdb := redisServer(t)
+	book := listen(t, rdb)
+	flags := []string{"--rate-limits=false", "--session-ttl=8s", "--redis-timeout=1500ms", "--max-rooms-per-user=1"}
+	var gates []*gateway
+	var links []*faultproxy.Proxy
+	var urls []string
+	for i := range 3 {
+		l, err := net.Listen("tcp", "127.0.0.1:0") // its address is used again when it comes back
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := l.Addr().String()
+		l.Close()
+		links = append(links, faultproxy.StartRedis(t, server.Addr()))
+		urls = append(urls, "ws://"+addr)
+		gates = append(gates, startGateway(t, links[i].Addr(), append([]string{"--listen=" + addr}, flags...)...))
+	}
+	room := func(n int) string { return fmt.Sprintf("X%d", n%5) }
+
+	// Those who come back, and where they have been told that they are.
+	movers, where, done := make([]*person, people), make([]string, people), make([]atomic.Int64, people)
+	for i := range movers {
+		home := slices.Concat(urls[i%3:], urls[:i%3])
+		movers[i], where[i] = meet(t, fmt.Sprintf("m%d", i), home...), room(i)
+		movers[i].enter(where[i])
+	}
+	var stop atomic.Bool
+	var moving sync.WaitGroup
+	// The clients are closed when the test ends, which may be early.
+	t.Cleanup(func() { stop.Store(true); moving.Wait() })
+	for i, p := range movers {
+		own := rand.New(rand.NewPCG(r.Uint64(), 0))
+		moving.Go(func() {
+			tick := time.NewTicker(25 * time.Millisecond)
+			defer tick.Stop()
+			for ; !stop.Load(); <-tick.C {
+				to := where[i]
+				for to == where[i] {
+					to = room(own.IntN(5))
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				_, err := p.SwitchRoom(ctx, where[i], protocol.RoomBaseInfo{RoomID: to}, true, nil)
+				cancel()
+				if err != nil {
+					if !stop.Load() {
+						t.Errorf("%s switches from %s to %s: %v", p.name, where[i], to, err)
+					}
+					return
+				}
+				where[i] = to
+				done[i].Add(1)
+			}
+		})
+	}
+	made := func() (n int64) {
+		for i := range done {
+			n += done[i].Load()
+		}
+		return n
+	}
+
+	lost := map[string]bool{}
+	for round, gate := range r.Perm(3) {
+		loss := []faultproxy.Loss{faultproxy.Nothing, faultproxy.Answers, faultproxy.Calls}[round]
+		// Those who do not come back.
+		var gone []*wire
+		for i := range lastings {
+			w := enroll(gates[gate], t, fmt.Sprintf("gone%d-%d", round, i))
+			w.enter(room(i))
+			gone = append(gone, w)
+			lost[w.name] = true
+		}
+		until := made() + int64(50+r.IntN(150))
+		eventually(t, "people to switch", func() bool { return made() >= until })
+		links[gate].Scripts(loss)
+		for i, w := range gone {
+			w.send(protocol.MethodSwitchRoom, fmt.Sprintf(`{"fromRoomID":%q,"toRoomInfo":{"roomID":%q},"isCreateWhenRoomNotExisted":true,"requestKey":1}`, room(i), room(i+1)))
+		}
+		more := 3 + r.IntN(4) // one or two may just be on their way elsewhere
+		switch loss {
+		case faultproxy.Answers:
+			eventually(t, "switches that nobody has been told of", func() bool {
+				told := made() // first: what is done meanwhile counts as neither
+				return book.joined("m")-people-int(told) >= more
+			})
+		case faultproxy.Calls:
+			eventually(t, "something to get lost", func() bool { return links[gate].Lost() >= more })
+		}
+		gates[gate].Kill()
+		links[gate].Scripts(faultproxy.Nothing)
+		gates[gate] = startGateway(t, links[gate].Addr(), append([]string{"--listen=" + strings.TrimPrefix(urls[gate], "ws://")}, flags...)...)
+	}
+	for i := range movers {
+		began := done[i].Load()
+		eventually(t, movers[i].name+" to go on", func() bool { return done[i].Load() > began+2 || t.Failed() })
+	}
+	stop.Store(true)
+	moving.Wait()
+	eventually(t, "those to be evicted who do not come back", func() bool { return len(book.departures(roomstore.ReasonTimeout)) >= len(lost) })
+
+	// The registry, replayed: where everybody is.
+	is := map[string]map[string]bool{}
+	switched := 0
+	entries := book.all()
+	for n, e := range entries {
+		user := string(e.User)
+		rooms := is[user]
+		if rooms == nil {
+			rooms = map[string]bool{}
+			is[user] = rooms
+		}
+		switch e.Kind {
+		case roomstore.KindJoined:
+			if rooms[e.room] {
+				t.Errorf("%d: %s comes into %s twice", n, user, e.room)
+			}
+			rooms[e.room] = true
+			if len(rooms) == 1 {
+				break
+			}
+			// To enter one is to leave the other, before anything else happens.
+			switched++
+			if n+1 == len(entries) || entries[n+1].Kind != roomstore.KindLeft || entries[n+1].User != e.User || entries[n+1].room == e.room {
+				t.Errorf("%d: %s is in %v", n, user, slices.Sorted(maps.Keys(rooms)))
+			}
+		case roomstore.KindLeft:
+			if !rooms[e.room] {
+				t.Errorf("%d: %s leaves %s and is in %v", n, user, e.room, rooms)
+			}
+			delete(rooms, e.room)
+			if len(rooms) == 0 && (e.Reason != roomstore.ReasonTimeout || !lost[user]) {
+				t.Errorf("%d: %s left %s (%s) and is nowhere", n, user, e.room, e.Reason)
+			}
+		}
+	}
+	for user := range lost {
+		if n := len(is[user]); n != 0 || book.departures(roomstore.ReasonTimeout)[user] != 1 {
+			t.Errorf("%s, who did not come back, is in %v", user, is[user])
+		}
+	}
+	resumed := 0
+	for i, p := range movers {
+		if !maps.Equal(is[p.name], map[string]bool{where[i]: true}) {
+			t.Errorf("%s was told to be in %s and is in %v", p.name, where[i], is[p.name])
+		}
+		count, err := p.QueryRoomMembers(t.Context(), where[i], []string{p.name})
+		if err != nil || len(count.MemberList) != 1 {
+			t.Errorf("%s asks for themselves in %s: %+v %v", p.name, where[i], count, err)
+		}
+		if s := p.Stats(); s.Duplicates != 0 || s.Malformed != 0 || s.Logins != 1+s.Resumes {
+			t.Errorf("%s: %+v", p.name, s)
+		} else {
+			resumed += int(s.Resumes)
+		}
+	}
+	t.Logf("%d switches, %d times somebody came back, %d did not", switched, resumed, len(lost))
+	if resumed < people {
+		t.Errorf("only %d times somebody came back, so this shows little", resumed)
+	}
+	if status, printed := fsck(t, server.Addr(), "--session-ttl=8s"); status != 0 {
+		t.Errorf("an audit has %d: %s", status, printed)
+	}
+}
+
+// A gateway dies with many people, the one that takes over what it had dies
+// half-way, and the one that takes them out of their rooms at their deadline dies
+// half-way, too. The last one finishes it: everybody is gone once, nobody sooner
+// than at the deadline, and nobody else.
+func TestKilled_sweeping(t *testing.T) {
+	t.Parallel()
+	const groups, rooms, perGroup, ttl, logTTL = 8, 4, 50, 12 * time.Second, 5 * time.Minute // 1,600 memberships
+	server, rdb := redisServer(t)
+	book := listen(t, rdb)
+	var gates []*gateway
+	var links []*faultproxy.Proxy
+	for i := range 4 {
+		links = append(links, faultproxy.StartRedis(t, server.Addr()))
+		gates = append(gates, startGateway(t, links[i].Addr(), "--rate-limits=false", fmt.Sprintf("--session-ttl=%v", ttl),
+			fmt.Sprintf("--log-ttl=%v", logTTL), "--max-rooms-per-user=100"))
+	}
+	dead := gates[3]
+	gates = gates[:3]
+	room := func(group, n int) string { return fmt.Sprintf("g%d-%d", group, n) }
+	// One who stays on each gateway, in every room.
+	var stay []*person
+	for i, g := range gates {
+		p := meet(t, fmt.Sprintf("s%d", i), g.URL(), gates[(i+1)%3].URL(), gates[(i+2)%3].URL())
+		for group := range groups {
+			for n := range rooms {
+				p.enter(room(group, n))
+			}
+		}
+		stay = append(stay, p)
+	}
+	for i := range groups * perGroup {
+		w := enroll(dead, t, fmt.Sprintf("u%d", i))
+		var batch []string
+		for n := range rooms {
+			batch = append(batch, fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"enterRoom","params":{"roomInfo":{"roomID":%q}}}`, 100+n, room(i%groups, n)))
+		}
+		w.raw("[" + strings.Join(batch, ",") + "]")
+		w.until("[" + strings.TrimSpace(strings.Repeat("ok ", rooms)) + "]")
+	}
+	const all = groups * perGroup * rooms
+	node := dead.Node()
+	held, parked := "rg:{0}:node:"+node, "rg:{0}:parked"
+	if n := rdb.SCard(t.Context(), held).Val(); n != all {
+		t.Fatalf("the gateway has %d memberships, want %d", n, all)
+	}
+	dead.Kill()
+	leaseEnd, err := rdb.ZScore(t.Context(), "rg:nodes", node).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// half kills the gateway of which a call with a text in it came to Redis, whose
+	// answer it has not had, once that shows. It gives which one that was.
+	half := func(text, what string, shows func() bool) int {
+		t.Helper()
+		for i, l := range links[:3] {
+			if !gates[i].Over() {
+				l.ScriptsWith(faultproxy.Answers, text)
+			}
+		}
+		i := -1
+		eventually(t, what, func() bool {
+			i = slices.IndexFunc(links[:3], func(l *faultproxy.Proxy) bool { return l.Lost() > 0 })
+			return i >= 0 && shows()
+		})
+		gates[i].Kill()
+		for _, l := range links[:3] {
+			l.Scripts(faultproxy.Nothing)
+		}
+		return i
+	}
+	// A sweep that takes over names the gateway that is dead.
+	first := half(node, "the first of it to be taken over", func() bool { return rdb.SCard(t.Context(), held).Val() < all })
+	left := rdb.SCard(t.Context(), held).Val()
+	eventually(t, "all of it to be taken over", func() bool {
+		return rdb.SCard(t.Context(), held).Val() == 0 && rdb.SCard(t.Context(), "rg:{u0}:nodesessions:"+node).Val() == 0
+	})
+	waiting := rdb.ZCard(t.Context(), parked).Val()
+	// Nobody asks for anything else that has to do with the log.
+	second := half(fmt.Sprintf("\r\n%d\r\n", logTTL.Milliseconds()), "the first to be evicted", func() bool {
+		return len(book.departures(roomstore.ReasonTimeout)) > 0
+	})
+	evicted := 0
+	for _, n := range book.departures(roomstore.ReasonTimeout) {
+		evicted += n
+	}
+	t.Logf("gateway %d died with %d of %d left to take over, gateway %d with %d of %d evicted", first, left, all, second, evicted, waiting)
+	if left == 0 || left == all || evicted == 0 || evicted >= all {
+		t.Error("it was not in the middle of it, so this shows nothing")
+	}
+	eventually(t, "all to be evicted", func() bool {
+		n := 0
+		for _, times := range book.departures(roomstore.ReasonTimeout) {
+			n += times
+		}
+		return n >= all
+	})
+	for user, n := range book.departures(roomstore.ReasonTimeout) {
+		if n != rooms || !strings.HasPrefix(user, "u") {
+			t.Errorf("%s was evicted from %d rooms, want %d, and only those who are gone", user, n, rooms)
+		}
+	}
+	for _, e := range book.all() {
+		if e.Kind == roomstore.KindLeft && e.At < int64(leaseEnd)+ttl.Milliseconds() {
+			t.Fatalf("%s was evicted %d ms too early", e.User, int64(leaseEnd)+ttl.Milliseconds()-e.At)
+		}
+	}
+	// Those who stayed saw each of them go once, and nobody else.
+	for _, p := range stay {
+		for group := range groups {
+			for n := range rooms {
+				eventually(t, p.name+" to say something", func() bool {
+					m := protocol.OutgoingMessage{Type: protocol.MessageText, Message: "the end"}
+					_, err := p.SendRoomMessage(t.Context(), room(group, n), m, nil)
+					return err == nil
+				})
+			}
+		}
+	}
+	for i, p := range stay {
+		other := stay[(i+1)%3].name
+		for group := range groups {
+			for n := range rooms {
+				want := fmt.Sprintf("%s %s: the end", room(group, n), other)
+				eventually(t, p.name+" to hear the end", func() bool {
+					return slices.ContainsFunc(p.all(), func(e client.Event) bool { return briefEvent(e) == want })
+				})
+			}
+		}
+		saw := map[string]int{}
+		for _, ev := range p.all() {
+			switch ev := ev.(type) {
+			case *client.MemberLeft:
+				for _, u := range ev.MemberList { // all at once for who was away
+					saw[u.UserID]++
+				}
+			case *client.HistoryLost:
+				t.Errorf("%s: %+v", p.name, ev)
+			}
+		}
+		for user, n := range saw {
+			if n != rooms || !strings.HasPrefix(user, "u") {
+				t.Errorf("%s saw %s leave %d times, want %d", p.name, user, n, rooms)
+			}
+		}
+		if s := p.Stats(); len(saw) != groups*perGroup || s.Duplicates != 0 || s.Malformed != 0 || s.Logins != 1+s.Resumes {
+			t.Errorf("%s saw %d leave, %+v", p.name, len(saw), s)
+		}
+	}
+	if status, printed := fsck(t, server.Addr(), fmt.Sprintf("--session-ttl=%v", ttl)); status != 0 {
+		t.Errorf("an audit has %d: %s", status, printed)
+	}
+}
