@@ -309,17 +309,21 @@ func (w *world) compare(is map[string]stored) {
 func (w *world) order(is map[string]stored) {
 	truth := map[place]string{}
 	who := map[place]string{}
-	tell := func(p place, what, by string) {
-		if before, known := truth[p]; known && before != what {
-			w.blame("at %v, %s has %q and %s has %q", p, who[p], before, by, what)
+	first := map[place]time.Time{}
+	tell := func(p place, h heard, by string) {
+		if before, known := truth[p]; known && before != h.what {
+			w.blame("at %v, %s has %q and %s has %q", p, who[p], before, by, h.what)
 		}
-		truth[p], who[p] = what, by
+		truth[p], who[p] = h.what, by
+		if at, known := first[p]; !known || h.when.Before(at) {
+			first[p] = h.when
+		}
 	}
 	for _, p := range w.people {
 		p.record.mu.Lock()
 		for at, h := range p.truth {
 			if !w.forgotten(h) {
-				tell(at, h.what, p.user)
+				tell(at, h, p.user)
 			}
 		}
 		p.record.mu.Unlock()
@@ -363,6 +367,9 @@ func (w *world) order(is map[string]stored) {
 				for _, at := range places {
 					if at.room != s.room || at.epoch != l.epoch || at.seq <= l.from || at.seq > upTo {
 						continue
+					}
+					if !s.ended.IsZero() && w.lossBetween(s.ended, first[at]) {
+						continue // something else was there at the time of this stay
 					}
 					p.check(s, l, at, truth[at], who[at])
 				}

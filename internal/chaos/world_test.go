@@ -390,6 +390,13 @@ func (w *world) lossSince(from time.Time) bool {
 	return slices.ContainsFunc(w.losses, func(at time.Time) bool { return at.After(from) })
 }
 
+// lossBetween says whether data was lost between two moments.
+func (w *world) lossBetween(from, to time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.losses, func(at time.Time) bool { return at.After(from) && at.Before(to) })
+}
+
 // disturbed says whether data was lost after a moment while a client that had
 // these links was not well connected.
 func (w *world) disturbed(links []link, from time.Time) bool {
