@@ -103,7 +103,11 @@ func (g *Gateway) accept(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	h := &hijacker{ResponseWriter: w, wrap: func(c net.Conn) *socket { return newSocket(c, g.cfg.QueueBytes) }}
+	h := &hijacker{ResponseWriter: w, wrap: func(c net.Conn) *socket {
+		s := newSocket(c, g.cfg.QueueBytes)
+		s.out = &g.writers
+		return s
+	}}
 	options := &websocket.AcceptOptions{
 		Subprotocols: []string{protocol.Subprotocol}, OriginPatterns: g.cfg.AllowedOrigins,
 		InsecureSkipVerify: slices.Contains(g.cfg.AllowedOrigins, "*"),

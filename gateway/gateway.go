@@ -65,6 +65,7 @@ type Gateway struct {
 	verifier auth.Verifier
 	log      *slog.Logger
 	hub      *hub
+	writers  writers
 	beat     *heartbeat
 	stats    Stats
 	born     time.Time

@@ -46,11 +46,12 @@ type frame struct {
 // control frames through it, each with one Write; messages come framed by
 // Queue, so no frame is ever inside another. A close frame is the last.
 //
-// A goroutine writes while there is something to write, and none waits when
-// there is not.
+// Somebody writes while there is something to write (see writers), and nobody
+// waits when there is not.
 type socket struct {
 	net.Conn
 	raw   syscall.RawConn // of Conn; nil if it has none
+	out   *writers        // who write; nil for a goroutine of its own
 	bound int             // of the bytes queued
 	start time.Time
 
@@ -67,7 +68,7 @@ type socket struct {
 	queue   []frame
 	size    int  // bytes of the queue and of held that count
 	pulled  int  // bytes of the queue that do not
-	writing bool // a goroutine writes
+	writing bool // somebody writes, or is about to
 	over    bool // no more messages, only control frames
 	last    bool // a close frame was queued
 	err     error
@@ -385,9 +386,14 @@ func (s *socket) queueLocked(f frame) error {
 		s.pulled += len(f.bytes)
 	}
 	s.queue = append(s.queue, f)
-	if !s.writing {
-		s.writing = true
-		go s.write()
+	if s.writing {
+		return nil
+	}
+	s.writing = true
+	if s.out == nil || s.raw == nil {
+		go s.write(nil)
+	} else {
+		s.out.add(s)
 	}
 	return nil
 }
@@ -472,80 +478,81 @@ func (s *socket) pace() {
 	}
 }
 
-// gathered is how many frames one system call takes at most.
-const gathered = 512
+// more says whether there is more to write. If not, nobody writes any more.
+func (s *socket) more() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil && len(s.queue) > 0 {
+		return true
+	}
+	s.writing = false
+	s.moved.Broadcast()
+	if cap(s.queue) > 4 {
+		s.queue = nil // an idle connection holds no memory for a burst
+	}
+	return false
+}
 
-var batches = sync.Pool{New: func() any { b := make([][]byte, 0, gathered); return &b }}
-
-// write writes until nothing is queued, or the connection fails.
-func (s *socket) write() {
-	batch := batches.Get().(*[][]byte)
-	defer batches.Put(batch)
-	for {
-		s.mu.Lock()
-		n := min(len(s.queue), gathered)
-		if n == 0 || s.err != nil {
-			s.writing = false
-			s.moved.Broadcast()
-			if cap(s.queue) > 4 {
-				s.queue = nil // an idle connection holds no memory for a burst
-			}
-			s.mu.Unlock()
-			return
+// next takes what goes out together off the queue: frames of gathered bytes at
+// most, but one at least, copied to buf unless it is one alone. It gives nothing
+// if the connection has failed, or all has been dropped.
+func (s *socket) next(buf []byte) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil || len(s.queue) == 0 {
+		return nil
+	}
+	n, size := 0, 0
+	for _, f := range s.queue {
+		if size += len(f.bytes); n > 0 && size > gathered {
+			break
 		}
-		*batch = (*batch)[:0]
+		if n++; f.class == classPull {
+			s.pulled -= len(f.bytes)
+		} else {
+			s.size -= len(f.bytes)
+		}
+	}
+	out := s.queue[0].bytes
+	if n > 1 {
+		out = buf[:0]
 		for _, f := range s.queue[:n] {
-			*batch = append(*batch, f.bytes)
-			if f.class == classPull {
-				s.pulled -= len(f.bytes)
-			} else {
-				s.size -= len(f.bytes)
-			}
+			out = append(out, f.bytes...)
 		}
-		s.moved.Broadcast()
-		rest := copy(s.queue, s.queue[n:])
-		clear(s.queue[rest:])
-		s.queue = s.queue[:rest]
-		s.mu.Unlock()
+	}
+	s.moved.Broadcast()
+	rest := copy(s.queue, s.queue[n:])
+	clear(s.queue[rest:])
+	s.queue = s.queue[:rest]
+	return out
+}
 
+// write writes until nothing is queued, or the connection fails, and first of all
+// what is left of an earlier write. It waits for a client that does not read.
+func (s *socket) write(rest []byte) {
+	buf := buffersOut.Get().(*[]byte)
+	defer buffersOut.Put(buf)
+	for out := rest; len(out) > 0 || s.more(); out = s.next(*buf) {
+		if len(out) == 0 {
+			continue
+		}
 		s.since.Store(int64(time.Since(s.start)))
-		err := s.put(*batch)
+		_, err := s.Conn.Write(out)
 		s.since.Store(0)
-		clear((*batch)[:n])
 		if err != nil {
-			s.mu.Lock()
-			s.err = err
-			s.queue, s.size, s.pulled = nil, 0, 0
-			s.moved.Broadcast()
-			s.mu.Unlock()
-			s.Conn.Close() // so that the reader ends, too
+			s.fail(err)
 		}
 	}
 }
 
-// together are buffers for frames that go out together.
-var together = sync.Pool{New: func() any { b := make([]byte, 0, 16<<10); return &b }}
-
-// put writes a batch with one system call.
-func (s *socket) put(batch [][]byte) error {
-	if len(batch) == 1 {
-		_, err := s.Conn.Write(batch[0])
-		return err
-	}
-	// A connection that has used writev keeps memory for it ever after.
-	b := together.Get().(*[]byte)
-	defer together.Put(b)
-	all := (*b)[:0]
-	for _, frame := range batch {
-		if len(all)+len(frame) > cap(all) {
-			rest := net.Buffers(batch)
-			_, err := rest.WriteTo(s.Conn)
-			return err
-		}
-		all = append(all, frame...)
-	}
-	_, err := s.Conn.Write(all)
-	return err
+// fail ends the connection because it cannot be written to.
+func (s *socket) fail(err error) {
+	s.mu.Lock()
+	s.err = err
+	s.queue, s.size, s.pulled = nil, 0, 0
+	s.moved.Broadcast()
+	s.mu.Unlock()
+	s.Conn.Close() // so that the reader ends, too
 }
 
 // Close ends the connection; frames still queued are lost.

@@ -1,0 +1,113 @@
+package gateway
+
+import (
+	"bytes"
+	"runtime"
+	"sync"
+	"syscall"
+)
+
+// writers write to the sockets of a gateway. Sockets with something to write
+// stand in one line, and as many goroutines as there are processors go along it:
+// so that what a thousand members hear does not start a thousand goroutines, and
+// so that, when there is more to do than can be done, each socket's next turn
+// takes all that has gathered until then. A socket that does not take all at
+// once goes on with a goroutine of its own, and holds nobody up.
+//
+// A goroutine ends when the line does.
+type writers struct {
+	mu      sync.Mutex
+	line    []*socket
+	working int
+}
+
+const (
+	// gathered is how many bytes of several frames go out in one system call.
+	gathered = 32 << 10
+	// turns is how many sockets a writer takes from the line at a time.
+	turns = 16
+)
+
+// buffersOut are for frames that go out together.
+var buffersOut = sync.Pool{New: func() any { b := make([]byte, 0, gathered); return &b }}
+
+// add puts a socket in line. It is not in it yet.
+func (w *writers) add(s *socket) {
+	w.mu.Lock()
+	w.line = append(w.line, s)
+	more := w.working < runtime.GOMAXPROCS(0)
+	if more {
+		w.working++
+	}
+	w.mu.Unlock()
+	if more {
+		go w.work()
+	}
+}
+
+// work serves the line until it is empty.
+func (w *writers) work() {
+	buf := buffersOut.Get().(*[]byte)
+	defer buffersOut.Put(buf)
+	var t turn
+	t.do = t.write
+	var mine [turns]*socket
+	for {
+		w.mu.Lock()
+		n := copy(mine[:], w.line)
+		if n == 0 {
+			w.working--
+			w.mu.Unlock()
+			return
+		}
+		rest := copy(w.line, w.line[n:])
+		clear(w.line[rest:])
+		w.line = w.line[:rest]
+		w.mu.Unlock()
+		for _, s := range mine[:n] {
+			w.serve(s, &t, *buf)
+		}
+	}
+}
+
+// serve gives a socket its turn.
+func (w *writers) serve(s *socket, t *turn, buf []byte) {
+	t.out = s.next(buf)
+	if len(t.out) > 0 {
+		err := s.raw.Write(t.do)
+		if err == nil && t.err != syscall.EAGAIN {
+			err = t.err
+		}
+		if err != nil {
+			s.fail(err)
+		} else if len(t.out) > 0 {
+			go s.write(bytes.Clone(t.out))
+			return
+		}
+		t.out = nil
+	}
+	if s.more() {
+		w.add(s)
+	}
+}
+
+// turn is one write that does not wait.
+type turn struct {
+	out []byte // what is left to be written
+	err error
+	do  func(fd uintptr) bool
+}
+
+func (t *turn) write(fd uintptr) bool {
+	var n int
+	for {
+		n, t.err = syscall.Write(int(fd), t.out)
+		if t.err != syscall.EINTR {
+			break
+		}
+	}
+	if n > 0 {
+		t.out = t.out[n:]
+	}
+	return true
+}
