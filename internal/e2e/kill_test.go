@@ -321,8 +321,21 @@ func TestKilled_sweeping(t *testing.T) {
 		for n := range rooms {
 			batch = append(batch, fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"enterRoom","params":{"roomInfo":{"roomID":%q}}}`, 100+n, room(i%groups, n)))
 		}
-		w.raw("[" + strings.Join(batch, ",") + "]")
-		w.until("[" + strings.TrimSpace(strings.Repeat("ok ", rooms)) + "]")
+		// On a machine that is very busy Redis may be late; to enter again is no harm.
+		eventually(t, w.name+" to be in", func() bool {
+			w.raw("[" + strings.Join(batch, ",") + "]")
+			answer := w.take()
+			for !strings.HasPrefix(answer, "[") {
+				answer = w.take() // an event
+			}
+			got := brief(answer)
+			for _, one := range strings.Fields(strings.Trim(strings.ReplaceAll(got, "error ", "error-"), "[]")) {
+				if one != "ok" && one != "error-6000007" && one != "error-6000326" {
+					t.Fatalf("%s got %s", w.name, answer)
+				}
+			}
+			return !strings.Contains(got, "error")
+		})
 	}
 	const all = groups * perGroup * rooms
 	node := dead.Node()
@@ -407,9 +420,11 @@ func TestKilled_sweeping(t *testing.T) {
 		other := stay[(i+1)%3].name
 		for group := range groups {
 			for n := range rooms {
-				want := fmt.Sprintf("%s %s: the end", room(group, n), other)
 				eventually(t, p.name+" to hear the end", func() bool {
-					return slices.ContainsFunc(p.all(), func(e client.Event) bool { return briefEvent(e) == want })
+					return slices.ContainsFunc(p.all(), func(e client.Event) bool {
+						m, is := e.(*client.MessageReceived)
+						return is && m.FromConversationID == room(group, n) && m.MessageList[0].SenderUserID == other
+					})
 				})
 			}
 		}
