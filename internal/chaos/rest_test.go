@@ -384,7 +384,8 @@ func (r *record) end(s *stay, is map[string]stored, places []place, truth map[pl
 	if s.ended.IsZero() {
 		return is[s.room].seq
 	}
-	if s.interrupted || s.ending != protocol.RoomSuccess {
+	// A life that is over has taken with it what had not arrived by then.
+	if s.interrupted || s.ending != protocol.RoomSuccess || is[s.room].epoch != s.now().epoch {
 		return 0
 	}
 	// The answer waits for the events before it, but not for longer than that.

@@ -312,7 +312,7 @@ func (w *world) goOn() {
 	}
 }
 
-// paused is closed when the load goes on; nil if it does.
+// pausing gives what is closed when the load goes on; nil if it does.
 func (w *world) pausing() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
