@@ -118,7 +118,7 @@ func (f *feed) filled(after roomstore.Position, h roomstore.History, err error) 
 	case f.at != after:
 		// A new life began meanwhile; what is early belongs to it.
 	case errors.Is(err, roomstore.ErrNoRoom):
-		f.over(protocol.RoomNotExist)
+		f.lastWords()
 	case errors.Is(err, roomstore.ErrEpoch):
 		f.moveOn(h.Life, protocol.RoomNotExist)
 	case err != nil:
@@ -151,8 +151,6 @@ func (f *feed) catchUp(h roomstore.History) {
 	events := h.Events
 	if !h.Complete {
 		lost, known := lastMissing(events, f.at.Seq, h.Seq)
-		f.hub.stats.HistoryLost.Add(1)
-		f.hub.log.Warn("events were lost for good", "room", f.room, "count", lost-f.at.Seq)
 		for _, e := range events[:len(events)-len(known)] {
 			switch e.Kind {
 			case roomstore.KindLeft:
@@ -161,13 +159,7 @@ func (f *feed) catchUp(h roomstore.History) {
 				f.depart(e.Old, e)
 			}
 		}
-		b := historyLost(f.room, f.at.Seq, lost)
-		for _, m := range f.members {
-			if m.from < lost {
-				m.s.event(b, classKept, f.room)
-			}
-		}
-		f.at.Seq, f.ring = lost, nil
+		f.lose(lost)
 		events = known
 		f.release(f.passed) // nothing that is known may overtake them
 		f.doubtMembers()
@@ -177,6 +169,44 @@ func (f *feed) catchUp(h roomstore.History) {
 			f.pass(e)
 		}
 	}
+}
+
+// lose tells the members that what is missing up to a seq is lost for good.
+func (f *feed) lose(to int64) {
+	f.hub.stats.HistoryLost.Add(1)
+	f.hub.log.Warn("events were lost for good", "room", f.room, "count", to-f.at.Seq)
+	b := historyLost(f.room, f.at.Seq, to)
+	for _, m := range f.members {
+		if m.from < to {
+			m.s.event(b, classKept, f.room)
+		}
+	}
+	f.at.Seq, f.ring = to, nil
+}
+
+// lastWords ends the room's life here, and says so if some of its events have not
+// come: they are gone with the room. What has come behind them is not handed on,
+// since who was still a member then cannot be found out any more.
+func (f *feed) lastWords() {
+	last := f.at.Seq
+	for _, e := range f.early {
+		switch {
+		case e.Epoch != f.at.Epoch:
+		case e.Kind == roomstore.KindDestroyed:
+			last = max(last, e.Seq-1)
+		default:
+			last = max(last, e.Seq)
+		}
+	}
+	for _, w := range f.waiting {
+		if w.at.Epoch == f.at.Epoch {
+			last = max(last, w.at.Seq-1)
+		}
+	}
+	if last > f.at.Seq {
+		f.lose(last)
+	}
+	f.over(protocol.RoomNotExist)
 }
 
 // doubtMembers looks the members up in the store: the end of a membership may

@@ -733,6 +733,42 @@ func TestDeparture_agrees_givenUp(t *testing.T) {
 	})
 }
 
+// When a room is gone, and some of its last events with it, that is said.
+func TestFeed_gone_missing(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		events []roomstore.Event
+		waits  int64 // seq that an answer waits for
+		hears  []string
+	}{
+		{"all had come", []roomstore.Event{message(1, 4, "zoe", "hi")}, 0, []string{"R zoe: hi #4", "R disconnected roomNotExist"}},
+		{"some before its end", []roomstore.Event{message(1, 5, "zoe", "hi"), destroyed(1, 6)}, 0,
+			[]string{"R lost 3-5", "R disconnected roomNotExist"}},
+		{"some, and its end", []roomstore.Event{message(1, 5, "zoe", "hi"), message(1, 7, "zoe", "ho")}, 0,
+			[]string{"R lost 3-7", "R disconnected roomNotExist"}},
+		{"before its own departure", nil, 6, []string{"R lost 3-5", "R disconnected roomNotExist"}},
+		{"nothing before that", nil, 4, []string{"R disconnected roomNotExist"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			play(t, func(t *testing.T, st *stage) {
+				st.history = func(roomstore.Position) (roomstore.History, error) { return roomstore.History{}, roomstore.ErrNoRoom }
+				_, w := st.admit("ana", entry(1, 3))
+				expect(t, w, "R connected success 1.3")
+				st.deliver(tt.events...)
+				if tt.waits > 0 {
+					st.f.after(at(1, tt.waits), func() {})
+				}
+				if tt.name == "all had come" {
+					st.f.compare(at(0, 0))
+				}
+				time.Sleep(time.Second)
+				synctest.Wait()
+				expect(t, w, tt.hears...)
+			})
+		})
+	}
+}
+
 // The repeat of an old departure does not end a membership that has begun since.
 func TestDeparture_agrees_enteredSince(t *testing.T) {
 	healed := []string{"R connecting networkInterrupted", "R connected success 2.9", "R lost 0-9"}
