@@ -25,18 +25,20 @@ type reading struct {
 }
 
 // Lateness is how much later than its deadline a login or resume may still take
-// effect: Redis's clock is known only roughly.
+// effect at most, if the clocks do not run alike.
 const Lateness = 500 * time.Millisecond
 
 // validUntil is when, on Redis's clock, nobody waits for a call made under ctx
-// any more; "" if that is not known.
+// any more, or a little before that; "" if it is not known. Not after: whoever is
+// told that the call failed comes back elsewhere at once, and must not be torn
+// from there.
 func (s *Store) validUntil(ctx context.Context) string {
 	deadline, ok := ctx.Deadline()
 	heard := s.clock.Load()
 	if !ok || heard == nil {
 		return ""
 	}
-	return strconv.FormatInt(heard.redis+ms(deadline.Sub(heard.at)+Lateness), 10)
+	return strconv.FormatInt(heard.redis+ms(deadline.Sub(heard.at)), 10)
 }
 
 // Lease begins (begin) or renews a node's lease. It fails with [ErrFenced] if
