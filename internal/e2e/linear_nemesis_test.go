@@ -19,7 +19,7 @@ type nemesis func(ctx context.Context, s *site, r *rand.Rand)
 // badLinks has the links between gateways and Redis cut, held for less and for
 // more than a request waits, and lose calls or the answers to them.
 func badLinks(ctx context.Context, s *site, r *rand.Rand) {
-	s.troubleLinks(ctx, r, 140*time.Millisecond)
+	s.troubleLinks(ctx, r, 250*time.Millisecond)
 }
 
 func (s *site) troubleLinks(ctx context.Context, r *rand.Rand, pauses time.Duration) {
