@@ -11,6 +11,7 @@
 -- KEYS[1]  partitions  string  how many there are
 -- KEYS[2]  term        string  the term; with "NUL time" until it is open
 -- KEYS[3]  origin      string  "run_id NUL settles NUL opened" of the term
+-- KEYS[4]  control     prefix  of clock
 --
 -- ARGV[1]  partitions
 -- ARGV[2]  knew        the term that the gateway has acted under, "" for none
@@ -21,7 +22,7 @@
 -- Returns  {"ok", term, ms}   ms until it is open, and scripts act under it
 --          {"partitions", n}  the deployment has n, not the number given
 
-local partitions_key, term_key, origin_key = KEYS[1], KEYS[2], KEYS[3]
+local partitions_key, term_key, origin_key, control = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local wanted, knew, fresh, settle_ms, ask = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 
 local n = call("GET", partitions_key)
@@ -35,6 +36,7 @@ local origin, settles, opened = read_origin(origin_key)
 
 -- A gateway that began on empty data did not know that others had had more.
 local begins = term == "" or origin ~= run_id or settles == "0" and knew ~= "" and knew ~= term
+local before = term
 local opens = open_at ~= "" and (now_ms >= tonumber(open_at) or tonumber(open_at) > now_ms + settle_ms)
 if begins then
   local first = term == "" and knew == ""
@@ -48,6 +50,12 @@ if begins or opens then
   call("UNLINK", term_key)
   call("SET", origin_key, run_id .. NUL .. settles .. NUL .. opened)
   call("SET", term_key, open_at == "" and term or term .. NUL .. open_at)
+end
+if begins then
+  -- What is stored holds all that happened up to some time under the term before:
+  -- a room of then that is not there had ended.
+  local clock = control .. "clock"
+  call("HSET", clock, "before", before, "upto", call("HGET", clock, "epoch") or "0")
 end
 if not n then
   call("SET", partitions_key, wanted)

@@ -37,7 +37,8 @@
 -- Returns  {"ok", epoch, session, …}  the room's epoch now, and those of the
 --                         sessions that are not put back: they are elsewhere, or
 --                         their place is another's
---          {"recreated"}  the room is in a life that has nothing to do with epoch
+--          {"recreated"}  the room is in a life that has nothing to do with epoch,
+--                         or in none, since it had ended before the term began
 --          {"noroom"}     a client is no witness to a whole room
 --          {"late"}       the word of a client does not count now
 --          {"term"}       the term is another
@@ -141,6 +142,12 @@ else
 end
 if client and verdict == "missing" then
   return { "noroom" }
+end
+if verdict == "missing" and knew ~= "" then
+  local stored = call("HMGET", control .. "clock", "before", "upto")
+  if stored[1] == knew and tonumber(epoch) <= tonumber(stored[2]) then
+    return { "recreated" } -- its beginning is not lost, so neither is its end
+  end
 end
 if client and seq > room.seq + BELIEVED then
   return { "late" }

@@ -122,4 +122,5 @@ call("HSET", user_key, "s:" .. session, session_value({
   generation = generation, node = node, deadline = "", login = began, device = device,
 }))
 call("SADD", key(uslot, "nodesessions", node), session .. NUL .. user)
+shows_life(control, node, awake_ms)
 return { "ok", generation }

@@ -123,6 +123,7 @@ if goes_on then
   s.generation, s.node, s.deadline = generation, node, ""
   call("HSET", user_key, "s:" .. session, session_value(s))
   call("SADD", key(uslot, "nodesessions", node), session .. NUL .. user)
+  shows_life(control, node, awake(control, now_ms))
 end
 
 for i = 1, count do

@@ -654,6 +654,72 @@ func TestStore_Heal_olderLife(t *testing.T) {
 	})
 }
 
+// A room that had ended stays so, though a gateway has not heard it, where what
+// is stored is from after its beginning. What may have been lost is put back.
+func TestStore_Heal_ended(t *testing.T) {
+	begun(t, roomstore.Config{}, func(w *world) {
+		w.lease("n1")
+		w.on("other", "dan@n2")
+		young := w.snapshot()
+		w.on("a", "ana@n1")
+		unheard := w.knows("n1", "a")
+		w.must(w.store.Destroy(w.ctx(), "a"))
+		w.anew()
+		term := w.greet().Term
+		for _, open := range []bool{false, true} {
+			if open {
+				w.open()
+				w.store.Adopt(term)
+			}
+			w.forget()
+			_, err := unheard.heal(term)
+			w.refused(err, roomstore.ErrRecreated)
+			w.heard()
+			if keys := w.rdb.Keys(w.ctx(), w.prefix+"*:a").Val(); len(keys) > 0 {
+				t.Errorf("of the room there are %q", keys)
+			}
+		}
+
+		young() // from before the room, under the term in which it began
+		unheard.heals(w.greet().Term)
+		w.stored("a", "#2:2 ana/ana1@1 n1")
+	})
+}
+
+// Of what was lost under the term before the last, the last knows nothing.
+func TestStore_Heal_lostBefore(t *testing.T) {
+	begun(t, roomstore.Config{}, func(w *world) {
+		w.on("a", "ana@n1")
+		away := w.knows("n1", "a")
+		w.lose()
+		w.greet()
+		w.open()
+		w.store.Adopt(w.greet().Term)
+		w.on("b", "ben@n2")
+		w.anew()
+		away.heals(w.greet().Term)
+		w.stored("a", "#2:2 ana/ana1@1 n1")
+	})
+}
+
+// Nor does it where others have begun on the empty data before it showed that
+// there had been more.
+func TestStore_Heal_begunOnEmpty(t *testing.T) {
+	begun(t, roomstore.Config{}, func(w *world) {
+		w.on("a", "ana@n1")
+		away := w.knows("n1", "a")
+		w.lose()
+		fresh := roomstore.New(runBatcher(w.T, w.rdb, roomstore.BatcherConfig{}), roomstore.Config{Prefix: w.prefix, Partitions: w.parts})
+		w.must(fresh.Greet(w.ctx()))
+		ben, err := fresh.Login(w.ctx(), "n2", "ben", "ben1", "")
+		w.must(err)
+		_, err = fresh.Enter(w.ctx(), ben, roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "b"})
+		w.must(err)
+		away.heals(w.greet().Term)
+		w.stored("a", "#2:2 ana/ana1@1 n1")
+	})
+}
+
 // Data can be lost again before all gateways have heard that it was: those that
 // had gone on and those that had not find each other.
 func TestStore_Heal_twice(t *testing.T) {

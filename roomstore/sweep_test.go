@@ -505,6 +505,42 @@ func TestStore_Sweep_claims(t *testing.T) {
 	})
 }
 
+// A node that stood still may be given a session before it renews its lease, and
+// then be given up: the session lasts from when it came.
+func TestStore_Sweep_claimsLapsed(t *testing.T) {
+	for _, back := range []bool{false, true} {
+		t.Run(map[bool]string{false: "login", true: "resume"}[back], func(t *testing.T) {
+			contract(t, roomstore.Config{LeaseTTL: 10 * time.Second, SessionTTL: 30 * time.Second}, func(w *world) {
+				w.lease("n1")
+				w.lease("n2")
+				who := w.loginOn("n2", "ben", "b1", "")
+				w.pass(11 * time.Second)
+				w.lease("n2")
+				lapsed := w.leaseEnd("n1")
+				if back {
+					w.resume("n1", who)
+				} else {
+					who = w.loginOn("n1", "ben", "b2", "")
+				}
+				end := w.leaseEnd("n1")
+				if end < lapsed+1000 {
+					t.Fatalf("the lease ends at %d, want a second after %d at least", end, lapsed)
+				}
+				w.pass(time.Second)
+				w.lease("n2")
+				if done := w.sweep("n2", roomstore.Lapse{Node: "n1", End: lapsed}); done.Claimed != 0 {
+					t.Errorf("claimed by a lease that had ended before: %+v", done)
+				}
+				w.sweep("n2", roomstore.Lapse{Node: "n1", End: end})
+				key := w.tag("u"+strconv.Itoa(w.hash("ben"))) + "parked"
+				if at := w.rdb.ZScore(w.ctx(), key, string(who.ID)+"\x00ben").Val(); at != float64(end+30_000) {
+					t.Errorf("parked until %.0f, want %d", at, end+30_000)
+				}
+			})
+		})
+	}
+}
+
 // A node with more than one sweep's work is claimed in bounded steps, by any
 // number of claimers at once, and everyone gets the same deadline.
 func TestStore_Sweep_claimsInSteps(t *testing.T) {

@@ -69,7 +69,7 @@ type Greeting struct {
 func (t *Terms) greet(ctx context.Context, eval func(context.Context, []string, []any) ([]string, error)) (Greeting, error) {
 	knew, _ := t.current()
 	say := func(ask string) ([]string, error) {
-		return eval(ctx, []string{t.keys.partitionsKey(), t.keys.term(), t.keys.origin()},
+		return eval(ctx, []string{t.keys.partitionsKey(), t.keys.term(), t.keys.origin(), t.keys.control()},
 			[]any{t.keys.partitions, knew, rand.Text(), ms(t.settle), ask})
 	}
 	ask := "1"

@@ -14,6 +14,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
 )
@@ -22,6 +23,10 @@ import (
 // which that happened: the truth that what clients heard is held against.
 type annals struct {
 	rdb *redis.Client
+
+	ps   *redis.PubSub
+	pong chan struct{} // what ps was asked has come back
+	over chan struct{} // closed when ps is heard no more
 
 	mu      sync.Mutex
 	next    int
@@ -46,26 +51,65 @@ const lastWord = ".last"
 func openAnnals(t *testing.T, rdb *redis.Client) *annals {
 	t.Helper()
 	c := &annals{rdb: rdb, entries: map[string][]entry{}, closed: map[string]bool{}, arrived: make(chan struct{})}
-	ps := rdb.PSubscribe(t.Context(), "rg:{*}:ch:*")
-	if _, err := ps.Receive(t.Context()); err != nil {
+	if err := c.listen(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	over := make(chan struct{})
+	t.Cleanup(c.deafen)
+	return c
+}
+
+// listen subscribes, and takes what comes from then on.
+func (c *annals) listen(ctx context.Context) error {
+	c.ps = c.rdb.PSubscribe(ctx, "rg:{*}:ch:*")
+	c.pong, c.over = make(chan struct{}, 1), make(chan struct{})
+	if _, err := c.ps.Receive(ctx); err != nil {
+		close(c.over)
+		return err
+	}
 	go func() {
-		defer close(over)
+		defer close(c.over)
 		for {
-			m, err := ps.ReceiveMessage(context.Background())
-			if err != nil {
-				return // closed
+			m, err := c.ps.Receive(context.Background())
+			switch m := m.(type) {
+			case *redis.Message:
+				c.take(m)
+			case *redis.Pong:
+				c.pong <- struct{}{}
 			}
-			c.take(m)
+			if err != nil {
+				return // closed, or its Redis has ended
+			}
 		}
 	}()
-	t.Cleanup(func() {
-		ps.Close()
-		<-over
-	})
-	return c
+	return nil
+}
+
+// deafen ends what listen began.
+func (c *annals) deafen() {
+	c.ps.Close()
+	<-c.over
+}
+
+// restart has Redis end and begin again with its data. Nothing may be able to
+// reach it but us: then none of what it announces is lost.
+func (c *annals) restart(ctx context.Context, server *redistest.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*patience)
+	defer cancel()
+	// What is under way and has not happened by now never does.
+	if err := c.rdb.Do(ctx, "CLIENT", "PAUSE", patience.Milliseconds(), "WRITE").Err(); err != nil {
+		return err
+	}
+	if err := c.ps.Ping(ctx); err != nil {
+		return err
+	}
+	select {
+	case <-c.pong: // and all before it has come
+	case <-ctx.Done():
+		return errors.New("the annals do not hear any more")
+	}
+	server.Restart()
+	c.deafen()
+	return c.listen(ctx)
 }
 
 func (c *annals) take(m *redis.Message) {
@@ -137,6 +181,8 @@ func (p *player) ends(e roomstore.Event) (protocol.RoomEvent, bool) {
 	switch {
 	case e.Kind == roomstore.KindDestroyed:
 		return protocol.RoomNotExist, true
+	case e.Kind == roomstore.KindLeft && string(e.Origin) == p.id && e.Reason == roomstore.ReasonTimeout:
+		return protocol.RoomConnectTimeout, true
 	case e.Kind == roomstore.KindLeft && string(e.Origin) == p.id:
 		return protocol.RoomSuccess, true
 	case e.Kind == roomstore.KindMoved && string(e.Old) == p.id:
@@ -153,7 +199,7 @@ func (h *history) compare() error {
 		return err
 	}
 	var errs []error
-	for _, p := range h.players {
+	for _, p := range slices.Concat(h.players, h.retired) {
 		for n := range h.rooms {
 			_, err := p.listen(n, lives[n])
 			errs = append(errs, err)
@@ -164,7 +210,7 @@ func (h *history) compare() error {
 
 // listen goes through what a player has heard of a room.
 func (p *player) listen(n int, lives map[int64]*chapter) (*listener, error) {
-	l := &listener{p: p, room: uint8(n), lives: lives, lossy: p.h.site.plan.faults != nil}
+	l := &listener{p: p, room: uint8(n), lives: lives, lossy: p.h.site.plan.lossy}
 	for i, what := range p.heard[n] {
 		if err := l.take(what); err != nil {
 			return l, fmt.Errorf("%s in room %s: %w, after it heard %+v", sessionName(p.session, p.user), roomName(uint8(n)),
@@ -291,6 +337,9 @@ func (l *listener) disconnected(what news) error {
 		return nil // it never was
 	}
 	l.in = false
+	if what.over && what.event == protocol.RoomConnectTimeout {
+		return nil // which may be before it is evicted
+	}
 	c := l.lives[l.epoch]
 	from := l.at
 	if l.back {

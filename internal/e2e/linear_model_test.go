@@ -21,7 +21,8 @@ import (
 const (
 	mostRooms    = 4
 	mostUsers    = 6
-	mostSessions = 8
+	mostPlayers  = 8
+	mostSessions = 64
 )
 
 // An act is what an operation does.
@@ -38,11 +39,12 @@ const (
 	actDestroy
 	actResume // changes nothing, but says which rooms the session is in
 	actUndo   // takes back an entry whose client has been told that it failed
+	actEvict  // of a session past its deadline, from one room
 	actEnd    // of the history: nothing more may have been announced
 )
 
 func (a act) String() string {
-	return [...]string{"create", "join", "enter", "switch", "leave", "count", "list", "destroy", "resume", "undo", "end"}[a]
+	return [...]string{"create", "join", "enter", "switch", "leave", "count", "list", "destroy", "resume", "undo", "evict", "end"}[a]
 }
 
 func (a act) entry() bool { return a <= actEnter }
@@ -77,6 +79,7 @@ type outcome struct {
 	created bool
 	users   string              // of a list, in order, a letter each
 	places  [mostRooms]sighting // of a resume
+	over    bool                // of a resume: the session does not go on
 }
 
 // A sighting is what a resume says of one room.
@@ -169,13 +172,13 @@ func (j *judge) enter(w *world, o *operation, room uint8) bool {
 
 // depart ends a membership, and the life of a room that is empty then and does
 // not last. It is false if that is not what was announced next.
-func (j *judge) depart(w *world, room uint8, i int) bool {
+func (j *judge) depart(w *world, room uint8, i int, why roomstore.Reason) bool {
 	l := &w.rooms[room]
 	session := l.seats[i].session
 	copy(l.seats[i:], l.seats[i+1:l.n])
 	l.n--
 	l.seats[l.n] = seat{}
-	ok := j.announced(w, room, session, roomstore.Event{Kind: roomstore.KindLeft, Reason: roomstore.ReasonLeft})
+	ok := j.announced(w, room, session, roomstore.Event{Kind: roomstore.KindLeft, Reason: why})
 	if l.n == 0 && !l.lasting {
 		return ok && j.end(w, room, roomstore.ReasonEmptied)
 	}
@@ -286,9 +289,9 @@ func (j *judge) apply(w *world, o *operation) (about *roomLife, created, ok bool
 		to := &w.rooms[o.to]
 		created = !to.on
 		ok = to.of(o.session) >= 0 || j.enter(w, o, o.to)
-		return to, created, ok && j.depart(w, o.room, room.of(o.session))
+		return to, created, ok && j.depart(w, o.room, room.of(o.session), roomstore.ReasonLeft)
 	case actLeave:
-		return nil, false, j.depart(w, o.room, room.of(o.session))
+		return nil, false, j.depart(w, o.room, room.of(o.session), roomstore.ReasonLeft)
 	case actDestroy:
 		return nil, false, j.end(w, o.room, roomstore.ReasonDestroyed)
 	}
@@ -307,6 +310,9 @@ func (j *judge) step(w world, o *operation, got *outcome) (bool, world) {
 		return w.next == len(j.entries), w
 	case o.act == actResume:
 		return j.resume(w, o, got)
+	case o.act == actEvict:
+		i := w.rooms[o.room].of(o.session)
+		return i >= 0 && j.depart(&w, o.room, i, roomstore.ReasonTimeout), w
 	case o.act != actDestroy && !o.early && (w.owes(o.session, o.room) || w.owes(o.session, o.to)):
 		return false, w // it would have waited for that
 	}
@@ -343,7 +349,7 @@ func (j *judge) maybe(w world, o *operation) (bool, world) {
 	if o.act == actUndo {
 		room := &w.rooms[o.room]
 		i := room.of(o.session)
-		return i >= 0 && room.seats[i].owed == uint16(o.doubt) && j.depart(&w, o.room, i), w
+		return i >= 0 && room.seats[i].owed == uint16(o.doubt) && j.depart(&w, o.room, i, roomstore.ReasonLeft), w
 	}
 	if no := j.against(&w, o); no.n > 0 {
 		return false, w
@@ -356,6 +362,9 @@ func (j *judge) maybe(w world, o *operation) (bool, world) {
 // happen nor be taken back any more.
 func (j *judge) resume(w world, o *operation, got *outcome) (bool, world) {
 	w.settle(o.settles)
+	if got.over {
+		return true, w // it may be found in its rooms until it is evicted
+	}
 	for i, s := range got.places {
 		room := &w.rooms[i]
 		at := room.of(o.session)
@@ -427,6 +436,8 @@ func (got *outcome) say(o *operation) string {
 		return fmt.Sprintf("? (doubt %d)", o.doubt)
 	case got.code != 0:
 		return fmt.Sprint(got.code)
+	case got.over:
+		return "over"
 	case o.act == actResume:
 		var parts []string
 		for i, s := range got.places {
@@ -438,7 +449,7 @@ func (got *outcome) say(o *operation) string {
 			}
 		}
 		return "in " + strings.Join(parts, ", ")
-	case o.act == actLeave || o.act == actDestroy || o.act == actEnd:
+	case o.act == actLeave || o.act == actDestroy || o.act == actEvict || o.act == actEnd:
 		return "ok"
 	case o.act == actList:
 		return fmt.Sprintf("%s at %d/%d", got.users, got.epoch, got.seq)

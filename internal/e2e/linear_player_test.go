@@ -24,16 +24,26 @@ type player struct {
 	session, user uint8
 	r             *rand.Rand
 
-	id   string // of the session; "" before the login
-	ws   *websocket.Conn
-	gate int   // that ws goes to
-	req  int   // the ID of the last request
-	key  int64 // the last requestKey
+	id    string // of the session; "" before the login
+	ws    *websocket.Conn
+	gate  int           // that ws goes to
+	req   int           // the ID of the last request
+	key   int64         // the last requestKey
+	bear  time.Duration // how long it waits for an answer before it goes elsewhere
+	stay  *visit        // of ws
+	torn  bool          // the session goes on over such a connection, which the client has left
+	loose int           // logins that were not answered
 
 	open  []done              // of unknown outcome, which this connection has under way
 	rooms [mostRooms]standing // as the client has been told
 	heard [mostRooms][]news
 	back  *comeback // while the session comes back
+}
+
+// A visit is a session's time on one connection.
+type visit struct {
+	gate             *gateway
+	called, answered time.Duration // the login
 }
 
 // A standing is what a client knows of its own place in a room.
@@ -46,6 +56,7 @@ type standing struct {
 type comeback struct {
 	named [mostRooms]bool      // by the client
 	said  [mostRooms]*sighting // by the gateway
+	over  bool                 // the session does not go on
 }
 
 // news is something that a client heard of a room.
@@ -54,6 +65,7 @@ type news struct {
 	epoch, seq int64              // of connected and answers; of joined and left seq only, or none
 	event      protocol.RoomEvent // of connected, disconnected
 	back       bool               // while the session comes back
+	over       bool               // which it does not
 	users      []uint8            // of joined, left
 	count      int64              // likewise
 	at         int64              // when, unix ms
@@ -86,16 +98,23 @@ func (p *player) drop() {
 // login begins the session.
 func (p *player) login(ctx context.Context) error {
 	p.gate = p.r.IntN(gatesOfSite)
-	return p.connect(ctx)
+	return p.connect(ctx, nil)
 }
 
 // connect opens a connection to another gateway and begins the session there,
-// or goes on with it.
-func (p *player) connect(ctx context.Context) error {
+// or goes on with it. pending is the operation that was under way, if it is not
+// among those that are open.
+func (p *player) connect(ctx context.Context, pending *done) error {
 	deadline := time.Now().Add(3 * patience)
 	for time.Now().Before(deadline) {
+		if p.torn {
+			if err := p.forget(pending); err != nil {
+				return err
+			}
+			pending = nil
+		}
 		p.gate = (p.gate + 1 + p.r.IntN(gatesOfSite-1)) % gatesOfSite
-		err := p.tryConnect(ctx)
+		err := p.tryConnect(ctx, pending)
 		p.back = nil
 		if !errors.Is(err, errLost) {
 			return err
@@ -107,13 +126,17 @@ func (p *player) connect(ctx context.Context) error {
 	return fmt.Errorf("no gateway took the session back in %v", 3*patience)
 }
 
-func (p *player) tryConnect(ctx context.Context) error {
+func (p *player) tryConnect(ctx context.Context, pending *done) error {
 	p.drop()
-	ws, _, err := websocket.DefaultDialer.DialContext(ctx, p.h.site.gate(p.gate).URL()+protocol.Path, nil)
+	stay := &visit{gate: p.h.site.gate(p.gate), called: p.h.now()}
+	dialer := *websocket.DefaultDialer
+	dialer.HandshakeTimeout = dialTime
+	ws, _, err := dialer.DialContext(ctx, stay.gate.URL()+protocol.Path, nil)
 	if err != nil {
 		return errLost
 	}
 	p.ws = ws
+	p.bear = p.h.site.plan.loginTime
 	params := protocol.LoginParams{UserID: p.h.userID(p.user)}
 	if p.id != "" {
 		p.back = &comeback{}
@@ -144,6 +167,7 @@ func (p *player) tryConnect(ctx context.Context) error {
 	f, err := p.answer()
 	switch {
 	case err != nil:
+		p.loose++
 		return err
 	case f.Error != nil && f.Error.Code == protocol.CodeUnavailable:
 		return errLost
@@ -154,18 +178,27 @@ func (p *player) tryConnect(ctx context.Context) error {
 	if err := json.Unmarshal(f.Result, &r); err != nil {
 		return err
 	}
+	stay.answered = p.h.now()
 	if p.id == "" {
-		p.id = r.SessionID
+		p.id, p.stay = r.SessionID, stay
 		return nil
 	}
-	if !r.Resumed || r.SessionID != p.id {
-		return fmt.Errorf("login: got %+v, want session %s to go on", r, p.id)
+	if r.Resumed != (r.SessionID == p.id) {
+		return fmt.Errorf("login: got %+v, want session %s or another to go on", r, p.id)
+	}
+	if !r.Resumed && pending != nil {
+		n, err := p.h.doubt(*pending)
+		if err != nil {
+			return err
+		}
+		resume.settles.add(n)
 	}
 	for _, d := range p.open {
 		resume.settles.add(d.doubt)
 	}
 	p.open = nil
-	resume.answered = p.h.now()
+	p.stay, resume.stay = stay, stay
+	resume.answered, resume.got.over, p.back.over = stay.answered, !r.Resumed, !r.Resumed
 	err = p.told()
 	for n, s := range p.back.said {
 		switch {
@@ -176,7 +209,47 @@ func (p *player) tryConnect(ctx context.Context) error {
 		}
 	}
 	p.h.note(resume)
+	if !r.Resumed {
+		return errors.Join(p.h.retire(p, r.SessionID), err)
+	}
 	return err
+}
+
+// forget has the client begin another session, without a word about the one that
+// it has. pending is as connect has it.
+func (p *player) forget(pending *done) error {
+	if pending != nil {
+		if _, err := p.h.doubt(*pending); err != nil {
+			return err
+		}
+	}
+	return p.h.retire(p, "")
+}
+
+// lost has the client do what one does whose connection is lost: it comes back
+// at once, or stays away for a while, or knows nothing of its session any more
+// and begins another. pending is as connect has it.
+func (p *player) lost(ctx context.Context, pending *done) error {
+	p.drop()
+	ttl := p.h.site.plan.away
+	if ttl > 0 && int(p.h.asked.Load()) < p.h.site.operations {
+		away := time.Duration(0)
+		switch n := p.r.IntN(100); {
+		case n < 25:
+			away = time.Duration(p.r.Int64N(int64(ttl)))
+		case n < 40:
+			away = ttl + time.Duration(p.r.Int64N(int64(ttl/2)))
+		case n < 45:
+			if err := p.forget(pending); err != nil {
+				return err
+			}
+			pending = nil
+		}
+		if away > 0 && !pause(ctx, away) {
+			return ctx.Err()
+		}
+	}
+	return p.connect(ctx, pending)
 }
 
 // told waits until the client has been told of all its rooms: this request
@@ -230,13 +303,23 @@ type incoming struct {
 
 // answer takes what comes up to the answer to the last request.
 func (p *player) answer() (incoming, error) {
-	p.ws.SetReadDeadline(time.Now().Add(patience))
+	p.ws.SetReadDeadline(time.Now().Add(p.bear))
 	for {
 		var f incoming
 		_, b, err := p.ws.ReadMessage()
 		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded) && p.bear < patience:
+			p.h.tell(p, "waits no more", nil)
+			return f, errLost
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return f, fmt.Errorf("no answer in %v", patience)
+		case websocket.IsCloseError(err, int(protocol.CloseTakenOver)):
+			p.h.tell(p, "←", []byte(err.Error()))
+			if p.loose == 0 {
+				return f, err // by whom?
+			}
+			p.torn = true
+			return f, errLost
 		case err != nil:
 			p.h.tell(p, "←", []byte(err.Error()))
 			return f, errLost
@@ -267,7 +350,7 @@ func (p *player) hear(f incoming) error {
 	if err != nil {
 		return err
 	}
-	what := news{epoch: e.Epoch, seq: e.Seq, event: e.Event, back: p.back != nil, count: e.MemberCount, at: time.Now().UnixMilli()}
+	what := news{epoch: e.Epoch, seq: e.Seq, event: e.Event, back: p.back != nil, over: p.back != nil && p.back.over, count: e.MemberCount, at: time.Now().UnixMilli()}
 	for _, m := range e.MemberList {
 		u, err := p.h.userOf(m.UserID)
 		if err != nil {
@@ -330,9 +413,16 @@ func (p *player) play(ctx context.Context) error {
 		}
 		if !counts {
 			p.h.asked.Add(-1)
-			if !pause(ctx, time.Millisecond) {
-				return ctx.Err()
-			}
+		}
+		wait := time.Duration(0)
+		if p.h.site.plan.pace > 0 {
+			wait = time.Duration(p.r.Int64N(int64(p.h.site.plan.pace)))
+		}
+		if !counts {
+			wait += time.Millisecond
+		}
+		if wait > 0 && !pause(ctx, wait) {
+			return ctx.Err()
 		}
 	}
 	return nil
@@ -389,8 +479,11 @@ func (p *player) in() (rooms []uint8) {
 // told. counts says whether the operation may have happened.
 func (p *player) perform(ctx context.Context, o operation, lose bool) (got *outcome, counts bool, err error) {
 	d := done{operation: o, called: p.h.now()}
+	d.stay = p.stay
 	p.key++
+	session := p.session
 	for {
+		p.bear = p.h.site.plan.patience(p.r)
 		got, err := p.ask(ctx, &o, lose)
 		lose = false
 		lost := errors.Is(err, errLost)
@@ -413,7 +506,7 @@ func (p *player) perform(ctx context.Context, o operation, lose bool) (got *outc
 					return over
 				})
 			}
-			d.got = got
+			d.got, d.stay = got, p.stay
 			p.h.note(d)
 			return &got, true, nil
 		}
@@ -423,7 +516,11 @@ func (p *player) perform(ctx context.Context, o operation, lose bool) (got *outc
 		// The gateway may take an entry back all the same, where Redis is away
 		// for longer than it waits.
 		takenBack := o.act.entry() && p.h.site.plan.faults != nil
-		if !o.act.query() && (!again || takenBack) {
+		pending := &d
+		if o.act.query() {
+			pending = nil
+		} else if !again || takenBack {
+			pending = nil
 			n, err := p.h.doubt(d)
 			if err != nil {
 				return nil, false, err
@@ -433,11 +530,11 @@ func (p *player) perform(ctx context.Context, o operation, lose bool) (got *outc
 			p.open = append(p.open, open)
 		}
 		if lost || again && p.r.IntN(2) == 0 {
-			if err := p.connect(ctx); err != nil {
+			if err := p.lost(ctx, pending); err != nil {
 				return nil, false, err
 			}
 		}
-		if !again {
+		if !again || p.session != session {
 			return nil, !o.act.query(), nil
 		}
 		p.h.repeats.Add(1)

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,7 +27,9 @@ import (
 
 	"github.com/roomgate/roomgate/internal/faultproxy"
 	"github.com/roomgate/roomgate/internal/gatetest"
+	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/protocol"
+	"github.com/roomgate/roomgate/roomstore"
 )
 
 // checkTime is how long the check of one history may take. It takes
@@ -42,19 +45,55 @@ type linearPlan struct {
 	rules  rules
 	lost   int // requests of a hundred whose client loses its connection
 	faults nemesis
+
+	lossy     bool          // events may be lost on their way to a gateway
+	durable   bool          // Redis keeps its data when it ends
+	pace      time.Duration // the longest pause of a player between two operations
+	away      time.Duration // the session TTL, where players stay away for less and for more than that
+	loginTime time.Duration // how long a player waits for the answer to a login
+	impatient bool          // it does not wait for as long for other answers
 }
 
-// A nemesis makes the life of a site hard until ctx is done, and then leaves it
-// whole.
-type nemesis func(ctx context.Context, s *site, r *rand.Rand)
+// patience is how long a player waits for an answer.
+func (p *linearPlan) patience(r *rand.Rand) time.Duration {
+	if p.impatient && r.IntN(2) == 0 {
+		return 300*time.Millisecond + time.Duration(r.Int64N(int64(2*time.Second)))
+	}
+	return patience
+}
 
 var linearPlans = []linearPlan{
-	{name: "calm", share: 50, atOnce: 4, lost: 4, rules: rules{members: 3, userRooms: 2}},
-	{name: "room limit", share: 15, atOnce: 1, lost: 4, rules: rules{rooms: 2, members: 3, userRooms: 2},
+	{name: "calm", share: 30, atOnce: 4, lost: 4, rules: rules{members: 3, userRooms: 2}, loginTime: patience},
+	{name: "room limit", share: 10, atOnce: 1, lost: 4, rules: rules{rooms: 2, members: 3, userRooms: 2}, loginTime: patience,
 		flags: []string{"--partitions=16"}},
-	{name: "bad links", share: 35, atOnce: 10, lost: 3, rules: rules{members: 3, userRooms: 2}, faults: badLinks,
-		flags: []string{fmt.Sprintf("--redis-timeout=%v", shortTimeout)}},
+	{name: "bad links", share: 15, atOnce: 10, lost: 3, rules: rules{members: 3, userRooms: 2}, faults: badLinks, lossy: true,
+		loginTime: patience, flags: []string{fmt.Sprintf("--redis-timeout=%v", shortTimeout)}},
+	mortal(linearPlan{name: "kills", share: 12, faults: kills}),
+	mortal(linearPlan{name: "freezes", share: 12, faults: freezes}),
+	mortal(linearPlan{name: "Redis frozen", share: 7, faults: redisFrozen, lossy: true}),
+	mortal(linearPlan{name: "Redis restarted", share: 7, faults: redisRestarted, lossy: true, durable: true}),
+	mortal(linearPlan{name: "all of it", share: 7, faults: allOfIt, lossy: true, durable: true}),
 }
+
+// mortal completes a plan in which sessions and leases end while a history is
+// made.
+func mortal(p linearPlan) linearPlan {
+	p.atOnce, p.lost, p.rules = 24, 8, rules{members: 3, userRooms: 2}
+	p.pace, p.away, p.loginTime, p.impatient = 120*time.Millisecond, awayTTL, dialTime+2*shortTimeout, true
+	p.flags = []string{fmt.Sprintf("--redis-timeout=%v", shortTimeout), fmt.Sprintf("--session-ttl=%v", awayTTL),
+		fmt.Sprintf("--lease-ttl=%v", awayLease), "--heartbeat-interval=1s", "--drain-window=1s"}
+	return p
+}
+
+// The times of gateways that clients are away from for longer. A gateway that
+// is gone is found out, and what it held is parked, well before the sessions end.
+const (
+	awayTTL   = 6 * time.Second
+	awayLease = 1500 * time.Millisecond
+)
+
+// dialTime is how long a client waits for a connection.
+const dialTime = time.Second
 
 // shortTimeout is that of gateways whose links to Redis are bad.
 const shortTimeout = time.Second
@@ -72,42 +111,57 @@ func TestLinearizable(t *testing.T) {
 	t.Parallel()
 	seed, all := setting(t, "SEED", rand.Uint64()), setting(t, "HISTORIES", 200)
 	operations := int(setting(t, "OPERATIONS", 300))
+	// All at once, since they mostly wait.
+	var plans sync.WaitGroup
+	defer plans.Wait()
 	for _, p := range linearPlans {
-		t.Run(p.name, func(t *testing.T) {
-			t.Parallel()
-			s := openSite(t, p)
-			s.operations = operations
-			ctx, cancel := context.WithCancel(t.Context())
-			var faults sync.WaitGroup
-			if p.faults != nil {
-				faults.Go(func() { p.faults(ctx, s, rand.New(rand.NewPCG(seed, 1))) })
-			}
-			began := time.Now()
-			var sum tally
-			var work errgroup.Group
-			work.SetLimit(p.atOnce)
-			n := max(1, int(all)*p.share/100)
-			for i := range n {
-				if sum.failed.Load() {
-					break
+		plans.Go(func() {
+			t.Run(p.name, func(t *testing.T) {
+				s := openSite(t, p)
+				s.operations = operations
+				began := time.Now()
+				var sum tally
+				n := max(1, int(all)*p.share/100)
+				for first := 0; first < n && !sum.failed.Load(); first += p.atOnce {
+					s.round(&sum, seed, first, min(p.atOnce, n-first))
 				}
-				work.Go(func() error {
-					h := s.newHistory(i, seed+uint64(i))
-					if err := h.run(ctx); err != nil {
-						sum.failed.Store(true)
-						t.Errorf("%v\nwhat was sent, came and was announced: %s\nmake it again: ROOMGATE_TEST_SEED=%d ROOMGATE_TEST_HISTORIES=1 go test ./internal/e2e -run '^%s$'",
-							err, h.keep("txt", h.log()), h.seed, strings.ReplaceAll(t.Name(), "/", "$/^"))
-					}
-					sum.add(h)
-					return nil
-				})
-			}
-			work.Wait()
-			took := time.Since(began)
-			cancel()
-			faults.Wait()
-			t.Logf("%d histories in %v: %v", n, took.Round(time.Millisecond), &sum)
+				t.Logf("%d histories in %v: %v", n, time.Since(began).Round(time.Millisecond), &sum)
+			})
 		})
+	}
+}
+
+// round makes some histories at once, with what the seed of the first has in
+// store for their site.
+func (s *site) round(sum *tally, seed uint64, first, n int) {
+	t, seed := s.t, seed+uint64(first)
+	ctx, cancel := context.WithCancel(t.Context())
+	var work sync.WaitGroup
+	for i := range n {
+		work.Go(func() {
+			h := s.newHistory(first+i, seed+uint64(i))
+			if err := h.run(ctx); err != nil {
+				sum.failed.Store(true)
+				t.Errorf("history %d: %v\nwhat was sent, came and was announced: %s\nmake its round again: ROOMGATE_TEST_SEED=%d ROOMGATE_TEST_HISTORIES=%d go test ./internal/e2e -run '^%s$'",
+					h.seed, err, h.keep("txt", h.log()), seed, (100*n+s.plan.share-1)/s.plan.share, strings.ReplaceAll(t.Name(), "/", "$/^"))
+			}
+			sum.add(h)
+		})
+	}
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		work.Wait()
+		cancel()
+	}()
+	defer func() { // also if the site cannot be made whole
+		if t.Failed() {
+			cancel()
+		}
+		<-over
+	}()
+	if s.plan.faults != nil {
+		s.plan.faults(ctx, s, rand.New(rand.NewPCG(seed, math.MaxUint64)))
 	}
 }
 
@@ -135,6 +189,8 @@ type tally struct {
 	doubts   int
 	codes    map[protocol.Code]int
 	repeats  int
+	sessions int
+	evicted  int
 	slowest  time.Duration // check
 	checking time.Duration
 }
@@ -151,13 +207,19 @@ func (a *tally) add(h *history) {
 		a.codes[k.got.code]++
 	}
 	a.repeats += int(h.repeats.Load())
+	a.sessions += len(h.retired)
+	for i := range h.entries {
+		if h.entries[i].Reason == roomstore.ReasonTimeout {
+			a.evicted++
+		}
+	}
 	a.slowest = max(a.slowest, h.checked)
 	a.checking += h.checked
 }
 
 func (a *tally) String() string {
-	return fmt.Sprintf("%d operations of known outcome (by code: %v) and %d of unknown, %d repeated; checked in %v, the slowest in %v",
-		a.known, a.codes, a.doubts, a.repeats, a.checking.Round(time.Millisecond), a.slowest.Round(time.Millisecond))
+	return fmt.Sprintf("%d operations of known outcome (by code: %v) and %d of unknown, %d repeated; %d sessions not gone on with, %d evictions; checked in %v, the slowest in %v",
+		a.known, a.codes, a.doubts, a.repeats, a.sessions, a.evicted, a.checking.Round(time.Millisecond), a.slowest.Round(time.Millisecond))
 }
 
 // A site is three gateways on one Redis, each behind a link of its own.
@@ -165,15 +227,21 @@ type site struct {
 	t          *testing.T
 	plan       linearPlan
 	operations int // of each history, at least
-	links      [gatesOfSite]*faultproxy.Proxy
+	flags      []string
+	server     *redistest.Server
 	rdb        *redis.Client
 	book       *annals
 
 	mu    sync.Mutex
-	gates [gatesOfSite]*gateway // guarded by mu: a nemesis may put others in their place
+	gates [gatesOfSite]*gateway
+	links [gatesOfSite]*faultproxy.Proxy // of the gateways
+	held  map[*faultproxy.Proxy]int      // how many want a link to carry nothing
 }
 
 const gatesOfSite = 3
+
+// longTTL is that of sessions that do not end.
+const longTTL = time.Minute
 
 func (s *site) gate(n int) *gateway {
 	s.mu.Lock()
@@ -183,50 +251,27 @@ func (s *site) gate(n int) *gateway {
 
 func openSite(t *testing.T, p linearPlan) *site {
 	t.Helper()
-	server, rdb := redisServer(t)
-	s := &site{t: t, plan: p, rdb: rdb, book: openAnnals(t, rdb)}
-	flags := append([]string{
-		// Nobody's session or lease ends while a history is made.
-		"--session-ttl=60s", "--lease-ttl=30s", "--heartbeat-interval=10s", "--redis-timeout=5s", "--log-ttl=3m",
+	var args []string
+	if p.durable { // what it has answered it has written, which a kill does not undo
+		args = []string{"--appendonly", "yes", "--appendfsync", "no"}
+	}
+	server := redistest.Start(t, args...)
+	o := redistest.Options(server.Addr())
+	o.ReadTimeout, o.MaxRetries = time.Minute, 10 // it may end under us
+	rdb := redis.NewClient(o)
+	t.Cleanup(func() { rdb.Close() })
+	s := &site{t: t, plan: p, server: server, rdb: rdb, book: openAnnals(t, rdb), held: map[*faultproxy.Proxy]int{}}
+	s.flags = append([]string{
+		// Nobody's session or lease ends while a history is made, but where the
+		// plan has it so.
+		fmt.Sprintf("--session-ttl=%v", longTTL), "--lease-ttl=30s", "--heartbeat-interval=10s", "--redis-timeout=5s", "--log-ttl=3m",
 		"--rate-limits=false", "--log-level=info", fmt.Sprintf("--max-rooms=%d", p.rules.rooms),
 		fmt.Sprintf("--max-members=%d", p.rules.members), fmt.Sprintf("--max-rooms-per-user=%d", p.rules.userRooms),
 	}, p.flags...)
 	for n := range gatesOfSite {
-		s.links[n] = faultproxy.StartRedis(t, server.Addr())
-		s.gates[n] = startGateway(t, s.links[n].Addr(), flags...)
+		s.open(n)
 	}
 	return s
-}
-
-// badLinks has the links between gateways and Redis cut, held for less and for
-// more than a request waits, and lose calls or the answers to them.
-func badLinks(ctx context.Context, s *site, r *rand.Rand) {
-	var bad sync.WaitGroup
-	defer bad.Wait()
-	for pause(ctx, time.Duration(20+r.IntN(120))*time.Millisecond) {
-		l := s.links[r.IntN(gatesOfSite)]
-		begin, end := func() { l.Hold(true) }, func() { l.Hold(false) }
-		howLong := time.Duration(r.Int64N(int64(shortTimeout)))
-		switch n := r.IntN(10); {
-		case n < 3:
-			l.Cut()
-			continue
-		case n < 5:
-			loss := faultproxy.Answers
-			if n == 3 {
-				loss = faultproxy.Calls
-			}
-			begin, end = func() { l.Scripts(loss) }, func() { l.Scripts(faultproxy.Nothing) }
-		case n < 8:
-		default:
-			howLong += shortTimeout
-		}
-		begin()
-		bad.Go(func() {
-			pause(ctx, howLong)
-			end()
-		})
-	}
 }
 
 // pause waits for a while. It is false when ctx was done before.
@@ -256,6 +301,7 @@ type history struct {
 	repeats atomic.Int32
 
 	mu       sync.Mutex
+	retired  []*player // sessions that did not go on, as their players left them
 	known    []done
 	doubtful []done // the doubt of the i-th has the number i+1
 	undos    []done
@@ -265,7 +311,7 @@ type history struct {
 // utterance is something that a player sent or got.
 type utterance struct {
 	at   time.Duration
-	p    *player
+	who  string // of the players
 	gate int
 	what string
 	text []byte
@@ -276,13 +322,14 @@ type done struct {
 	operation
 	got              outcome
 	called, answered time.Duration // answered: of a known one
+	stay             *visit        // on which it was answered; nil: a backend's
 }
 
 func (s *site) newHistory(i int, seed uint64) *history {
 	r := rand.New(rand.NewPCG(seed, 0))
 	h := &history{site: s, name: fmt.Sprintf("h%d", i), seed: seed, rooms: 2 + r.IntN(mostRooms-1)}
 	users := 3 + r.IntN(mostUsers-3)
-	for n := range users + r.IntN(min(users, mostSessions-users)) {
+	for n := range users + r.IntN(min(users, mostPlayers-users)) {
 		h.players = append(h.players, &player{
 			h: h, session: uint8(n), user: uint8(n % users), r: rand.New(rand.NewPCG(seed, uint64(1+n))),
 		})
@@ -324,7 +371,10 @@ func (h *history) run(ctx context.Context) error {
 	if err := errors.Join(err, unknown); err != nil {
 		return err
 	}
-	return errors.Join(h.check(), h.compare())
+	if err := h.evictions(); err != nil {
+		return err
+	}
+	return errors.Join(h.check(), h.compare(), h.inTime(ctx))
 }
 
 // play has the players do what they do, and leaves nothing of it behind.
@@ -346,6 +396,9 @@ func (h *history) play(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := h.noGhosts(ctx); err != nil {
+		return err
+	}
 	for n := range h.rooms {
 		if err := h.end(ctx, uint8(n)); err != nil {
 			return err
@@ -357,7 +410,7 @@ func (h *history) play(ctx context.Context) error {
 
 // end sees to it that a room does not exist.
 func (h *history) end(ctx context.Context, room uint8) error {
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(3 * patience)
 	for i := 0; ; i++ {
 		code, err := h.destroy(operation{act: actDestroy, room: room, to: room}, h.site.gate(i%gatesOfSite))
 		if err != nil || code == 0 || code == protocol.CodeNoRoom {
@@ -385,6 +438,21 @@ func (h *history) destroy(o operation, g *gateway) (protocol.Code, error) {
 	}
 	h.note(d)
 	return d.got.code, nil
+}
+
+// retire has a player go on as another session, "" for one that is still to
+// begin.
+func (h *history) retire(p *player, id string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := len(h.players) + len(h.retired)
+	if n == mostSessions {
+		return fmt.Errorf("more than %d sessions", mostSessions)
+	}
+	before := *p
+	h.retired = append(h.retired, &before)
+	*p = player{h: h, session: uint8(n), user: p.user, r: p.r, id: id, ws: p.ws, gate: p.gate, req: p.req, bear: p.bear, stay: p.stay}
+	return nil
 }
 
 // note adds an operation of known outcome.
@@ -418,16 +486,16 @@ func (h *history) doubt(d done) (int, error) {
 func (h *history) tell(p *player, what string, text []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.trace = append(h.trace, utterance{h.now(), p, p.gate, what, text})
+	h.trace = append(h.trace, utterance{h.now(), sessionName(p.session, p.user), p.gate, what, text})
 }
 
 // log is what was sent, came, and was announced, for a person to look at.
 func (h *history) log() []byte {
 	var b bytes.Buffer
 	for _, l := range h.trace {
-		fmt.Fprintf(&b, "%v %s %s %d %s\n", l.at, sessionName(l.p.session, l.p.user), l.what, l.gate, l.text)
+		fmt.Fprintf(&b, "%v %s %s %d %s\n", l.at, l.who, l.what, l.gate, l.text)
 	}
-	for _, p := range h.players {
+	for _, p := range slices.Concat(h.retired, h.players) {
 		fmt.Fprintf(&b, "%s is session %s\n", sessionName(p.session, p.user), p.id)
 	}
 	for _, e := range h.entries {
@@ -459,7 +527,7 @@ func (h *history) check() error {
 	add(h.undos, false)
 
 	j := judge{rules: h.site.plan.rules, entries: h.entries}
-	for _, p := range h.players {
+	for _, p := range slices.Concat(h.players, h.retired) {
 		j.ids[p.session] = p.id
 	}
 	model := j.model(len(h.known))

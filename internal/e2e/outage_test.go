@@ -585,3 +585,36 @@ func answerOf(t testing.TB, frame string) (r protocol.Response) {
 	}
 	return r
 }
+
+// A resume that was answered as failed takes no effect any more when Redis gets
+// it after all: the client has come back elsewhere, and stays there.
+func TestRedisAway_resume(t *testing.T) {
+	t.Parallel()
+	server, rdb := redisServer(t)
+	link := faultproxy.StartRedis(t, server.Addr())
+	a, b := startGateway(t, link.Addr()), startGateway(t, server.Addr())
+	cy := enroll(b, t, "cy")
+	cy.enter("R")
+	ana := connect(t, b.URL())
+	session := ana.login(`{"userID":"ana"}`).SessionID
+	known := ana.enter("R").Position
+	cy.until("R +ana 2")
+	ana.drop()
+
+	lost := connect(t, a.URL())
+	link.Hold(true)
+	lost.send(protocol.MethodLogin, fmt.Sprintf(`{"userID":"ana","resume":{"sessionID":%q,"rooms":[%s]}}`, session, at("R", known)))
+	if _, r := lost.response(); r.Error == nil || r.Error.Code != protocol.CodeUnavailable {
+		t.Errorf("got %s %v, want 6000007", r.Result, r.Error)
+	}
+	back, resumed := resume(t, b, "ana", session, at("R", known))
+	if !resumed {
+		t.Fatal("the session did not go on")
+	}
+	link.Hold(false)
+	enroll(a, t, "dee") // Redis gets the calls of a again
+	during(t, rdb, 200*time.Millisecond)
+	back.hears("R connected success")
+	back.say("R", "here")
+	cy.hears("R ana: here")
+}

@@ -15,6 +15,12 @@ local function forget_outcomes(uslot, partitions, session, ms)
   end
 end
 
+-- shows_life has a node's lease, where it has lapsed, end no earlier than now: what
+-- it takes over now lasts from now on if it is given up after all.
+local function shows_life(control, node, awake_ms)
+  call("ZADD", root(control) .. "nodes", "XX", "GT", awake_ms, node)
+end
+
 -- order tells a node to close a session's socket, unless the socket belongs to
 -- a generation of at least the one named.
 local function order(control, node, code, session, generation)
