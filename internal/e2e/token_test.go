@@ -3,15 +3,19 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/roomgate/roomgate/client"
+	"github.com/roomgate/roomgate/internal/faultproxy"
 	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/protocol"
 )
@@ -133,4 +137,43 @@ func TestToken_expiry(t *testing.T) {
 		t.Errorf("closed %v before the token expired", soon.Sub(now))
 	}
 	renews.settled()
+}
+
+// A client that comes back with a token that has expired meanwhile is out, and
+// hears so of each of its rooms; the others see it leave at its deadline.
+func TestResume_refused(t *testing.T) {
+	t.Parallel()
+	server, rdb := redisServer(t)
+	flags := []string{"--no-dev", "--jwt-hs256-secret-file=" + secretFile(t)}
+	a, b := startPair(t, server.Addr(), flags...)
+	hour := time.Now().Add(time.Hour)
+	bo := connect(t, b.URL())
+	bo.login(loginWith("bo", tokenOf(t, secret, "bo", hour)))
+	bo.enter("R")
+
+	link := faultproxy.Start(t, a.Addr)
+	ana := &person{t: t, name: "ana", arrived: make(chan struct{}, 1)}
+	tokens := []string{tokenOf(t, secret, "ana", hour), tokenOf(t, secret, "ana", time.Now().Add(-time.Minute))}
+	var asked atomic.Int64
+	var err error
+	ana.Client, err = client.Dial(t.Context(), client.Config{
+		URLs: []string{"ws://" + link.Addr(), b.URL()}, User: protocol.UserInfo{UserID: "ana"}, OnEvent: ana.hear,
+		TokenFunc: func(context.Context) (string, error) {
+			return tokens[min(asked.Add(1), int64(len(tokens)))-1], nil
+		},
+		MinBackoff: 20 * time.Millisecond, MaxBackoff: 200 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(ana.Close)
+	ana.enter("R")
+	ana.until("R connected success")
+	bo.until("R +ana 2")
+	book := follow(t, rdb, "R")
+	link.Cut()
+	ana.hears("connection reconnecting loginInterrupted", "R connecting networkInterrupted",
+		"R disconnected networkDisconnected", "connection disconnected tokenExpired")
+	book.eviction("ana")
+	bo.hears("R -ana 1")
 }
