@@ -54,6 +54,7 @@ type feed struct {
 	timer    *time.Timer
 	armed    bool               // the timer runs
 	armedAt  roomstore.Position // at, when it was set
+	noRoom   bool               // says the store; the timer runs until that is believed
 	stopped  bool
 
 	// What a heal needs to know of the room, besides at and members.
@@ -288,7 +289,7 @@ func (f *feed) over(event protocol.RoomEvent) {
 func (f *feed) reset() {
 	// What came early may be of the next life.
 	f.early = slices.DeleteFunc(f.early, func(e roomstore.Event) bool { return e.Epoch <= f.at.Epoch })
-	f.at = roomstore.Position{}
+	f.at, f.noRoom = roomstore.Position{}, false
 	f.ring, f.commands, f.command = nil, nil, 0
 	f.attributes, f.described, f.lineage, f.messageSeq, f.orderKey = nil, false, "", 0, 0
 	f.release(func(waiter) bool { return true })

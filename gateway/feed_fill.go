@@ -26,6 +26,8 @@ func (f *feed) late() {
 	defer f.mu.Unlock()
 	f.armed = false
 	switch {
+	case f.noRoom:
+		f.lastWords()
 	case f.at.Epoch == 0 || len(f.early) == 0 && len(f.waiting) == 0:
 	case f.at != f.armedAt:
 		f.arm() // it goes on; what is missing now is missing for less long
@@ -117,8 +119,14 @@ func (f *feed) filled(after roomstore.Position, h roomstore.History, err error) 
 	switch {
 	case f.at != after:
 		// A new life began meanwhile; what is early belongs to it.
+	case errors.Is(err, roomstore.ErrNoRoom) && len(f.members) == 0 && len(f.waiting) == 0:
+		f.over(protocol.RoomNotExist)
 	case errors.Is(err, roomstore.ErrNoRoom):
-		f.lastWords()
+		// Its last events, which say so, may be on their way.
+		if !f.noRoom {
+			f.noRoom, f.armed = true, true
+			f.timer.Reset(f.hub.wait / 2)
+		}
 	case errors.Is(err, roomstore.ErrEpoch):
 		f.moveOn(h.Life, protocol.RoomNotExist)
 	case err != nil:

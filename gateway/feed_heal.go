@@ -132,7 +132,7 @@ func (f *feed) goOn(l roomstore.Life, event protocol.RoomEvent) bool {
 		return false
 	}
 	f.hub.stats.Healed.Add(1)
-	f.at, f.fresh = roomstore.Position{Epoch: l.Epoch, Seq: l.Base}, false
+	f.at, f.fresh, f.noRoom = roomstore.Position{Epoch: l.Epoch, Seq: l.Base}, false, false
 	f.lineage = l.Lineage
 	f.ring, f.commands, f.command = nil, nil, 0
 	f.early = slices.DeleteFunc(f.early, func(e roomstore.Event) bool { return e.Epoch < f.at.Epoch })

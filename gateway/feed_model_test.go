@@ -326,7 +326,7 @@ func (w *world) run() {
 	w.gap()
 	time.Sleep(5 * time.Second)
 	w.gap()
-	time.Sleep(time.Second)
+	time.Sleep(3 * time.Second) // also for the end of a room, which may be on its way
 	synctest.Wait()
 	if n := w.pending.Load(); n != 0 {
 		w.fail("%d answers were not given", n)

@@ -309,7 +309,10 @@ func TestFeed_compare(t *testing.T) {
 			st.history = func(roomstore.Position) (roomstore.History, error) { return roomstore.History{}, roomstore.ErrNoRoom }
 			st.f.compare(roomstore.Position{})
 			synctest.Wait()
-			expect(t, w, "R connected success 1.1", "R disconnected roomNotExist")
+			expect(t, w, "R connected success 1.1")
+			time.Sleep(st.hub.wait) // its end may be on its way
+			synctest.Wait()
+			expect(t, w, "R disconnected roomNotExist")
 		})
 	})
 }
@@ -740,14 +743,19 @@ func TestFeed_gone_missing(t *testing.T) {
 		events []roomstore.Event
 		waits  int64 // seq that an answer waits for
 		hears  []string
+		comes  []roomstore.Event // after the store has said that the room is gone
 	}{
-		{"all had come", []roomstore.Event{message(1, 4, "zoe", "hi")}, 0, []string{"R zoe: hi #4", "R disconnected roomNotExist"}},
+		{"late, and all of it", []roomstore.Event{message(1, 5, "zoe", "hi")}, 7, []string{"R zoe: ho #4", "R zoe: hi #5", "R zoe: he #6", "R disconnected roomNotExist"},
+			[]roomstore.Event{message(1, 4, "zoe", "ho"), message(1, 6, "zoe", "he"), destroyed(1, 7)}},
+		{"late, and not all", []roomstore.Event{message(1, 6, "zoe", "hi")}, 0, []string{"R zoe: ho #4", "R lost 4-6", "R disconnected roomNotExist"},
+			[]roomstore.Event{message(1, 4, "zoe", "ho")}},
+		{"all had come", []roomstore.Event{message(1, 4, "zoe", "hi")}, 0, []string{"R zoe: hi #4", "R disconnected roomNotExist"}, nil},
 		{"some before its end", []roomstore.Event{message(1, 5, "zoe", "hi"), destroyed(1, 6)}, 0,
-			[]string{"R lost 3-5", "R disconnected roomNotExist"}},
+			[]string{"R lost 3-5", "R disconnected roomNotExist"}, nil},
 		{"some, and its end", []roomstore.Event{message(1, 5, "zoe", "hi"), message(1, 7, "zoe", "ho")}, 0,
-			[]string{"R lost 3-7", "R disconnected roomNotExist"}},
-		{"before its own departure", nil, 6, []string{"R lost 3-5", "R disconnected roomNotExist"}},
-		{"nothing before that", nil, 4, []string{"R disconnected roomNotExist"}},
+			[]string{"R lost 3-7", "R disconnected roomNotExist"}, nil},
+		{"before its own departure", nil, 6, []string{"R lost 3-5", "R disconnected roomNotExist"}, nil},
+		{"nothing before that", nil, 4, []string{"R disconnected roomNotExist"}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			play(t, func(t *testing.T, st *stage) {
@@ -761,7 +769,12 @@ func TestFeed_gone_missing(t *testing.T) {
 				if tt.name == "all had come" {
 					st.f.compare(at(0, 0))
 				}
-				time.Sleep(time.Second)
+				if tt.comes != nil {
+					time.Sleep(st.hub.wait / 4)
+					synctest.Wait()
+					st.deliver(tt.comes...)
+				}
+				time.Sleep(st.hub.wait)
 				synctest.Wait()
 				expect(t, w, tt.hears...)
 			})
