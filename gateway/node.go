@@ -58,12 +58,14 @@ type incarnation struct {
 	compared   time.Time
 	audited    time.Time
 	suspicious map[string]suspicion
+	looked     time.Time // at leases, last
 }
 
-// suspicion is a lapsed lease, and since when it is seen unchanged.
+// suspicion is a lapsed lease, and for how long it has been seen unchanged while
+// Redis answered: its node could have renewed it.
 type suspicion struct {
-	end   int64
-	since time.Time
+	end  int64
+	seen time.Duration
 }
 
 // node gives the name of the current incarnation, "" between two.
@@ -269,7 +271,7 @@ func (n *incarnation) sweep(ctx context.Context) error {
 	for ctx.Err() == nil {
 		var claims []roomstore.Lapse
 		for node, s := range n.suspicious {
-			if time.Since(s.since) >= g.cfg.LeaseTTL {
+			if s.seen >= g.cfg.LeaseTTL {
 				claims = append(claims, roomstore.Lapse{Node: node, End: s.end})
 			}
 		}
@@ -291,6 +293,7 @@ func (n *incarnation) sweep(ctx context.Context) error {
 		g.stats.Finished.Add(uint64(done.Finished))
 		g.stats.Claimed.Add(uint64(done.Claimed))
 		n.suspect(done.Lapsed)
+		n.looked = time.Now()
 		if done.More && time.Since(began) < sweepEvery {
 			continue
 		}
@@ -306,14 +309,18 @@ func (n *incarnation) sweep(ctx context.Context) error {
 	return nil
 }
 
-// suspect remembers since when each lapsed lease is seen as it is.
+// suspect remembers for how long each lapsed lease has been seen as it is.
 func (n *incarnation) suspect(lapsed []roomstore.Lapse) {
+	// Of a longer pause between two looks nobody knows whether Redis answered.
+	step := min(time.Since(n.looked), n.g.cfg.LeaseTTL/2, standstill)
 	next := make(map[string]suspicion, len(lapsed))
 	for _, l := range lapsed {
 		s, known := n.suspicious[l.Node]
 		if !known || s.end != l.End {
-			s = suspicion{end: l.End, since: time.Now()}
+			s = suspicion{end: l.End}
 			n.g.log.Info("lease of another node lapsed", "node", l.Node)
+		} else {
+			s.seen += step
 		}
 		next[l.Node] = s
 	}
