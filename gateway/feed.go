@@ -77,6 +77,7 @@ type waiter struct {
 	at    roomstore.Position
 	since time.Time
 	do    func()
+	out   bool // at is where its session left
 }
 
 func newFeed(h *hub, room roomstore.RoomID) *feed {
@@ -289,7 +290,8 @@ func (f *feed) over(event protocol.RoomEvent) {
 func (f *feed) reset() {
 	// What came early may be of the next life.
 	f.early = slices.DeleteFunc(f.early, func(e roomstore.Event) bool { return e.Epoch <= f.at.Epoch })
-	f.at, f.noRoom = roomstore.Position{}, false
+	f.at = roomstore.Position{}
+	f.goesOn()
 	f.ring, f.commands, f.command = nil, nil, 0
 	f.attributes, f.described, f.lineage, f.messageSeq, f.orderKey = nil, false, "", 0, 0
 	f.release(func(waiter) bool { return true })
@@ -364,15 +366,20 @@ func (f *feed) framed(e roomstore.Event) []byte {
 // been handed on. If the subscription is late the store is asked; if that does
 // not help in time either, whatever it says, do runs all the same.
 func (f *feed) after(at roomstore.Position, do func()) {
+	f.wait(waiter{at: at, do: do})
+}
+
+// wait is after for a waiter.
+func (f *feed) wait(w waiter) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	w := waiter{at, time.Now(), do}
 	if f.stopped || f.passed(w) {
-		do()
+		w.do()
 		return
 	}
+	w.since = time.Now()
 	f.waiting = append(f.waiting, w)
-	if at.Epoch > f.at.Epoch {
+	if w.at.Epoch > f.at.Epoch {
 		f.fill() // the room may go on there
 		return
 	}

@@ -27,7 +27,7 @@ func (f *feed) late() {
 	f.armed = false
 	switch {
 	case f.noRoom:
-		f.lastWords()
+		f.lastWords(protocol.RoomNotExist)
 	case f.at.Epoch == 0 || len(f.early) == 0 && len(f.waiting) == 0:
 	case f.at != f.armedAt:
 		f.arm() // it goes on; what is missing now is missing for less long
@@ -119,16 +119,10 @@ func (f *feed) filled(after roomstore.Position, h roomstore.History, err error) 
 	switch {
 	case f.at != after:
 		// A new life began meanwhile; what is early belongs to it.
-	case errors.Is(err, roomstore.ErrNoRoom) && len(f.members) == 0 && len(f.waiting) == 0:
-		f.over(protocol.RoomNotExist)
-	case errors.Is(err, roomstore.ErrNoRoom):
-		// Its last events, which say so, may be on their way.
-		if !f.noRoom {
-			f.noRoom, f.armed = true, true
-			f.timer.Reset(f.hub.wait / 2)
-		}
-	case errors.Is(err, roomstore.ErrEpoch):
+	case errors.Is(err, roomstore.ErrEpoch) && h.Life.Lineage.Has(f.at.Epoch):
 		f.moveOn(h.Life, protocol.RoomNotExist)
+	case errors.Is(err, roomstore.ErrNoRoom), errors.Is(err, roomstore.ErrEpoch):
+		f.ending()
 	case err != nil:
 		f.hub.log.Error("missing events could not be read", "room", f.room, "err", err)
 		f.release(func(waiter) bool { return true })
@@ -192,10 +186,30 @@ func (f *feed) lose(to int64) {
 	f.at.Seq, f.ring = to, nil
 }
 
+// ending is told that the room's life is over, according to the store. Its last
+// events, which say so, may be on their way.
+func (f *feed) ending() {
+	switch {
+	case len(f.members) == 0 && len(f.waiting) == 0:
+		f.over(protocol.RoomNotExist)
+	case !f.noRoom:
+		f.noRoom, f.armed = true, true
+		f.timer.Reset(f.hub.wait / 2)
+	}
+}
+
+// goesOn takes back that the room's life may be over.
+func (f *feed) goesOn() {
+	if f.noRoom {
+		f.timer.Stop()
+		f.noRoom, f.armed = false, false
+	}
+}
+
 // lastWords ends the room's life here, and says so if some of its events have not
 // come: they are gone with the room. What has come behind them is not handed on,
 // since who was still a member then cannot be found out any more.
-func (f *feed) lastWords() {
+func (f *feed) lastWords(event protocol.RoomEvent) {
 	last := f.at.Seq
 	for _, e := range f.early {
 		switch {
@@ -207,14 +221,18 @@ func (f *feed) lastWords() {
 		}
 	}
 	for _, w := range f.waiting {
-		if w.at.Epoch == f.at.Epoch {
+		switch {
+		case w.at.Epoch != f.at.Epoch:
+		case w.out: // that it is out it hears in any case
 			last = max(last, w.at.Seq-1)
+		default:
+			last = max(last, w.at.Seq)
 		}
 	}
 	if last > f.at.Seq {
 		f.lose(last)
 	}
-	f.over(protocol.RoomNotExist)
+	f.over(event)
 }
 
 // doubtMembers looks the members up in the store: the end of a membership may

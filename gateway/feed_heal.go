@@ -84,7 +84,7 @@ func (f *feed) settle(l roomstore.Life, known bool) {
 	case f.at.Epoch == 0:
 		f.seen = l.Position
 	case l.Epoch == 0:
-		f.over(protocol.RoomNotExist)
+		f.lastWords(protocol.RoomNotExist)
 	case l.Epoch != f.at.Epoch:
 		f.goOn(l, protocol.RoomConnectTimeout)
 	}
@@ -105,7 +105,7 @@ func (f *feed) newer(e roomstore.Event) {
 	case e.Seq == 1:
 		// Our life is over, and we have not been told. Those who enter the new
 		// one have their position from their entry.
-		f.over(protocol.RoomNotExist)
+		f.lastWords(protocol.RoomNotExist)
 		f.keepEarly(e)
 	default:
 		f.keepEarly(e)
@@ -128,11 +128,12 @@ func (f *feed) moveOn(l roomstore.Life, event protocol.RoomEvent) {
 // whether they go on.
 func (f *feed) goOn(l roomstore.Life, event protocol.RoomEvent) bool {
 	if !l.Lineage.Has(f.at.Epoch) {
-		f.over(event)
+		f.lastWords(event)
 		return false
 	}
 	f.hub.stats.Healed.Add(1)
-	f.at, f.fresh, f.noRoom = roomstore.Position{Epoch: l.Epoch, Seq: l.Base}, false, false
+	f.at, f.fresh = roomstore.Position{Epoch: l.Epoch, Seq: l.Base}, false
+	f.goesOn()
 	f.lineage = l.Lineage
 	f.ring, f.commands, f.command = nil, nil, 0
 	f.early = slices.DeleteFunc(f.early, func(e roomstore.Event) bool { return e.Epoch < f.at.Epoch })

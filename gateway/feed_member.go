@@ -256,7 +256,7 @@ func (f *feed) standing(id roomstore.SessionID, say func(roomstore.Position)) bo
 func (f *feed) departed(ctx context.Context, id roomstore.SessionID, at roomstore.Position) (in, sure bool) {
 	done := make(chan struct{})
 	over := false // guarded by f.mu
-	f.after(at, func() {
+	f.wait(waiter{at: at, out: true, do: func() {
 		if over {
 			return
 		}
@@ -273,7 +273,7 @@ func (f *feed) departed(ctx context.Context, id roomstore.SessionID, at roomstor
 			i = -1
 		}
 		in, sure = i >= 0, i < 0 || reached
-	})
+	}})
 	select {
 	case <-done:
 	case <-ctx.Done():

@@ -65,7 +65,6 @@ type world struct {
 	keep    int              // messages and moves of the newest that are kept
 	failing bool             // the store may fail
 	unkept  bool             // an incomplete history was given
-	past    map[int64]bool   // lives that the store was asked about when they were over
 	base    map[int64]int64  // of epochs that go back to others, since data was lost
 	lineage map[int64]roomstore.Lineage
 
@@ -254,10 +253,6 @@ func (w *world) catchup(_ context.Context, _ roomstore.RoomID, after roomstore.P
 	}
 	switch {
 	case !w.alive:
-		if w.past == nil {
-			w.past = map[int64]bool{}
-		}
-		w.past[after.Epoch] = true
 		return roomstore.History{}, roomstore.ErrNoRoom
 	case w.epoch != after.Epoch:
 		return roomstore.History{Life: w.life()}, roomstore.ErrEpoch
@@ -759,7 +754,8 @@ func (p *player) hear(text []byte) {
 	case protocol.EventRoomHistoryLost:
 		var e protocol.HistoryLost
 		params(&e)
-		if !p.w.unkept && !p.w.past[p.at.Epoch] && (e.FromSeq != 0 || p.w.base[p.at.Epoch] == 0) {
+		// What a life that is over took with it the store has not.
+		if !p.w.unkept && p.w.alive && p.at.Epoch == p.w.epoch && (e.FromSeq != 0 || p.w.base[p.at.Epoch] == 0) {
 			p.fail(text, "the store has all of it")
 		}
 		p.lost = append(p.lost, [2]int64{e.FromSeq, e.ToSeq})

@@ -738,48 +738,79 @@ func TestDeparture_agrees_givenUp(t *testing.T) {
 
 // When a room is gone, and some of its last events with it, that is said.
 func TestFeed_gone_missing(t *testing.T) {
+	over := "R disconnected roomNotExist"
 	for _, tt := range []struct {
 		name   string
 		events []roomstore.Event
-		waits  int64 // seq that an answer waits for
-		hears  []string
+		leaves int64             // seq that the answer to a departure waits for
+		says   int64             // seq that the answer to a message waits for
 		comes  []roomstore.Event // after the store has said that the room is gone
+		hears  []string
 	}{
-		{"late, and all of it", []roomstore.Event{message(1, 5, "zoe", "hi")}, 7, []string{"R zoe: ho #4", "R zoe: hi #5", "R zoe: he #6", "R disconnected roomNotExist"},
-			[]roomstore.Event{message(1, 4, "zoe", "ho"), message(1, 6, "zoe", "he"), destroyed(1, 7)}},
-		{"late, and not all", []roomstore.Event{message(1, 6, "zoe", "hi")}, 0, []string{"R zoe: ho #4", "R lost 4-6", "R disconnected roomNotExist"},
-			[]roomstore.Event{message(1, 4, "zoe", "ho")}},
-		{"all had come", []roomstore.Event{message(1, 4, "zoe", "hi")}, 0, []string{"R zoe: hi #4", "R disconnected roomNotExist"}, nil},
-		{"some before its end", []roomstore.Event{message(1, 5, "zoe", "hi"), destroyed(1, 6)}, 0,
-			[]string{"R lost 3-5", "R disconnected roomNotExist"}, nil},
-		{"some, and its end", []roomstore.Event{message(1, 5, "zoe", "hi"), message(1, 7, "zoe", "ho")}, 0,
-			[]string{"R lost 3-7", "R disconnected roomNotExist"}, nil},
-		{"before its own departure", nil, 6, []string{"R lost 3-5", "R disconnected roomNotExist"}, nil},
-		{"nothing before that", nil, 4, []string{"R disconnected roomNotExist"}, nil},
+		{name: "all had come", events: []roomstore.Event{message(1, 4, "zoe", "hi")}, hears: []string{"R zoe: hi #4", over}},
+		{name: "late, and all of it", events: []roomstore.Event{message(1, 5, "zoe", "hi")}, leaves: 7,
+			comes: []roomstore.Event{message(1, 4, "zoe", "ho"), message(1, 6, "zoe", "he"), destroyed(1, 7)},
+			hears: []string{"R zoe: ho #4", "R zoe: hi #5", "R zoe: he #6", over}},
+		{name: "late, and not all", events: []roomstore.Event{message(1, 6, "zoe", "hi")},
+			comes: []roomstore.Event{message(1, 4, "zoe", "ho")}, hears: []string{"R zoe: ho #4", "R lost 4-6", over}},
+		{name: "some before its end", events: []roomstore.Event{message(1, 5, "zoe", "hi"), destroyed(1, 6)}, hears: []string{"R lost 3-5", over}},
+		{name: "some, and its end", events: []roomstore.Event{message(1, 5, "zoe", "hi"), message(1, 7, "zoe", "ho")}, hears: []string{"R lost 3-7", over}},
+		{name: "before its own departure", leaves: 6, hears: []string{"R lost 3-5", over}},
+		{name: "nothing before that", leaves: 4, hears: []string{over}},
+		{name: "a message from here", says: 4, hears: []string{"R lost 3-4", over}},
+		{name: "and the next life begins", events: []roomstore.Event{message(1, 5, "zoe", "hi")},
+			comes: []roomstore.Event{joined(2, 1, "bo", 1)}, hears: []string{"R lost 3-5", over}},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			play(t, func(t *testing.T, st *stage) {
-				st.history = func(roomstore.Position) (roomstore.History, error) { return roomstore.History{}, roomstore.ErrNoRoom }
-				_, w := st.admit("ana", entry(1, 3))
-				expect(t, w, "R connected success 1.3")
-				st.deliver(tt.events...)
-				if tt.waits > 0 {
-					st.f.after(at(1, tt.waits), func() {})
-				}
-				if tt.name == "all had come" {
-					st.f.compare(at(0, 0))
-				}
-				if tt.comes != nil {
-					time.Sleep(st.hub.wait / 4)
+		for _, anew := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/%t", tt.name, anew), func(t *testing.T) {
+				play(t, func(t *testing.T, st *stage) {
+					st.history = func(roomstore.Position) (roomstore.History, error) {
+						if anew { // the room has been created again
+							return roomstore.History{Life: roomstore.Life{Position: at(2, 1)}}, roomstore.ErrEpoch
+						}
+						return roomstore.History{}, roomstore.ErrNoRoom
+					}
+					_, w := st.admit("ana", entry(1, 3))
+					expect(t, w, "R connected success 1.3")
+					st.deliver(tt.events...)
+					if tt.leaves > 0 {
+						st.f.wait(waiter{at: at(1, tt.leaves), out: true, do: func() {}})
+					}
+					if tt.says > 0 {
+						st.f.after(at(1, tt.says), func() {})
+					}
+					if tt.name == "all had come" {
+						st.f.compare(at(0, 0))
+					}
+					if tt.comes != nil {
+						time.Sleep(st.hub.wait / 4)
+						synctest.Wait()
+						st.deliver(tt.comes...)
+					}
+					time.Sleep(st.hub.wait)
 					synctest.Wait()
-					st.deliver(tt.comes...)
-				}
-				time.Sleep(st.hub.wait)
-				synctest.Wait()
-				expect(t, w, tt.hears...)
+					expect(t, w, tt.hears...)
+				})
 			})
-		})
+		}
 	}
+}
+
+// That a room was thought to be gone delays nothing in its next life.
+func TestFeed_gone_next(t *testing.T) {
+	play(t, func(t *testing.T, st *stage) {
+		st.history = func(roomstore.Position) (roomstore.History, error) { return roomstore.History{}, roomstore.ErrNoRoom }
+		st.admit("ana", entry(1, 3))
+		st.f.compare(at(0, 0))
+		synctest.Wait()
+		st.deliver(destroyed(1, 4))
+		st.knows([]roomstore.Event{message(2, 2, "zoe", "hi"), message(2, 3, "zoe", "ho")})
+		_, w := st.admit("bo", entry(2, 1))
+		st.deliver(message(2, 3, "zoe", "ho"))
+		time.Sleep(2 * patience)
+		synctest.Wait()
+		expect(t, w, "R connected success 2.1", "R zoe: hi #2", "R zoe: ho #3")
+	})
 }
 
 // The repeat of an old departure does not end a membership that has begun since.

@@ -345,7 +345,7 @@ func (n *incarnation) probe(ctx context.Context) {
 // was.
 func (n *incarnation) listen() {
 	g, heard := n.g, time.Duration(n.heard.Load())
-	if now := g.since(); n.asked > heard && now-n.asked >= nodeTick && now-heard > probesMissed*probeEvery &&
+	if now := g.since(); n.asked > heard && now-n.asked >= probeEvery && now-heard > probesMissed*probeEvery &&
 		time.Since(n.remade) > probesMissed*probeEvery {
 		g.log.Warn("subscription is deaf, making it anew", "node", n.id)
 		n.remade = time.Now()

@@ -191,7 +191,7 @@ func pongAt(b []byte) (n int, whole bool) {
 	return 0, false
 }
 
-// received are buffers for what comes from clients.
+// received are buffers for what comes from clients, and other small ones.
 var received = sync.Pool{New: func() any { b := make([]byte, 4096); return &b }}
 
 // fetch waits for bytes and puts them behind those that have come, and notes
@@ -493,9 +493,8 @@ func (s *socket) more() bool {
 	return false
 }
 
-// next takes what goes out together off the queue: frames of gathered bytes at
-// most, but one at least, copied to buf unless it is one alone. It gives nothing
-// if the connection has failed, or all has been dropped.
+// next takes what goes out together off the queue: as many frames as buf can take,
+// but one at least, copied to buf unless it is one alone. It gives nothing if the connection has failed, or all has been dropped.
 func (s *socket) next(buf []byte) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -504,7 +503,7 @@ func (s *socket) next(buf []byte) []byte {
 	}
 	n, size := 0, 0
 	for _, f := range s.queue {
-		if size += len(f.bytes); n > 0 && size > gathered {
+		if size += len(f.bytes); n > 0 && size > cap(buf) {
 			break
 		}
 		if n++; f.class == classPull {
@@ -530,9 +529,9 @@ func (s *socket) next(buf []byte) []byte {
 // write writes until nothing is queued, or the connection fails, and first of all
 // what is left of an earlier write. It waits for a client that does not read.
 func (s *socket) write(rest []byte) {
-	buf := buffersOut.Get().(*[]byte)
-	defer buffersOut.Put(buf)
-	for out := rest; len(out) > 0 || s.more(); out = s.next(*buf) {
+	buf := received.Get().(*[]byte) // a small one: it may be held for long
+	defer received.Put(buf)
+	for out := rest; len(out) > 0 || s.more(); out = s.next((*buf)[:0]) {
 		if len(out) == 0 {
 			continue
 		}

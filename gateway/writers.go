@@ -17,9 +17,13 @@ import (
 // A goroutine ends when the line does.
 type writers struct {
 	mu      sync.Mutex
-	line    []*socket
+	line    []*socket // from head on
+	head    int
 	working int
 }
+
+// most is how many write at a time.
+var most = runtime.GOMAXPROCS(0)
 
 const (
 	// gathered is how many bytes of several frames go out in one system call.
@@ -34,8 +38,13 @@ var buffersOut = sync.Pool{New: func() any { b := make([]byte, 0, gathered); ret
 // add puts a socket in line. It is not in it yet.
 func (w *writers) add(s *socket) {
 	w.mu.Lock()
+	if len(w.line) == cap(w.line) && w.head >= len(w.line)/2 {
+		n := copy(w.line, w.line[w.head:])
+		clear(w.line[n:])
+		w.line, w.head = w.line[:n], 0
+	}
 	w.line = append(w.line, s)
-	more := w.working < runtime.GOMAXPROCS(0)
+	more := w.working < most
 	if more {
 		w.working++
 	}
@@ -54,15 +63,18 @@ func (w *writers) work() {
 	var mine [turns]*socket
 	for {
 		w.mu.Lock()
-		n := copy(mine[:], w.line)
+		n := copy(mine[:], w.line[w.head:])
+		clear(w.line[w.head : w.head+n])
+		if w.head += n; w.head == len(w.line) {
+			w.line, w.head = w.line[:0], 0
+		}
 		if n == 0 {
-			w.working--
+			if w.working--; cap(w.line) > 1024 {
+				w.line = nil // a gateway at rest holds no memory for a burst
+			}
 			w.mu.Unlock()
 			return
 		}
-		rest := copy(w.line, w.line[n:])
-		clear(w.line[rest:])
-		w.line = w.line[:rest]
 		w.mu.Unlock()
 		for _, s := range mine[:n] {
 			w.serve(s, &t, *buf)
@@ -81,7 +93,7 @@ func (w *writers) serve(s *socket, t *turn, buf []byte) {
 		if err != nil {
 			s.fail(err)
 		} else if len(t.out) > 0 {
-			go s.write(bytes.Clone(t.out))
+			go s.write(bytes.Clone(t.out)) // it may be in buf
 			return
 		}
 		t.out = nil

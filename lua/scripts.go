@@ -96,11 +96,29 @@ func text(name string) string {
 	needed := code(body)
 	for _, d := range slices.Backward(definitions) {
 		name := defined.FindStringSubmatch(d)[1]
-		if regexp.MustCompile(`\b` + name + `\b`).MatchString(needed) {
+		if mentions(needed, name) {
 			needed = d + needed
 		}
 	}
 	return needed
+}
+
+// mentions says whether code has a name in it, as a word of its own.
+func mentions(code, name string) bool {
+	part := func(c byte) bool {
+		return c == '_' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+	}
+	for at := 0; ; at++ {
+		i := strings.Index(code[at:], name)
+		if i < 0 {
+			return false
+		}
+		at += i
+		end := at + len(name)
+		if (at == 0 || !part(code[at-1])) && (end == len(code) || !part(code[end])) {
+			return true
+		}
+	}
 }
 
 // defined finds what a definition defines. A library has nothing else at its

@@ -7,10 +7,11 @@ local function dead(control, node)
 end
 
 -- forget_outcomes lets go of the outcomes of a session that has ended: a call of
--- it that is still under way may be repeated, and no other.
+-- it that is still under way may be repeated, and no other. Where there are many
+-- partitions they expire by themselves, later: a sweep ends many sessions at once.
 local function forget_outcomes(uslot, partitions, session, ms)
   call("PEXPIRE", key(uslot, "did", session), ms)
-  for p = 0, partitions - 1 do
+  for p = 0, partitions > 16 and -1 or partitions - 1 do
     call("PEXPIRE", key(slot(uslot, tostring(p)), "did", session), ms)
   end
 end
