@@ -316,6 +316,8 @@ func (l *listener) take(what news) error {
 	case newsForgotten:
 		l.in = false
 		return nil
+	case newsLost:
+		return l.lost(what)
 	}
 	return l.changed(what)
 }
@@ -392,6 +394,23 @@ func (l *listener) otherwise(what news, end roomstore.Event) bool {
 		}
 	}
 	return false
+}
+
+// lost checks that what is said to be lost can be: the history here is short enough
+// to be kept whole, but it goes with its room.
+func (l *listener) lost(what news) error {
+	if !l.in {
+		return errors.New("it is not in the room")
+	}
+	c := l.lives[l.epoch]
+	switch last := c.events[len(c.events)-1]; {
+	case what.seq <= l.at || what.seq > last.Seq:
+		return fmt.Errorf("it was at %d of %d", l.at, last.Seq)
+	case !l.lossy || last.Kind != roomstore.KindDestroyed || last.At > what.at:
+		return errors.New("so short a history is kept whole")
+	}
+	l.at, l.users, l.back = what.seq, c.users[what.seq], false
+	return nil
 }
 
 func (l *listener) changed(what news) error {

@@ -62,7 +62,7 @@ type comeback struct {
 // news is something that a client heard of a room.
 type news struct {
 	kind       newsKind
-	epoch, seq int64              // of connected and answers; of joined and left seq only, or none
+	epoch, seq int64              // of connected and answers; of joined, left and lost seq only, or none
 	event      protocol.RoomEvent // of connected, disconnected
 	back       bool               // while the session comes back
 	over       bool               // which it does not
@@ -78,6 +78,7 @@ const (
 	newsDisconnected
 	newsJoined
 	newsLeft
+	newsLost      // up to a seq
 	newsAnswer    // to a query, at a position
 	newsForgotten // nothing was heard, but the client knows no more that it is in the room
 )
@@ -298,6 +299,7 @@ type incoming struct {
 		MemberList  []protocol.UserInfo `json:"memberList"`
 		MemberCount int64               `json:"memberCount"`
 		FromSeq     int64               `json:"fromSeq"`
+		ToSeq       int64               `json:"toSeq"`
 	} `json:"params"`
 }
 
@@ -386,10 +388,10 @@ func (p *player) hear(f incoming) error {
 		}
 		p.rooms[n].seq = max(p.rooms[n].seq, e.Seq)
 	case protocol.EventRoomHistoryLost:
-		if e.FromSeq != 0 { // 0: it named another life
-			return errors.New("so short a history is kept whole")
+		if e.FromSeq == 0 { // it named another life
+			return nil
 		}
-		return nil
+		what.kind, what.seq = newsLost, e.ToSeq
 	default:
 		return errors.New("nobody does anything that this could be about")
 	}

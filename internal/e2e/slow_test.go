@@ -181,7 +181,8 @@ func TestSlowConsumer_catchesUp(t *testing.T) {
 	t.Parallel()
 	const rooms, each, size = 40, 50, 2000
 	server, _ := redisServer(t)
-	a, b := startPair(t, server.Addr(), "--queue-bytes=65536", "--rate-limits=false", "--session-ttl=30s", fmt.Sprintf("--max-rooms-per-user=%d", rooms))
+	a, b := startPair(t, server.Addr(), "--queue-bytes=65536", "--rate-limits=false", "--session-ttl=2m", "--log-ttl=5m",
+		fmt.Sprintf("--max-rooms-per-user=%d", rooms))
 	bo, ana := enroll(b, t, "bo"), connect(t, b.URL())
 	session := ana.login(`{"userID":"ana"}`).SessionID
 	known := map[string]protocol.Position{}
