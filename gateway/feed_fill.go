@@ -75,7 +75,10 @@ func (f *feed) fill() {
 	}
 	f.filling, f.fresh = true, false
 	f.hub.stats.Fills.Add(1)
-	after := f.at
+	after, later := f.at, f.at.Epoch
+	for _, e := range f.early {
+		later = max(later, e.Epoch)
+	}
 	began := time.Now()
 	f.hub.background(func(ctx context.Context) {
 		backoff := 20 * time.Millisecond
@@ -84,7 +87,7 @@ func (f *feed) fill() {
 			h, err := f.hub.store.Catchup(call, f.room, after)
 			cancel()
 			if err == nil || roomstore.Refused(err) {
-				f.filled(after, h, err)
+				f.filled(after, later, h, err)
 				return
 			}
 			f.mu.Lock()
@@ -111,8 +114,9 @@ func (f *feed) fill() {
 	})
 }
 
-// filled takes in what the store knew.
-func (f *feed) filled(after roomstore.Position, h roomstore.History, err error) {
+// filled takes in what the store knew; later is the last epoch that was heard of
+// before it was asked.
+func (f *feed) filled(after roomstore.Position, later int64, h roomstore.History, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.filling = false
@@ -127,6 +131,8 @@ func (f *feed) filled(after roomstore.Position, h roomstore.History, err error) 
 		f.hub.log.Error("missing events could not be read", "room", f.room, "err", err)
 		f.release(func(waiter) bool { return true })
 	default:
+		// If it knows nothing of a later epoch by now, that was lost.
+		f.early = slices.DeleteFunc(f.early, func(e roomstore.Event) bool { return e.Epoch > f.at.Epoch && e.Epoch <= later })
 		f.catchUp(h)
 	}
 	f.catchEarly()

@@ -796,6 +796,25 @@ func TestFeed_gone_missing(t *testing.T) {
 	}
 }
 
+// An epoch that was announced and then lost is forgotten, and the store is not
+// asked about it on and on.
+func TestFeed_epochLost(t *testing.T) {
+	play(t, func(t *testing.T, st *stage) {
+		_, w := st.admit("ana", entry(1, 3))
+		st.history = func(after roomstore.Position) (roomstore.History, error) {
+			return roomstore.History{Life: roomstore.Life{Position: at(1, after.Seq)}, Position: at(1, after.Seq), Complete: true}, nil
+		}
+		st.deliver(message(2, 9, "zoe", "lost"))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if st.asked > 3 {
+			t.Errorf("the store was asked %d times in a minute", st.asked)
+		}
+		st.deliver(message(1, 4, "zoe", "hi"))
+		expect(t, w, "R connected success 1.3", "R zoe: hi #4")
+	})
+}
+
 // That a room was thought to be gone delays nothing in its next life.
 func TestFeed_gone_next(t *testing.T) {
 	play(t, func(t *testing.T, st *stage) {
