@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -16,8 +17,14 @@ import (
 // the tails belong to the connection's reader; wait may be called by anybody.
 type tasks struct {
 	running sync.WaitGroup
-	tails   map[roomstore.RoomID]chan struct{} // end of the last task about a room
-	barrier chan struct{}                      // end of the last task that named none
+	tails   []tail        // one a room; few, so that a map would only be larger
+	barrier chan struct{} // end of the last task that named none
+}
+
+// tail is the end of the last task about a room.
+type tail struct {
+	room roomstore.RoomID
+	done chan struct{}
 }
 
 // add runs do when its turn comes; with late set if that took longer than
@@ -31,18 +38,19 @@ func (t *tasks) add(rooms []roomstore.RoomID, patience time.Duration, do func(la
 	}
 	if len(rooms) == 0 {
 		for _, tail := range t.tails {
-			before = append(before, tail)
+			before = append(before, tail.done)
 		}
-		clear(t.tails)
-		t.barrier = done
-	} else if t.tails == nil {
-		t.tails = make(map[roomstore.RoomID]chan struct{}, 2)
+		t.tails, t.barrier = nil, done
 	}
 	for _, room := range rooms {
-		if tail := t.tails[room]; tail != nil && tail != done {
-			before = append(before, tail)
+		i := slices.IndexFunc(t.tails, func(tail tail) bool { return tail.room == room })
+		switch {
+		case i < 0:
+			t.tails = append(t.tails, tail{room, done})
+		case t.tails[i].done != done:
+			before = append(before, t.tails[i].done)
+			t.tails[i].done = done
 		}
-		t.tails[room] = done
 	}
 	t.running.Go(func() {
 		defer close(done)
@@ -78,13 +86,14 @@ func (t *tasks) add(rooms []roomstore.RoomID, patience time.Duration, do func(la
 
 // tidy forgets tasks that have ended. It is called by the reader.
 func (t *tasks) tidy() {
-	for room, tail := range t.tails {
+	t.tails = slices.DeleteFunc(t.tails, func(tail tail) bool {
 		select {
-		case <-tail:
-			delete(t.tails, room)
+		case <-tail.done:
+			return true
 		default:
+			return false
 		}
-	}
+	})
 	if t.barrier != nil {
 		select {
 		case <-t.barrier:
