@@ -191,7 +191,8 @@ func (n *incarnation) due(ctx context.Context) error {
 			return err
 		}
 	}
-	if (n.elected() || n.silent) && !now.Before(n.sweepAt) {
+	// Who has seen a lease lapse goes on looking until that is settled.
+	if (n.elected() || n.silent || len(n.suspicious) > 0) && !now.Before(n.sweepAt) {
 		if err := n.sweep(ctx); errors.Is(err, roomstore.ErrFenced) {
 			return err
 		}

@@ -115,7 +115,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	back, backing := errgroup.WithContext(backing)
 	back.Go(func() error { return calls.Run(backing) })
 	back.Go(func() error { return bus.Run(backing) })
-	if err := store.Greet(ctx); err != nil {
+	if err := firstGreeting(ctx, store); err != nil {
 		release()
 		return errors.Join(fmt.Errorf("redis: %w", err), back.Wait())
 	}
@@ -231,6 +231,24 @@ func redisName(cfg *Config) string {
 		return "embedded"
 	}
 	return cfg.RedisURL.String()
+}
+
+// firstGreeting greets Redis; one that is slow, which has answered before, has some
+// more time for it.
+func firstGreeting(ctx context.Context, store *roomstore.Store) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		err := store.Greet(ctx)
+		if err == nil || errors.Is(err, roomstore.ErrPartitions) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // checkRedis says what makes a Redis unfit, before anything depends on it.

@@ -291,7 +291,7 @@ func TestKilled_switching(t *testing.T) {
 // than at the deadline, and nobody else.
 func TestKilled_sweeping(t *testing.T) {
 	t.Parallel()
-	const groups, rooms, perGroup, ttl, logTTL = 8, 4, 50, 12 * time.Second, 5 * time.Minute // 1,600 memberships
+	const groups, rooms, perGroup, ttl, logTTL = 8, 4, 50, 20 * time.Second, 5 * time.Minute // 1,600 memberships
 	server, rdb := redisServer(t)
 	book := listen(t, rdb)
 	var gates []*gateway

@@ -303,6 +303,7 @@ type listener struct {
 	epoch, at int64
 	users     uint16 // who is in, as the client knows
 	back      bool   // what it missed comes as a difference
+	gap       int64  // where what was lost begins, if that is the last it heard of
 }
 
 func (l *listener) take(what news) error {
@@ -330,7 +331,7 @@ func (l *listener) connected(what news) error {
 	case l.in && l.epoch != what.epoch && !what.back:
 		return errors.New("the life before did not end")
 	}
-	l.in, l.epoch, l.at, l.users, l.back = true, what.epoch, what.seq, c.users[what.seq], what.back
+	l.in, l.epoch, l.at, l.users, l.back, l.gap = true, what.epoch, what.seq, c.users[what.seq], what.back, 0
 	return nil
 }
 
@@ -344,6 +345,9 @@ func (l *listener) disconnected(what news) error {
 	}
 	c := l.lives[l.epoch]
 	from := l.at
+	if l.gap > 0 {
+		from = l.gap // its end may be among what was lost
+	}
 	if l.back {
 		from = 0 // it was told where the room was when it came back, which may be behind its end
 	}
@@ -409,7 +413,7 @@ func (l *listener) lost(what news) error {
 	case !l.lossy || last.Kind != roomstore.KindDestroyed || last.At > what.at:
 		return errors.New("so short a history is kept whole")
 	}
-	l.at, l.users, l.back = what.seq, c.users[what.seq], false
+	l.gap, l.at, l.users, l.back = l.at, what.seq, c.users[what.seq], false
 	return nil
 }
 
