@@ -7,9 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -888,19 +886,4 @@ func (w *wire) news() (frames []string) {
 		}
 		frames = append(frames, frame)
 	}
-}
-
-// seedOf gives what a test draws its random numbers from: something new each
-// time, or what ROOMGATE_TEST_SEED says, to try a failure again.
-func seedOf(t testing.TB) uint64 {
-	t.Helper()
-	seed := rand.Uint64()
-	if text := os.Getenv("ROOMGATE_TEST_SEED"); text != "" {
-		var err error
-		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("ROOMGATE_TEST_SEED=%d", seed)
-	return seed
 }

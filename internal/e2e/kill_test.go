@@ -8,9 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,20 +22,6 @@ import (
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
 )
-
-// dice decide what happens, by a seed that can be given.
-func dice(t testing.TB) *rand.Rand {
-	t.Helper()
-	seed := rand.Uint64()
-	if text := os.Getenv("ROOMGATE_TEST_SEED"); text != "" {
-		var err error
-		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("ROOMGATE_TEST_SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 6))
-}
 
 // A registry is what Redis announced of all rooms, in its order.
 type registry struct {
@@ -55,31 +39,10 @@ func listen(t testing.TB, rdb *redis.Client) *registry {
 	t.Helper()
 	c := &registry{}
 	const channels = "rg:{0}:ch:"
-	ps := rdb.PSubscribe(t.Context(), channels+"*")
-	if _, err := ps.Receive(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			m, err := ps.ReceiveMessage(context.Background())
-			if err != nil {
-				return // closed
-			}
-			e, err := roomstore.DecodeEvent(m.Payload)
-			if err != nil {
-				t.Errorf("event %q: %v", m.Payload, err)
-				continue
-			}
-			c.mu.Lock()
-			c.entries = append(c.entries, announced{strings.TrimPrefix(m.Channel, channels), e})
-			c.mu.Unlock()
-		}
-	}()
-	t.Cleanup(func() {
-		ps.Close()
-		<-done
+	overhear(t, rdb.PSubscribe(t.Context(), channels+"*"), func(channel string, e roomstore.Event) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.entries = append(c.entries, announced{strings.TrimPrefix(channel, channels), e})
 	})
 	return c
 }
@@ -120,7 +83,7 @@ func (c *registry) departures(reason roomstore.Reason) map[string]int {
 func TestKilled_switching(t *testing.T) {
 	t.Parallel()
 	const people, lastings = 24, 4 // of each gateway, how many do not come back
-	r := dice(t)
+	r := rand.New(rand.NewPCG(seedOf(t), 6))
 	server, rdb := redisServer(t)
 	book := listen(t, rdb)
 	flags := []string{"--rate-limits=false", "--session-ttl=8s", "--redis-timeout=1500ms", "--max-rooms-per-user=1"}

@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -296,19 +295,6 @@ func leftovers(t testing.TB, rdb *redis.Client, prefix string) (left []string) {
 	return left
 }
 
-// livesSeed is ROOMGATE_TEST_SEED or a new one, which a failure shows.
-func livesSeed(t *testing.T) uint64 {
-	seed := rand.Uint64()
-	if text := os.Getenv("ROOMGATE_TEST_SEED"); text != "" {
-		var err error
-		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("ROOMGATE_TEST_SEED=%d", seed)
-	return seed
-}
-
 // A lodger begins and ends lives of rooms by all roads, some of rooms that are
 // its own and some of rooms that others are in, too.
 type lodger struct {
@@ -414,7 +400,7 @@ func TestLives_oneEnd(t *testing.T) {
 	for _, partitions := range []int{1, 16} {
 		t.Run(fmt.Sprintf("P=%d", partitions), func(t *testing.T) {
 			t.Parallel()
-			seed := livesSeed(t)
+			seed := seedOf(t)
 			server, rdb := redisServer(t)
 			book := record(t, rdb, "rg")
 			f := startFleet(t, 3, server.Addr(), "--rate-limits=false", fmt.Sprintf("--partitions=%d", partitions))

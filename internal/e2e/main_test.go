@@ -9,6 +9,9 @@ package e2e
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -86,4 +89,19 @@ func paused(t testing.TB, rdb *redis.Client) int64 {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// seedOf gives what a test draws its random numbers from: something new each
+// time, or what ROOMGATE_TEST_SEED says, to try a failure again.
+func seedOf(t testing.TB) uint64 {
+	t.Helper()
+	seed := rand.Uint64()
+	if text := os.Getenv("ROOMGATE_TEST_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("ROOMGATE_TEST_SEED=%d", seed)
+	return seed
 }

@@ -9,9 +9,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -566,21 +564,6 @@ func TestQueries_heavyMembers(t *testing.T) {
 	}
 }
 
-// queriesSeed is where the random tests of queries begin: ROOMGATE_TEST_SEED
-// if that is set.
-func queriesSeed(t testing.TB) uint64 {
-	t.Helper()
-	seed := rand.Uint64()
-	if text := os.Getenv("ROOMGATE_TEST_SEED"); text != "" {
-		var err error
-		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("ROOMGATE_TEST_SEED=%d", seed)
-	return seed
-}
-
 // A roll is who is in a room, in the order of their entry, as its events tell.
 type roll struct {
 	seq     int64
@@ -634,34 +617,13 @@ type book struct {
 func openBook(t *testing.T, rdb *redis.Client, prefix string) *book {
 	t.Helper()
 	b := &book{ended: map[string]int64{}}
-	ps := rdb.PSubscribe(t.Context(), prefix+":*:ch:R")
-	if _, err := ps.Receive(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			m, err := ps.ReceiveMessage(context.Background())
-			if err != nil {
-				return // closed
-			}
-			e, err := roomstore.DecodeEvent(m.Payload)
-			if err != nil {
-				t.Errorf("event %q: %v", m.Payload, err)
-				continue
-			}
-			b.mu.Lock()
-			b.events = append(b.events, e)
-			if e.Kind == roomstore.KindLeft {
-				b.ended[string(e.User)] = e.Seq
-			}
-			b.mu.Unlock()
+	overhear(t, rdb.PSubscribe(t.Context(), prefix+":*:ch:R"), func(_ string, e roomstore.Event) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.events = append(b.events, e)
+		if e.Kind == roomstore.KindLeft {
+			b.ended[string(e.User)] = e.Seq
 		}
-	}()
-	t.Cleanup(func() {
-		ps.Close()
-		<-done
 	})
 	return b
 }
@@ -1208,7 +1170,7 @@ func userOf(text string) string {
 // room.
 func TestQueries_walks(t *testing.T) {
 	t.Parallel()
-	seed := queriesSeed(t)
+	seed := seedOf(t)
 	server, rdb := redisServer(t)
 	for _, partitions := range []int{1, 16} {
 		t.Run(fmt.Sprintf("P=%d", partitions), func(t *testing.T) {

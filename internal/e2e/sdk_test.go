@@ -149,21 +149,10 @@ func briefEvent(ev client.Event) string {
 	return brief(fmt.Sprintf(`{"method":%q,"params":%s}`, method, params))
 }
 
-// A ledger is what Redis announced of a room: the truth that all clients' logs
-// are held against.
-type ledger struct {
-	t testing.TB
-
-	mu      sync.Mutex
-	events  []roomstore.Event
-	arrived chan struct{} // holds one
-}
-
-// follow begins a ledger of a room, with nothing between it and Redis.
-func follow(t testing.TB, rdb *redis.Client, room string) *ledger {
+// overhear calls take with each event that is announced to a subscription, one
+// after the other, until the test ends. It returns when the subscription is there.
+func overhear(t testing.TB, ps *redis.PubSub, take func(channel string, e roomstore.Event)) {
 	t.Helper()
-	l := &ledger{t: t, arrived: make(chan struct{}, 1)}
-	ps := rdb.Subscribe(t.Context(), "rg:{0}:ch:"+room)
 	if _, err := ps.Receive(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -180,18 +169,37 @@ func follow(t testing.TB, rdb *redis.Client, room string) *ledger {
 				t.Errorf("event %q: %v", m.Payload, err)
 				continue
 			}
-			l.mu.Lock()
-			l.events = append(l.events, e)
-			select {
-			case l.arrived <- struct{}{}:
-			default:
-			}
-			l.mu.Unlock()
+			take(m.Channel, e)
 		}
 	}()
 	t.Cleanup(func() {
 		ps.Close()
 		<-done
+	})
+}
+
+// A ledger is what Redis announced of a room: the truth that all clients' logs
+// are held against.
+type ledger struct {
+	t testing.TB
+
+	mu      sync.Mutex
+	events  []roomstore.Event
+	arrived chan struct{} // holds one
+}
+
+// follow begins a ledger of a room, with nothing between it and Redis.
+func follow(t testing.TB, rdb *redis.Client, room string) *ledger {
+	t.Helper()
+	l := &ledger{t: t, arrived: make(chan struct{}, 1)}
+	overhear(t, rdb.Subscribe(t.Context(), "rg:{0}:ch:"+room), func(_ string, e roomstore.Event) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.events = append(l.events, e)
+		select {
+		case l.arrived <- struct{}{}:
+		default:
+		}
 	})
 	return l
 }
