@@ -351,7 +351,8 @@ func TestDevices_surplus(t *testing.T) {
 			devices, sessions = append(devices, w), append(sessions, session)
 		}
 		hang(t, rdb, devices[2], sessions[2])
-		devices[1].settled() // it was alive after the other
+		during(t, rdb, time.Second)
+		devices[1].settled() // it was alive after the other, by more than a call to Redis takes
 		hang(t, rdb, devices[1], sessions[1])
 		var later []*wire
 		for _, gone := range []string{"P2 -dee 1", "P1 -dee 1", "P0 -dee 1"} {
