@@ -374,11 +374,17 @@ func (l *listener) disconnected(what news) error {
 
 // otherwise says whether a client may be told something else of an end than what
 // that was. If it has been away, or the end was lost on its way, it is told of
-// what came after. Of a room that is over nothing else can be had any more.
+// what came after. Of a room that is over nothing else can be had any more: only
+// that, or, where Redis was started anew meanwhile and the room is there in
+// another life, that its place was not kept.
 func (l *listener) otherwise(what news, end roomstore.Event) bool {
-	if what.event == protocol.RoomNotExist {
-		events := l.lives[end.Epoch].events
-		return events[len(events)-1].Kind == roomstore.KindDestroyed
+	events := l.lives[end.Epoch].events
+	over := events[len(events)-1].Kind == roomstore.KindDestroyed
+	switch {
+	case what.event == protocol.RoomNotExist:
+		return over
+	case what.event == protocol.RoomConnectTimeout && over && l.p.h.site.plan.durable:
+		return true
 	}
 	if !l.lossy && !what.back {
 		return false

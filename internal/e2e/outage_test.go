@@ -216,8 +216,10 @@ func (o *outage) all(texts []string) (out []string) {
 	return out
 }
 
-// lose breaks the link. What Redis publishes still comes.
-func (o *outage) lose(what faultproxy.Loss) { o.link.Scripts(what) }
+// lose breaks the link for all that is about $U: a connection that has lost an
+// answer carries no further call, and one of the gateway's own would leave none
+// for the request that is to get through. What Redis publishes still comes.
+func (o *outage) lose(what faultproxy.Loss) { o.link.ScriptsWith(what, o.of("$U")) }
 
 func (o *outage) mend() { o.link.Scripts(faultproxy.Nothing) }
 
