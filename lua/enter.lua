@@ -1,10 +1,10 @@
 -- enter.lua makes a user a member of a room for one session: createRoom,
 -- joinRoom and enterRoom (rows 1–13 and 31).
 --
--- Uses     value clock room log request entry depart session limits join result
+-- Uses     value clock session place room log request entry depart limits join result
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
--- KEYS[2]  user       hash    the user's sessions and rooms
+-- KEYS[2]  user       hash    the user's sessions and rooms; see lib/place.lua
 -- KEYS[3]  control    prefix  of clock and dead
 --
 -- ARGV[1]   mode          "create", "join" or "enter"
@@ -50,6 +50,7 @@
 --          {"full"}       max_members are in the room
 --          {"misused"}    the request_key was another request's
 --          {"late"}       this try was given up, or ask: none was applied
+--          {"stale"}      the reservation has been given back
 --          {"fenced"}     the node has been given up, or the session has moved,
 --                         is parked, or has ended
 --
@@ -74,8 +75,7 @@ local info, members = key(part, "info", id), key(part, "members", id)
 if dead(control, node) then
   return { "fenced" }
 end
-local s = session_record(call("HGET", user_key, "s:" .. session))
-if not s or s.generation ~= generation or s.deadline ~= "" then
+if not acts(user_key, session, generation) then
   return { "fenced" }
 end
 local before, misused, late = entry_outcome(part, session, request_key, mode, id, generation, try)
@@ -96,6 +96,9 @@ end
 local gone = call("HGET", key(part, "gone", session), id)
 if gone and overtaken(gone, generation, request_key) then
   return { "fenced" }
+end
+if stale(part, session, id, user_slot) then
+  return { "stale" }
 end
 local now_ms, now_us = now()
 local room = load(part, id, now_ms)

@@ -5,7 +5,7 @@
 --
 -- Unguarded  it takes the term that the gateway is about to act under
 --
--- Uses     value clock room log depart session limits join term
+-- Uses     value clock session place room log depart join term
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  control    prefix  of clock and dead
@@ -245,8 +245,7 @@ local function place(who, m)
   end
   call("HSET", info, who.user, membership_value(who))
   call("SADD", key(part, "node", node), who.user .. NUL .. id)
-  local user_key = key(slot(part, who.user_slot), "user", who.user)
-  call("HSET", user_key, "r:" .. id, room.epoch .. NUL .. partition .. NUL .. who.session)
+  hold_place(key(slot(part, who.user_slot), "user", who.user), id, room.epoch, partition, who.session)
 end
 
 -- ended says whether a membership has ended since everybody acts under the term.
@@ -269,15 +268,15 @@ local reply = { "ok", room.epoch }
 for i = 1, #reported do
   local who = reported[i]
   local user_key = key(slot(part, who.user_slot), "user", who.user)
-  local s = session_record(call("HGET", user_key, "s:" .. who.session))
   local m = membership(call("HGET", info, who.user))
-  if not s or s.generation ~= who.generation or s.node ~= node then
+  if not acts_on(user_key, who.session, who.generation, node) or m and newer(m, who) then
     reply[#reply + 1] = who.session
   elseif m and m.session == who.session then
     place(who, m)
   elseif verdict == "same" and not client then
     -- It has left, and its gateway will hear of it.
-  elseif m and (late or tonumber(m.generation) > tonumber(who.generation)) or ended(who) or barred(who, user_key) then
+  elseif m and (late or tonumber(m.generation) > tonumber(who.generation)) or ended(who) or barred(who, user_key)
+    or stale(part, who.session, id, who.user_slot) then
     reply[#reply + 1] = who.session
   elseif silent then
     if not m then

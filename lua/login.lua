@@ -1,7 +1,7 @@
 -- login.lua begins a session of a user. A session of the same device is
 -- replaced; what is over the device limit is sent away and its rooms are left.
 --
--- Uses     value clock room depart session
+-- Uses     value clock session place room depart
 --
 -- KEYS[1]  user     hash    the user's sessions and rooms
 -- KEYS[2]  uslot    prefix  of the keys in the user's slot
@@ -90,14 +90,11 @@ for _, s in ipairs(replaced) do
   local deadline = tonumber(s.deadline) or awake_ms + session_ttl
   park_rooms(uslot, user_key, fields, user, s.id, s.node, deadline)
   drop(s, "replaced", "4510")
-  if #rooms_of(fields, s.id) > 0 then
-    -- Then the sweep drops what is void of its places.
-    call("ZADD", uslot .. "parked", deadline, s.id .. NUL .. user)
-  end
+  outlive(uslot, user_key, fields, user, s.id, deadline)
 end
 for i = 1, #others + 1 - max_devices do
   local s = others[i]
-  for _, r in ipairs(rooms_of(fields, s.id)) do
+  for _, r in ipairs(rooms_here(fields, s.id)) do
     local part = slot(uslot, r.partition)
     local room = load(part, r.id, now_ms)
     local m = room and membership(call("HGET", key(part, "info", r.id), user))
@@ -108,6 +105,7 @@ for i = 1, #others + 1 - max_devices do
     end
   end
   drop(s, "kicked", "4509")
+  leave_later(uslot, user_key, fields, user, s.id, awake_ms)
 end
 
 local generation, began = number(now_ms), number(now_us)

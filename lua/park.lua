@@ -2,7 +2,7 @@
 -- session itself last until its deadline. Nothing else is decided here; only
 -- the sweep evicts.
 --
--- Uses     value clock session
+-- Uses     value clock session place
 --
 -- KEYS[1]  user     hash    the user's sessions and rooms
 -- KEYS[2]  uslot    prefix  of the keys in the user's slot
@@ -42,6 +42,9 @@ end
 if not s or s.deadline ~= "" or generation ~= "" and s.generation ~= generation
   or generation == "" and s.node ~= node then
   was_slow() -- also one that did not wait before it came back
+  if s and s.deadline ~= "" and s.generation == generation then
+    park_rest(fields, user, session, generation)
+  end
   return { "fenced" }
 end
 

@@ -3,9 +3,10 @@
 --
 -- Unguarded  it takes the term that the gateway is about to act under
 --
--- Uses     value clock session term
+-- Uses     value clock session place term
 --
--- KEYS[1]  nodes    zset    node incarnations by the end of their lease, awake ms
+-- KEYS[1]  nodes    zset    node incarnations by the end of their lease, awake ms;
+--                           or as control, where the lease is seen to elsewhere
 -- KEYS[2]  control  prefix  of clock and dead
 -- KEYS[3]  term     string
 --
@@ -38,7 +39,9 @@ end
 
 -- Apply. The first write frees memory, so that a full Redis takes back what it had.
 call("ZREM", nodes, node)
-call("ZADD", nodes, awake(control, (now())) + lease_ttl, node)
+if nodes ~= control then
+  call("ZADD", nodes, awake(control, (now())) + lease_ttl, node)
+end
 
 -- superseded says whether the session's device has logged in again, in a later ms
 -- than the session last went on. What is stored may also be from before.
@@ -85,7 +88,8 @@ for i = 0, count - 1 do
       generation = generation, node = node, deadline = "", login = s and s.login or generation .. "000", device = device,
     }))
     call("SADD", key(uslot, "nodesessions", node), entry)
-    for _, r in ipairs(rooms_of(fields, session)) do
+    list_rest(fields, user, session, generation, rooms)
+    for _, r in ipairs(rooms_here(fields, session)) do
       local part = slot(control, r.partition)
       local m = not rooms:find(NUL .. r.id .. NUL, 1, true) and membership(call("HGET", key(part, "info", r.id), user))
       if m and m.session == session then

@@ -2,7 +2,7 @@
 -- all the rooms it is in, and says of every room the client named what became
 -- of it. An earlier connection of the session is fenced off and told to close.
 --
--- Uses     value clock room session
+-- Uses     value clock session place room why
 --
 -- KEYS[1]  user     hash    the user's sessions and rooms
 -- KEYS[2]  uslot    prefix  of the keys in the user's slot
@@ -45,29 +45,13 @@ local s = session_record(call("HGET", user_key, "s:" .. session))
 local goes_on = s and (s.deadline == "" or tonumber(s.deadline) > awake(control, now_ms))
 local reply = { "unknown", "", "0" }
 
--- why says what ended the session's membership of a room.
-local function why(part, id, room, epoch)
-  local g = call("HGET", key(part, "gone", session), id)
-  if g then
-    local gone_epoch, reason, extended = g:match("^([^%z]*)%z[^%z]*%z[^%z]*%z([^%z]*)%z(.*)$")
-    if not epoch or gone_epoch == epoch then
-      return reason, extended
-    end
+-- reason is why, with what the user's slot knows of it.
+local function reason(part, id, room, epoch)
+  local what, text = why(part, id, user, session, room, epoch)
+  if what == "kept" then
+    what = call("HGET", key(uslot, "gone", session), "") == "replaced" and "replaced" or "timeout"
   end
-  if not room then
-    return "noroom", ""
-  end
-  if epoch and room.epoch ~= epoch then
-    return "recreated", ""
-  end
-  local m = membership(call("HGET", key(part, "info", id), user))
-  if m and m.session ~= session then
-    return "device", ""
-  end
-  if m and call("HGET", key(uslot, "gone", session), "") == "replaced" then
-    return "replaced", ""
-  end
-  return "timeout", ""
+  return what, text
 end
 
 local function say(id, what, epoch, seq, text, named)
@@ -112,7 +96,7 @@ if goes_on then
         room.delay .. NUL .. entered .. NUL .. room.name, named[r.id])
     else
       void(part, r.id, user_key, user, session, s.node)
-      local what, text = why(part, r.id, room, r.epoch)
+      local what, text = reason(part, r.id, room, r.epoch)
       say(r.id, what, r.epoch, "0", text, named[r.id])
     end
   end
@@ -130,7 +114,7 @@ for i = 1, count do
   local id, partition = ARGV[4 + 2 * i], ARGV[5 + 2 * i]
   if not seen[id] then
     local part = slot(uslot, partition)
-    local what, text = why(part, id, load(part, id, now_ms), nil)
+    local what, text = reason(part, id, load(part, id, now_ms), nil)
     say(id, what, "0", "0", text, true)
   end
 end

@@ -21,6 +21,13 @@ type Script struct {
 	Name    string // file name without ".lua", as used in errors and metrics
 	Guarded bool   // it takes the term as its last key and argument, see lib/guard.lua
 	*redis.Script
+
+	// Apart is the script for hash slots that lie apart, on Redis Cluster; nil if
+	// it is never called there. What it lists, see lib/apart.lua, is put behind its
+	// reply if Lists is set: six values each, and last how many those are.
+	Apart *redis.Script
+	Lists bool
+	Step  bool // it is called nowhere else
 }
 
 //go:embed *.lua lib/*.lua
@@ -29,14 +36,19 @@ var files embed.FS
 // The scripts.
 var (
 	Absent      = load("absent")
-	AuditIndex  = load("auditindex")
-	AuditRoom   = load("auditroom")
-	AuditUser   = load("audituser")
+	AuditIndex  = alone("auditindex")
+	AuditRoom   = alone("auditroom")
+	AuditUser   = alone("audituser")
 	Attributes  = load("attributes")
+	Bury        = step("bury")
 	Catchup     = load("catchup")
+	Claim       = step("claim")
+	Condemn     = step("condemn")
 	Count       = load("count")
 	Destroy     = load("destroy")
 	Enter       = load("enter")
+	Fence       = step("fence")
+	Free        = step("free")
 	Generations = load("generations")
 	Greet       = bare("greet")
 	Heal        = bare("heal")
@@ -44,44 +56,95 @@ var (
 	Kick        = load("kick")
 	Lease       = load("lease")
 	Leave       = load("leave")
-	LeaveAll    = load("leaveall")
+	LeaveAll    = alone("leaveall")
 	Lives       = load("lives")
 	Login       = load("login")
 	MemberInfo  = load("memberinfo")
 	Members     = load("members")
 	Park        = load("park")
+	ParkPlace   = step("parkplace")
+	Places      = step("places")
 	Positions   = load("positions")
 	Probe       = bare("probe")
+	Quit        = step("quit")
 	Reclaim     = bare("reclaim")
 	Relay       = load("relay")
-	Release     = load("release")
-	Resume      = load("resume")
+	Release     = alone("release")
+	Reserve     = step("reserve")
+	Resume      = alone("resume")
+	Retake      = step("retake")
 	Send        = load("send")
-	Sweep       = load("sweep")
+	Settle      = step("settle")
+	Sweep       = alone("sweep")
 	Switch      = load("switch")
+	Takeover    = step("takeover")
+	TickRooms   = step("tickrooms")
+	TickUsers   = step("tickusers")
 	Undo        = load("undo")
+	Vacate      = step("vacate")
 )
 
 // All is every script there is.
 var All = []Script{
-	Absent, Attributes, AuditIndex, AuditRoom, AuditUser, Catchup, Count, Destroy, Enter, Generations, Greet, Heal, Held, Kick, Lease, Leave,
-	LeaveAll, Lives, Login, MemberInfo, Members, Park, Positions, Probe, Reclaim, Relay, Release, Resume, Send, Sweep, Switch, Undo,
+	Absent, AuditIndex, AuditRoom, AuditUser, Attributes, Bury, Catchup, Claim, Condemn, Count, Destroy,
+	Enter, Fence, Free, Generations, Greet, Heal, Held, Kick, Lease, Leave, LeaveAll, Lives, Login,
+	MemberInfo, Members, Park, ParkPlace, Places, Positions, Probe, Quit, Reclaim, Relay, Release,
+	Reserve, Resume, Retake, Send, Settle, Sweep, Switch, Takeover, TickRooms, TickUsers, Undo, Vacate,
 }
 
 // load reads a script and what it uses, and puts the guard before it. It panics
 // if anything is missing, which can only be a mistake in this package.
 func load(name string) Script {
-	return Script{Name: name, Guarded: true, Script: redis.NewScript(code(read("lib/guard.lua")) + text(name))}
+	s := bare(name)
+	guard := code(read("lib/guard.lua"))
+	s.Guarded, s.Script = true, redis.NewScript(guard+text(name, false))
+	s.Apart, s.Lists = apart(guard, name)
+	return s
+}
+
+// alone is load for a script that reaches over slots, and is not called where they
+// lie apart.
+func alone(name string) Script {
+	s := load(name)
+	s.Apart, s.Lists = nil, false
+	return s
+}
+
+// step is load for a script that is one step of an operation, where slots lie apart.
+func step(name string) Script {
+	s := load(name)
+	s.Script, s.Step = s.Apart, true
+	return s
 }
 
 // bare is load for a script that acts under any term.
 func bare(name string) Script {
-	return Script{Name: name, Script: redis.NewScript(text(name))}
+	s := Script{Name: name, Script: redis.NewScript(text(name, false))}
+	s.Apart, s.Lists = apart("", name)
+	return s
+}
+
+// apart gives a script's text for slots that lie apart, and whether it lists
+// something. What it returns it then returns to the lines that add that.
+func apart(guard, name string) (*redis.Script, bool) {
+	text := text(name, true)
+	if !mentions(text, "LISTED") {
+		return redis.NewScript(guard + text), false
+	}
+	definitions, body := text[:len(text)-len(code(read(name+".lua")))], code(read(name+".lua"))
+	return redis.NewScript(guard + definitions + "local function answer()\n" + body + "end\n" + `local reply = answer()
+for i = 1, #LISTED do
+  reply[#reply + 1] = LISTED[i]
+end
+reply[#reply + 1] = tostring(#LISTED / 6)
+return reply
+`), true
 }
 
 // text gives the code of a script and, of what it uses, the definitions that it
-// needs: Redis makes each of them anew at every call.
-func text(name string) string {
+// needs: Redis makes each of them anew at every call. Where slots lie apart,
+// lib/apart.lua stands for lib/place.lua.
+func text(name string, apart bool) string {
 	body := read(name + ".lua")
 	var definitions []string
 	for line := range strings.Lines(body) {
@@ -90,6 +153,9 @@ func text(name string) string {
 			continue
 		}
 		for _, lib := range strings.Fields(uses) {
+			if apart && lib == "place" {
+				lib = "apart"
+			}
 			definitions = append(definitions, split(code(read("lib/"+lib+".lua")))...)
 		}
 	}

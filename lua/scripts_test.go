@@ -281,7 +281,20 @@ func definition(lib, name string) string {
 // what it needs itself; and none for nothing.
 func TestScripts_uses(t *testing.T) {
 	t.Parallel()
+	for _, mode := range []string{"place", "apart"} {
+		t.Run(mode, func(t *testing.T) { testUses(t, mode) })
+	}
+}
+
+// testUses looks at the scripts of one mode: lib apart stands for lib place where
+// slots lie apart.
+func testUses(t *testing.T, mode string) {
+	t.Parallel()
 	libs := read(t, "lib/*.lua")
+	other := "apart"
+	if mode == other {
+		other = "place"
+	}
 	home := map[string]string{} // of what a lib defines
 	references := map[string]*regexp.Regexp{}
 	for name, lib := range libs {
@@ -289,8 +302,8 @@ func TestScripts_uses(t *testing.T) {
 			t.Errorf("header of lib %s does not begin with its name", name)
 		}
 		for _, def := range submatches(defined, lib.body) {
-			if name == "guard" {
-				continue // it is before every script; see TestScripts_guard
+			if name == "guard" || name == other {
+				continue // guard is before every script; see TestScripts_guard
 			}
 			if other, ok := home[def]; ok {
 				t.Errorf("%s is defined in %s and %s", def, other, name)
@@ -301,6 +314,12 @@ func TestScripts_uses(t *testing.T) {
 	everUsed := map[string]bool{}
 	for name, s := range read(t, "*.lua") {
 		uses := strings.Fields(s.section("Uses"))
+		if slices.Contains(uses, other) {
+			if !slices.ContainsFunc(lua.All, func(s lua.Script) bool { return s.Name == name && s.Apart != nil }) || other == "apart" {
+				continue // it has no text of this mode
+			}
+			uses[slices.Index(uses, other)] = mode
+		}
 		// What is called from the body, and from what is called.
 		want, reached := map[string]bool{}, map[string]bool{}
 		var reach func(code, in string)
@@ -320,7 +339,11 @@ func TestScripts_uses(t *testing.T) {
 			}
 		}
 		reach(s.body, "")
-		if diff := cmp.Diff(sorted(want), sorted(set(uses...))); diff != "" {
+		named := set(uses...)
+		if mode == "apart" && slices.Contains(strings.Fields(s.section("Uses")), "place") {
+			named = want // that is held against the other mode's text
+		}
+		if diff := cmp.Diff(sorted(want), sorted(named)); diff != "" {
 			t.Errorf("%s: libs (-needed +named):\n%s", name, diff)
 		}
 		for _, lib := range uses {
@@ -328,7 +351,7 @@ func TestScripts_uses(t *testing.T) {
 		}
 	}
 	for lib := range libs {
-		if !everUsed[lib] && lib != "guard" {
+		if !everUsed[lib] && lib != "guard" && lib != other {
 			t.Errorf("no script uses lib %s", lib)
 		}
 	}

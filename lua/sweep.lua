@@ -2,7 +2,7 @@
 -- past their deadline, evicts sessions past theirs, parks what a dead node
 -- held, and keeps the awake clock.
 --
--- Uses     value clock room depart session
+-- Uses     value clock session place room depart tick
 --
 -- KEYS[1]  nodes    zset    node incarnations by the end of their lease, awake ms
 -- KEYS[2]  control  prefix  of clock and dead
@@ -38,65 +38,30 @@ if dead(control, node) then
   return { "fenced" }
 end
 local now_ms = now()
-local c = call("HMGET", control .. "clock", "last", "paused")
-local last, paused = tonumber(c[1] or now_ms), tonumber(c[2] or 0)
-local gap = now_ms - last
--- The first write frees memory, so that a full Redis lets people go.
-call("HDEL", control .. "clock", "last")
-call("HSET", control .. "clock", "last", number(now_ms), "paused", number(paused))
-if gap > GAP_MS or gap < 0 then
-  call("HSET", control .. "clock", "paused", number(paused + gap))
+local awake_ms = pass_time(control, now_ms)
+if not awake_ms then
   return { "paused" }
 end
-local awake_ms = now_ms - paused
 
 -- Apply and announce.
 local budget = limit
 local finished, evicted, claimed = 0, 0, 0
 local next_ms = -1
-local function deadline_in(ms)
-  if next_ms < 0 or ms < next_ms then
-    next_ms = math.max(0, ms)
-  end
-end
 
--- take calls handle for the entries of a deadline index that are due, and
--- notes when the first of the others will be.
-local function take(index, at_ms, handle)
-  if budget > 0 then
-    local due = call("ZRANGEBYSCORE", index, "-inf", number(at_ms), "LIMIT", 0, budget)
-    budget = budget - #due
-    for _, entry in ipairs(due) do
-      handle(entry)
-      call("ZREM", index, entry)
-    end
-  end
-  local first = call("ZRANGE", index, 0, 0, "WITHSCORES")
-  if first[2] then
-    deadline_in(tonumber(first[2]) - at_ms)
-  end
+-- take_due is take within the budget of this call.
+local function take_due(index, at_ms, handle)
+  local done, first = take(index, at_ms, budget, handle)
+  budget, next_ms = budget - done, sooner(next_ms, first)
 end
 
 for p = 0, partitions - 1 do
   local part = slot(control, tostring(p))
-  take(part .. "due", now_ms, function(entry)
-    local id, epoch = entry:match("^(.-)%z(.*)$")
-    local room = call("HGET", key(part, "room", id), "epoch")
-    if room == epoch then
-      -- load finishes it; one that was entered again has no deadline.
-      if not load(part, id, now_ms) then
-        finished = finished + 1
-      end
-    else
-      -- Its keys have expired by themselves; its end is still announced once.
-      if not room then
-        call("ZREM", part .. "rooms", id)
-      end
-      announce_end(part, id, epoch, "emptied")
+  take_due(part .. "due", now_ms, function(entry)
+    if finish_due(part, entry, now_ms) then
       finished = finished + 1
     end
   end)
-  take(part .. "parked", awake_ms, function(entry)
+  take_due(part .. "parked", awake_ms, function(entry)
     local session, user, id = entry:match("^(.-)%z(.-)%z(.*)$")
     local room = load(part, id, now_ms)
     local m = room and membership(call("HGET", key(part, "info", id), user))
@@ -107,7 +72,7 @@ for p = 0, partitions - 1 do
     end
   end)
   local uslot = slot(control, "u" .. p)
-  take(uslot .. "parked", awake_ms, function(entry)
+  take_due(uslot .. "parked", awake_ms, function(entry)
     local session, user = entry:match("^(.-)%z(.*)$")
     local user_key = key(uslot, "user", user)
     local s = session_record(call("HGET", user_key, "s:" .. session))
@@ -165,7 +130,7 @@ for i = 1, claims do
     if left == 0 then
       call("ZREM", nodes, claim)
     end
-    deadline_in(deadline - awake_ms)
+    next_ms = sooner(next_ms, math.max(0, deadline - awake_ms))
   end
 end
 

@@ -1,7 +1,7 @@
 -- switch.lua takes a session out of one room and into another, at once:
 -- switchRoom (rows 15–20). Nobody can see the user in both, or in neither.
 --
--- Uses     value clock room log request entry depart session limits join result
+-- Uses     value clock session place room log request entry depart limits join result
 --
 -- KEYS[1]  from     prefix  of the keys in the partition of the room left
 -- KEYS[2]  to       prefix  of the keys in the partition of the room entered
@@ -51,6 +51,7 @@
 --          {"full"}       max_members are in to_room
 --          {"misused"}    the request_key was another request's
 --          {"late"}       this try was given up, or ask: none was applied
+--          {"stale"}      the reservation has been given back
 --          {"fenced"}     the node has been given up, or the session has moved,
 --                         is parked, or has ended
 --
@@ -79,8 +80,7 @@ end
 if dead(control, node) then
   return { "fenced" }
 end
-local s = session_record(call("HGET", user_key, "s:" .. session))
-if not s or s.generation ~= generation or s.deadline ~= "" then
+if not acts(user_key, session, generation) then
   return { "fenced" }
 end
 local before, misused, late = entry_outcome(to, session, request_key, "switch", id, generation, try)
@@ -119,6 +119,9 @@ end
 local gone = call("HGET", key(to, "gone", session), id)
 if old.generation ~= generation or old.node == "" or gone and overtaken(gone, generation, request_key) then
   return { "fenced" }
+end
+if stale(to, session, id, user_slot) then
+  return { "stale" }
 end
 local room = load(to, id, now_ms)
 local stays = room and m and m.session == session

@@ -32,6 +32,8 @@ var (
 	ErrHeld = errors.New("the node still holds sessions")
 	// ErrMemory means that Redis is full. Nothing was changed.
 	ErrMemory = errors.New("redis has no memory left")
+	// errStale means that the reservation which an entry showed has been given back.
+	errStale = errors.New("the reservation has been given back")
 	// ErrPartitions means that the deployment has another number of partitions.
 	ErrPartitions = errors.New("the deployment has another number of partitions")
 )
@@ -57,6 +59,7 @@ var refusals = map[string]error{
 	"paused":     ErrPaused,
 	"recreated":  ErrRecreated,
 	"roomlimit":  ErrRoomLimit,
+	"stale":      errStale,
 	"term":       ErrTerm,
 	"userlimit":  ErrUserLimit,
 }

@@ -67,7 +67,7 @@ local function depart(part, id, room, user_key, user, m, reason, extended, reque
   else
     call("SREM", key(part, "node", m.node), user .. NUL .. id)
   end
-  call("HDEL", user_key, "r:" .. id)
+  give_place(part, id, user_key, user, m)
 
   room.seq = call("HINCRBY", key(part, "room", id), "seq", 1)
   local left = key(part, "left", id)

@@ -45,15 +45,7 @@ local function join(part, id, room, user_key, user, mine, other, partition, name
   else
     call("ZADD", members, seq, user)
   end
-  local place = room.epoch .. NUL .. partition .. NUL .. mine.session
-  if call("HSETNX", user_key, "r:" .. id, place) == 0 then
-    -- From an earlier life of the room, or the place that is taken.
-    local before = user_room(call("HGET", user_key, "r:" .. id))
-    if before.session ~= mine.session then
-      void_place(part, id, user_key, user, before)
-    end
-    call("HSET", user_key, "r:" .. id, place)
-  end
+  take_place(part, id, room, user_key, user, mine, other, partition)
   call("HSET", key(part, "info", id), user, membership_value(mine))
   call("SADD", key(part, "node", mine.node), user .. NUL .. id)
   if room.deadline then

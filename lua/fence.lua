@@ -1,0 +1,28 @@
+-- fence.lua has a reservation count as given back, if the session is not in the
+-- room: no entry that shows its ticket takes effect from now on.
+--
+-- Uses     value clock room apart
+--
+-- KEYS[1]  partition  prefix  of the keys in the room's partition
+--
+-- ARGV[1]  room
+-- ARGV[2]  user
+-- ARGV[3]  session
+-- ARGV[4]  ticket
+-- ARGV[5]  gone_ttl  ms
+--
+-- Returns  {"ok"}       it is void, and may be taken back
+--          {"already"}  the session is in the room
+--
+-- Publishes  nothing
+
+local part, id, user, session, ticket, gone_ttl = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+local room = load(part, id, (now()))
+local m = room and membership(call("HGET", key(part, "info", id), user))
+if m and m.session == session then
+  return { "already" }
+end
+fence(part, session, id, ticket)
+call("PEXPIRE", key(part, "gone", session), gone_ttl)
+return { "ok" }

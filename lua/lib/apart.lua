@@ -1,0 +1,142 @@
+-- apart.lua: what place.lua is, for a script that cannot reach the user's hash,
+-- or not the rooms, since they are in other hash slots (docs/cluster.md). What is
+-- to be done there it lists.
+--
+-- A reservation has a ticket. A membership names its own behind the user's slot:
+-- "u3#ticket". What is given back is fenced: no entry that shows a ticket so old
+-- has any effect any more.
+
+-- LISTED is what the caller has to see to; it is put behind the script's reply.
+-- Six values each: what, user, session, room, ticket, and a detail.
+local LISTED = {}
+
+local function list(what, user, session, id, ticket, detail)
+  local n = #LISTED
+  LISTED[n + 1], LISTED[n + 2], LISTED[n + 3] = what, user, session
+  LISTED[n + 4], LISTED[n + 5], LISTED[n + 6] = id, ticket, detail
+end
+
+local function ticket_of(user_slot)
+  return user_slot:match("#(%d+)$") or "0"
+end
+
+-- fence has no entry of a session into a room take effect that shows this ticket
+-- or an older one. The first write frees memory, so that a full Redis does it.
+local function fence(part, session, id, ticket)
+  local gone = key(part, "gone", session)
+  local before = call("HGET", gone, NUL .. id)
+  if not before or tonumber(before) < tonumber(ticket) then
+    call("HDEL", gone, NUL .. id)
+    call("HSET", gone, NUL .. id, ticket)
+  end
+end
+
+-- stale says whether the ticket that an entry shows has been fenced.
+local function stale(part, session, id, user_slot)
+  local fenced = call("HGET", key(part, "gone", session), NUL .. id)
+  return fenced and tonumber(ticket_of(user_slot)) <= tonumber(fenced)
+end
+
+-- The user's slot has been asked before: whoever has moved on since has fenced
+-- the ticket.
+local function acts()
+  return true
+end
+
+local function acts_on()
+  return true
+end
+
+local function newer(m, who)
+  return m.session == who.session and tonumber(m.generation) > tonumber(who.generation)
+end
+
+local function rooms_of_user()
+  return 0
+end
+
+local function hold_place()
+end
+
+-- give_place lists the reservation of a membership that has ended.
+local function give_place(part, id, user_key, user, m)
+  local ticket = ticket_of(m.user_slot)
+  fence(part, m.session, id, ticket)
+  list("free", user, m.session, id, ticket, "")
+end
+
+local function take_place(part, id, room, user_key, user, mine, other)
+  if other then
+    give_place(part, id, user_key, user, other)
+  end
+end
+
+-- rooms_of lists the reservations of a session: {id, partition, session, ticket}.
+local function rooms_of(fields, session)
+  local rooms = {}
+  for i = 1, #fields, 2 do
+    local id, of = fields[i]:match("^r:([^%z]*)%z(.*)$")
+    if id and of == session then
+      local partition, ticket = fields[i + 1]:match("^(%d+)%z(%d+)$")
+      rooms[#rooms + 1] = { id = id, partition = partition, session = of, ticket = ticket }
+    end
+  end
+  return rooms
+end
+
+local function rooms_here()
+  return {}
+end
+
+-- list_rooms lists all reservations of a session.
+local function list_rooms(what, fields, user, session, detail)
+  for _, r in ipairs(rooms_of(fields, session)) do
+    list(what, user, session, r.id, r.ticket, detail)
+  end
+end
+
+local function park_rooms(uslot, user_key, fields, user, session, node, deadline)
+  local s = session_record(call("HGET", user_key, "s:" .. session))
+  list_rooms("park", fields, user, session, s.generation)
+end
+
+local function park_rest(fields, user, session, generation)
+  list_rooms("park", fields, user, session, generation)
+end
+
+-- list_rest lists the reservations for rooms that are not among some, each with
+-- NUL before and behind it.
+local function list_rest(fields, user, session, generation, rooms)
+  for _, r in ipairs(rooms_of(fields, session)) do
+    if not rooms:find(NUL .. r.id .. NUL, 1, true) then
+      list("stray", user, session, r.id, r.ticket, generation)
+    end
+  end
+end
+
+-- end_later notes that a session is over and its rooms are to be seen to, by the
+-- sweep if nobody has before the deadline.
+local function end_later(uslot, user_key, fields, user, session, why, deadline)
+  if #rooms_of(fields, session) > 0 then
+    call("HSET", user_key, "e:" .. session, why)
+    call("ZADD", uslot .. "parked", deadline, session .. NUL .. user)
+  end
+end
+
+local function outlive(uslot, user_key, fields, user, session, deadline)
+  end_later(uslot, user_key, fields, user, session, "timeout", deadline)
+end
+
+local function leave_later(uslot, user_key, fields, user, session, now_ms)
+  list_rooms("quit", fields, user, session, "kicked")
+  end_later(uslot, user_key, fields, user, session, "kicked", now_ms)
+end
+
+-- The outcomes in the rooms' slots expire by themselves.
+local function forget_outcomes(uslot, partitions, session, ms)
+  call("PEXPIRE", key(uslot, "did", session), ms)
+end
+
+-- The caller sees to the lease before it takes anything over.
+local function shows_life()
+end

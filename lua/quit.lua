@@ -1,0 +1,53 @@
+-- quit.lua takes a session out of a room that its user's slot has decided about:
+-- the session is over, or leaves all its rooms.
+--
+-- Uses     value clock apart room request depart
+--
+-- KEYS[1]  partition  prefix  of the keys in the room's partition
+--
+-- ARGV[1]  room
+-- ARGV[2]  user
+-- ARGV[3]  session
+-- ARGV[4]  ticket       of the reservation; a membership of a later one stays
+-- ARGV[5]  reason       as the room's members and the session are told
+-- ARGV[6]  request_key  "" for none
+-- ARGV[7]  did_ttl      ms
+-- ARGV[8]  log_ttl      ms
+-- ARGV[9]  gone_ttl     ms
+--
+-- Returns  {"ok", epoch, seq}     of the departure
+--          {"again", epoch, seq}  the same, of an earlier call under this request_key,
+--                                 unless the session was put back since
+--          {"notin"}              it was not there; what shows the ticket comes too late
+--          {"misused"}            the request_key was another request's
+--
+-- Publishes  what leave does
+
+local part, id, user, session, ticket = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local reason, request_key = ARGV[5], ARGV[6]
+local did_ttl, ttls = ARGV[7], { log = ARGV[8], gone = ARGV[9] }
+
+-- Decide.
+local before, misused = outcome(part, session, request_key, "quit", id)
+if misused then
+  return { "misused" }
+end
+if before then
+  local epoch, seq = before:match("^(%d+)%z(%d+)")
+  if not put_back(part, id, user, session, epoch, seq) then
+    return { "again", epoch, seq }
+  end
+end
+local now_ms = now()
+local room = load(part, id, now_ms)
+local m = room and membership(call("HGET", key(part, "info", id), user))
+if not m or m.session ~= session or tonumber(ticket_of(m.user_slot)) > tonumber(ticket) then
+  fence(part, session, id, ticket)
+  call("PEXPIRE", key(part, "gone", session), ttls.gone)
+  return { "notin" }
+end
+
+-- Apply and announce.
+local seq = number(depart(part, id, room, "", user, m, reason, "", "", ttls, now_ms))
+remember(part, session, request_key, "quit", id, room.epoch .. NUL .. seq, did_ttl)
+return { "ok", room.epoch, seq }
