@@ -50,7 +50,7 @@
 --          {"full"}       max_members are in the room
 --          {"misused"}    the request_key was another request's
 --          {"late"}       this try was given up, or ask: none was applied
---          {"stale"}      the reservation has been given back
+--          {"stale", ticket}  the reservation has been given back, and all up to this ticket
 --          {"fenced"}     the node has been given up, or the session has moved,
 --                         is parked, or has ended
 --
@@ -97,8 +97,9 @@ local gone = call("HGET", key(part, "gone", session), id)
 if gone and overtaken(gone, generation, request_key) then
   return { "fenced" }
 end
-if stale(part, session, id, user_slot) then
-  return { "stale" }
+local fenced = stale(part, session, id, user_slot)
+if fenced then
+  return { "stale", fenced }
 end
 local now_ms, now_us = now()
 local room = load(part, id, now_ms)

@@ -19,10 +19,7 @@ local user_key, uslot, user, count = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2]
 
 for i = 0, count - 1 do
   local session, id, ticket = ARGV[3 + 3 * i], ARGV[4 + 3 * i], ARGV[5 + 3 * i]
-  local field = "r:" .. id .. NUL .. session
-  if (call("HGET", user_key, field) or ""):match("^%d+%z(%d+)$") == ticket then
-    call("HDEL", user_key, field)
-  end
+  unreserve(user_key, session, id, ticket)
   if call("HEXISTS", user_key, "e:" .. session) == 1 and #rooms_of(call("HGETALL", user_key), session) == 0 then
     call("HDEL", user_key, "e:" .. session)
     call("ZREM", uslot .. "parked", session .. NUL .. user)

@@ -105,7 +105,7 @@ for i = 1, #others + 1 - max_devices do
     end
   end
   drop(s, "kicked", "4509")
-  leave_later(uslot, user_key, fields, user, s.id, awake_ms)
+  leave_later(uslot, user_key, fields, user, s.id, s.node, awake_ms)
 end
 
 local generation, began = number(now_ms), number(now_us)

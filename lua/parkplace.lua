@@ -10,22 +10,22 @@
 -- ARGV[3]  session
 -- ARGV[4]  generation  under which it was parked
 -- ARGV[5]  ticket      of the reservation
--- ARGV[6]  left_ms     until the deadline
--- ARGV[7]  gone_ttl    ms
+-- ARGV[6]  node        that had the session
+-- ARGV[7]  left_ms     until the deadline
+-- ARGV[8]  gone_ttl    ms
 --
 -- Returns  {"ok"}
 --
 -- Publishes  nothing
 
 local part, id, user, session, generation, ticket = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local left_ms, gone_ttl = tonumber(ARGV[6]), ARGV[7]
+local node, left_ms, gone_ttl = ARGV[6], tonumber(ARGV[7]), ARGV[8]
 
 local now_ms = now()
 local room = load(part, id, now_ms)
 local m = room and membership(call("HGET", key(part, "info", id), user))
 if not m or m.session ~= session then
-  fence(part, session, id, ticket)
-  call("PEXPIRE", key(part, "gone", session), gone_ttl)
+  give_back(part, id, user, session, ticket, node, m, gone_ttl)
 elseif tonumber(m.generation) <= tonumber(generation) and m.node ~= "" then
   park_membership(part, id, user, m, awake(part, now_ms) + left_ms)
 end

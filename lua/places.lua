@@ -12,7 +12,7 @@
 -- ARGV[4]  request_key  "" for none
 --
 -- Returns  {"ok"}  its reservations are listed as "quit"
---          {"again", room, epoch, seq, …}  the outcome of an earlier call
+--          {"again", room, epoch, seq, …}  the outcome of an earlier call; likewise
 --          {"fenced"}   the session has moved to another connection, or has ended
 --          {"misused"}  the request_key was another request's
 --
@@ -24,16 +24,19 @@ local before, misused = outcome(uslot, session, request_key, "all", "")
 if misused then
   return { "misused" }
 end
+local reply = { "ok" }
 if before then
-  local reply = { "again" }
+  reply = { "again" }
   for text in before:gmatch("([^%z]*)%z") do
     reply[#reply + 1] = text
   end
-  return reply
 end
 local s = session_record(call("HGET", user_key, "s:" .. session))
-if not s or s.generation ~= generation then
+local mine = s and s.generation == generation
+if not before and not mine then
   return { "fenced" }
 end
-list_rooms("quit", call("HGETALL", user_key), user, session, "left")
-return { "ok" }
+if mine then
+  list_rooms("quit", call("HGETALL", user_key), user, session, s.node, "left")
+end
+return reply

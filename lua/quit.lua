@@ -5,27 +5,32 @@
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --
--- ARGV[1]  room
--- ARGV[2]  user
--- ARGV[3]  session
--- ARGV[4]  ticket       of the reservation; a membership of a later one stays
--- ARGV[5]  reason       as the room's members and the session are told
--- ARGV[6]  request_key  "" for none
--- ARGV[7]  did_ttl      ms
--- ARGV[8]  log_ttl      ms
--- ARGV[9]  gone_ttl     ms
+-- ARGV[1]   room
+-- ARGV[2]   user
+-- ARGV[3]   session
+-- ARGV[4]   ticket       of the reservation; a membership of a later one stays
+-- ARGV[5]   node         that has the session, "" for none
+-- ARGV[6]   reason       as the room's members and the session are told
+-- ARGV[7]   request_key  "" for none
+-- ARGV[8]   did_ttl      ms
+-- ARGV[9]   log_ttl      ms
+-- ARGV[10]  gone_ttl     ms
 --
 -- Returns  {"ok", epoch, seq}     of the departure
---          {"again", epoch, seq}  the same, of an earlier call under this request_key,
---                                 unless the session was put back since
---          {"notin"}              it was not there; what shows the ticket comes too late
+--          {"again", epoch, seq, in}  the same, of an earlier call under this request_key,
+--                                 unless the session was put back since; in is "1" if it
+--                                 has entered again
+--          {"notin"}              it was not there under this ticket, which has been
+--                                 given back
 --          {"misused"}            the request_key was another request's
+--
+-- What has been given back is listed as "free".
 --
 -- Publishes  what leave does
 
 local part, id, user, session, ticket = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local reason, request_key = ARGV[5], ARGV[6]
-local did_ttl, ttls = ARGV[7], { log = ARGV[8], gone = ARGV[9] }
+local node, reason, request_key = ARGV[5], ARGV[6], ARGV[7]
+local did_ttl, ttls = ARGV[8], { log = ARGV[9], gone = ARGV[10] }
 
 -- Decide.
 local before, misused = outcome(part, session, request_key, "quit", id)
@@ -35,15 +40,24 @@ end
 if before then
   local epoch, seq = before:match("^(%d+)%z(%d+)")
   if not put_back(part, id, user, session, epoch, seq) then
-    return { "again", epoch, seq }
+    local m = membership(call("HGET", key(part, "info", id), user))
+    if m and m.session == session then
+      return { "again", epoch, seq, "1" }
+    end
+    give_back(part, id, user, session, ticket, node, m, ttls.gone)
+    list("free", user, session, id, ticket, node, "")
+    return { "again", epoch, seq, "0" }
   end
 end
 local now_ms = now()
 local room = load(part, id, now_ms)
 local m = room and membership(call("HGET", key(part, "info", id), user))
-if not m or m.session ~= session or tonumber(ticket_of(m.user_slot)) > tonumber(ticket) then
-  fence(part, session, id, ticket)
-  call("PEXPIRE", key(part, "gone", session), ttls.gone)
+if m and m.session == session and tonumber(ticket_of(m.user_slot)) > tonumber(ticket) then
+  return { "notin" }
+end
+if not m or m.session ~= session then
+  give_back(part, id, user, session, ticket, node, m, ttls.gone)
+  list("free", user, session, id, ticket, node, "")
   return { "notin" }
 end
 

@@ -15,11 +15,13 @@
 -- ARGV[7]  limit  of rooms one user is in; 0 for none
 -- ARGV[8]  above  a ticket that the reservation's has to be above
 --
--- Returns  {"ok", ticket}  a ticket that there was already is kept, if it is above
---          {"userlimit", …}  so many rooms are reserved; what is not in use of those
---                         listed, as "held", is to be given back
---          {"fenced"}     the node has been given up, or the session has moved,
---                         is parked, or has ended
+-- Returns  {"ok", ticket}   a ticket that there was already is kept, if it is above.
+--                          What others of the user's sessions have reserved of the
+--                          room is listed as "held"
+--          {"userlimit"}   so many rooms are reserved, all of which are listed: those
+--                          that are void are to be given back
+--          {"fenced"}      the node has been given up, or the session has moved,
+--                          is parked, or has ended
 --
 -- Publishes  nothing
 
@@ -28,39 +30,40 @@ local user, session, generation, node, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], 
 local partition, limit, above = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 
 -- Decide.
-local s = session_record(call("HGET", user_key, "s:" .. session))
-if dead(uslot, node) or not s or s.generation ~= generation or s.deadline ~= "" or s.node ~= node then
+if dead(uslot, node) or not here(user_key, session, generation, node) then
   return { "fenced" }
 end
 if partition == "" then
   return { "ok", "0" }
 end
-local field = "r:" .. id .. NUL .. session
-local before = (call("HGET", user_key, field) or ""):match("^%d+%z(%d+)$")
-if before and tonumber(before) > above then
-  return { "ok", before }
-end
-if limit > 0 and call("HLEN", user_key) - 1 >= limit then
-  local fields, rooms, n = call("HGETALL", user_key), {}, 0
-  for i = 1, #fields, 2 do
-    local other, of = fields[i]:match("^r:([^%z]*)%z(.*)$")
-    if other then
-      if not rooms[other] then
-        rooms[other], n = true, n + 1
-      end
-      if other ~= id then
-        list("held", user, of, other, fields[i + 1]:match("^%d+%z(%d+)$"), "")
-      end
+local fields, rooms, n = call("HGETALL", user_key), {}, 0
+local others = {}
+for i = 1, #fields, 2 do
+  local other, of = fields[i]:match("^r:([^%z]*)%z(.*)$")
+  if other then
+    if not rooms[other] then
+      rooms[other], n = true, n + 1
+    end
+    if other ~= id or of ~= session then
+      local s = session_record(call("HGET", user_key, "s:" .. of))
+      local ticket = fields[i + 1]:match("^%d+%z(%d+)$")
+      others[#others + 1] = { id = other, session = of, ticket = ticket, node = s and s.node or "" }
     end
   end
-  if n >= limit and not rooms[id] then
-    return { "userlimit" }
+end
+local full = limit > 0 and n >= limit and not rooms[id]
+for _, r in ipairs(others) do
+  if full or r.id == id then
+    list("held", user, r.session, r.id, r.ticket, r.node, "")
   end
 end
+if full then
+  return { "userlimit" }
+end
 
--- Apply. A caller that asks for a place has none to look at.
-LISTED = {}
-local _, now_us = now()
-local ticket = number(math.max(now_us, above + 1))
-call("HSET", user_key, field, partition .. NUL .. ticket)
+-- Apply.
+local ticket = reservation(user_key, session, id)
+if not ticket or tonumber(ticket) <= above then
+  ticket = reserve(user_key, session, id, partition, above)
+end
 return { "ok", ticket }

@@ -11,8 +11,9 @@
 -- ARGV[4]  node
 -- ARGV[5]  generation
 -- ARGV[6]  ticket    of the reservation, "" if there is none and the client named the room
--- ARGV[7]  over      why the session is over, "" if it is not
--- ARGV[8]  gone_ttl  ms
+-- ARGV[7]  before    the node that had the session
+-- ARGV[8]  over      why the session is over, "" if it is not
+-- ARGV[9]  gone_ttl  ms
 --
 -- Returns  {"ok", what, epoch, seq, text}  as resume has it of a room; if it is not
 --                     "in", a reservation is void and may be taken back
@@ -21,7 +22,7 @@
 -- Publishes  nothing
 
 local part, id, user, session, node = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local generation, ticket, over, gone_ttl = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local generation, ticket, before, over, gone_ttl = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 
 -- Decide.
 if dead(part, node) then
@@ -32,8 +33,7 @@ local info = key(part, "info", id)
 local m = room and membership(call("HGET", info, user))
 if ticket == "" or not m or m.session ~= session then
   if ticket ~= "" then
-    fence(part, session, id, ticket)
-    call("PEXPIRE", key(part, "gone", session), gone_ttl)
+    give_back(part, id, user, session, ticket, before, m, gone_ttl)
   end
   local what, text = why(part, id, user, session, room, nil)
   if what == "kept" then

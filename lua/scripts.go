@@ -24,7 +24,7 @@ type Script struct {
 
 	// Apart is the script for hash slots that lie apart, on Redis Cluster; nil if
 	// it is never called there. What it lists, see lib/apart.lua, is put behind its
-	// reply if Lists is set: six values each, and last how many those are.
+	// reply if Lists is set: seven values each, and last how many those are.
 	Apart *redis.Script
 	Lists bool
 	Step  bool // it is called nowhere else
@@ -53,6 +53,7 @@ var (
 	Greet       = bare("greet")
 	Heal        = bare("heal")
 	Held        = load("held")
+	Hold        = stepBare("hold")
 	Kick        = load("kick")
 	Lease       = load("lease")
 	Leave       = load("leave")
@@ -87,7 +88,7 @@ var (
 // All is every script there is.
 var All = []Script{
 	Absent, AuditIndex, AuditRoom, AuditUser, Attributes, Bury, Catchup, Claim, Condemn, Count, Destroy,
-	Enter, Fence, Free, Generations, Greet, Heal, Held, Kick, Lease, Leave, LeaveAll, Lives, Login,
+	Enter, Fence, Free, Generations, Greet, Heal, Held, Hold, Kick, Lease, Leave, LeaveAll, Lives, Login,
 	MemberInfo, Members, Park, ParkPlace, Places, Positions, Probe, Quit, Reclaim, Relay, Release,
 	Reserve, Resume, Retake, Send, Settle, Sweep, Switch, Takeover, TickRooms, TickUsers, Undo, Vacate,
 }
@@ -112,7 +113,12 @@ func alone(name string) Script {
 
 // step is load for a script that is one step of an operation, where slots lie apart.
 func step(name string) Script {
-	s := load(name)
+	return onlyApart(load(name))
+}
+
+func stepBare(name string) Script { return onlyApart(bare(name)) }
+
+func onlyApart(s Script) Script {
 	s.Script, s.Step = s.Apart, true
 	return s
 }
@@ -136,7 +142,7 @@ func apart(guard, name string) (*redis.Script, bool) {
 for i = 1, #LISTED do
   reply[#reply + 1] = LISTED[i]
 end
-reply[#reply + 1] = tostring(#LISTED / 6)
+reply[#reply + 1] = tostring(#LISTED / 7)
 return reply
 `), true
 }

@@ -388,7 +388,7 @@ func TestScripts_guard(t *testing.T) {
 			t.Errorf("%s uses what needs the term of a call", s.Name)
 		}
 	}
-	if diff := cmp.Diff([]string{"greet", "heal", "probe", "reclaim"}, sorted(bare)); diff != "" {
+	if diff := cmp.Diff([]string{"greet", "heal", "hold", "probe", "reclaim"}, sorted(bare)); diff != "" {
 		t.Errorf("unguarded (-want +got):\n%s", diff)
 	}
 }

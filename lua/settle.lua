@@ -29,18 +29,14 @@ local end_session, did_ttl, gone_ttl, left, count = ARGV[5], ARGV[6], ARGV[7], A
 
 -- The first write frees memory, so that a full Redis does it.
 for i = 0, count - 1 do
-  local id, ticket = ARGV[10 + 2 * i], ARGV[11 + 2 * i]
-  local field = "r:" .. id .. NUL .. session
-  if (call("HGET", user_key, field) or ""):match("^%d+%z(%d+)$") == ticket then
-    call("HDEL", user_key, field)
-  end
+  unreserve(user_key, session, ARGV[10 + 2 * i], ARGV[11 + 2 * i])
 end
 local s = session_record(call("HGET", user_key, "s:" .. session))
 if not s or s.generation ~= generation then
   return { "fenced" }
 end
 if end_session == "1" then
-  list_rooms("quit", call("HGETALL", user_key), user, session, "left")
+  list_rooms("quit", call("HGETALL", user_key), user, session, s.node, "left")
   if #LISTED > 0 then
     return { "ok" }
   end

@@ -51,7 +51,7 @@
 --          {"full"}       max_members are in to_room
 --          {"misused"}    the request_key was another request's
 --          {"late"}       this try was given up, or ask: none was applied
---          {"stale"}      the reservation has been given back
+--          {"stale", ticket}  the reservation has been given back, and all up to this ticket
 --          {"fenced"}     the node has been given up, or the session has moved,
 --                         is parked, or has ended
 --
@@ -120,8 +120,9 @@ local gone = call("HGET", key(to, "gone", session), id)
 if old.generation ~= generation or old.node == "" or gone and overtaken(gone, generation, request_key) then
   return { "fenced" }
 end
-if stale(to, session, id, user_slot) then
-  return { "stale" }
+local fenced = stale(to, session, id, user_slot)
+if fenced then
+  return { "stale", fenced }
 end
 local room = load(to, id, now_ms)
 local stays = room and m and m.session == session

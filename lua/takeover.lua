@@ -41,6 +41,7 @@ end
 
 -- Apply and announce.
 local generation = number(math.max(tonumber(s.generation) + 1, now_ms))
+list_rooms("held", fields, user, session, s.node, generation)
 if s.node ~= "" then
   call("SREM", key(uslot, "nodesessions", s.node), session .. NUL .. user)
   order(uslot, s.node, "4510", session, generation)
@@ -51,5 +52,4 @@ end
 s.generation, s.node, s.deadline = generation, node, ""
 call("HSET", user_key, "s:" .. session, session_value(s))
 call("SADD", key(uslot, "nodesessions", node), session .. NUL .. user)
-list_rooms("held", fields, user, session, generation)
 return { "ok", generation, tostring(call("SCARD", key(uslot, "slow", session))), over }

@@ -43,7 +43,7 @@ for _, entry in ipairs(due) do
   end
   local why = call("HGET", user_key, "e:" .. session)
   if why then
-    list_rooms("quit", call("HGETALL", user_key), user, session, why)
+    list_rooms("quit", call("HGETALL", user_key), user, session, "", why)
     -- Whoever is at it has this long before others try, too.
     call("ZADD", index, number(awake_ms + 2000), entry)
   else

@@ -2,6 +2,7 @@ package roomstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -88,6 +89,9 @@ type audit struct {
 // script each. On a healthy deployment it finds nothing. It walks all keys, in
 // steps of some hundred.
 func (s *Store) Audit(ctx context.Context, repair bool, report func(Finding)) error {
+	if s.cfg.Apart {
+		return opErr("audit", "", errors.New("an audit cannot compare what is in several hash slots"))
+	}
 	a := &audit{s: s, rdb: s.calls.rdb, repair: "0", report: report, rooms: map[RoomID]bool{}, said: map[Finding]bool{}}
 	if repair {
 		a.repair = "1"
@@ -113,7 +117,7 @@ func (s *Store) Audit(ctx context.Context, repair bool, report func(Finding)) er
 	return opErr("audit", "", err)
 }
 
-func (s *Store) audited() string { return s.keys.control() + "audited" }
+func (s *Store) audited() string { return s.keys.control(s.keys.nodes()) + "audited" }
 
 // Audited says what the last audit left behind.
 func (s *Store) Audited(ctx context.Context) (Audited, error) {
@@ -211,7 +215,7 @@ func (a *audit) key(ctx context.Context, key, kind string, ttl time.Duration) er
 				return nil
 			})
 		case "user":
-			return a.run(ctx, key, lua.AuditUser, []string{key, a.s.keys.uslot(slot), a.s.keys.control(), a.s.keys.nodes()},
+			return a.run(ctx, key, lua.AuditUser, []string{key, a.s.keys.uslot(slot), a.s.keys.control(a.s.keys.nodes()), a.s.keys.nodes()},
 				id, a.repair, ms(a.s.cfg.SessionTTL), ms(a.s.cfg.LeaseTTL), a.s.cfg.Partitions)
 		default:
 			return a.index(ctx, key, kind, l.look, slot, id)
@@ -265,7 +269,7 @@ func (a *audit) room(ctx context.Context, room RoomID, users []string) error {
 	for _, user := range users {
 		args = append(args, user, a.s.keys.userSlot(UserID(user)))
 	}
-	return a.run(ctx, string(room), lua.AuditRoom, []string{a.s.keys.part(p), a.s.keys.control(), a.s.keys.nodes()}, args...)
+	return a.run(ctx, string(room), lua.AuditRoom, []string{a.s.keys.part(p), a.s.keys.control(a.s.keys.nodes()), a.s.keys.nodes()}, args...)
 }
 
 // members looks at all who are in the members or the info of a room.
@@ -275,7 +279,7 @@ func (a *audit) members(ctx context.Context, key, kind string, room RoomID) erro
 
 // index looks at the entries of an index.
 func (a *audit) index(ctx context.Context, key, kind, look, slot, id string) error {
-	prefix := a.s.keys.control()
+	prefix := a.s.keys.control(a.s.keys.nodes())
 	if slot != "" {
 		prefix = a.s.keys.uslot(slot)
 	}
@@ -284,7 +288,7 @@ func (a *audit) index(ctx context.Context, key, kind, look, slot, id string) err
 		for _, entry := range page {
 			args = append(args, entry)
 		}
-		return a.run(ctx, key, lua.AuditIndex, []string{key, prefix, a.s.keys.control(), a.s.keys.nodes()}, args...)
+		return a.run(ctx, key, lua.AuditIndex, []string{key, prefix, a.s.keys.control(a.s.keys.nodes()), a.s.keys.nodes()}, args...)
 	})
 }
 

@@ -24,6 +24,11 @@ var layout = []struct {
 	{regexp.MustCompile(`^\{u?\d+\}:(?:did|gone):.+$`), "hash"},
 	{regexp.MustCompile(`^\{0\}:(?:clock|audited)$`), "hash"},
 	{regexp.MustCompile(`^\{0\}:dead$`), "zset"},
+	// Where slots lie apart each has its own.
+	{regexp.MustCompile(`^\{u?\d+\}:clock$`), "hash"},
+	{regexp.MustCompile(`^\{u?\d+\}:dead$`), "zset"},
+	{regexp.MustCompile(`^\{0\}:nodes$`), "zset"},
+	{regexp.MustCompile(`^\{u?\d+\}:(?:term|origin|partitions)$`), "string"},
 	{regexp.MustCompile(`(?s)^\{u(\d+)\}:user:(.+)$`), "hash"},
 	{regexp.MustCompile(`^\{u\d+\}:slow:.+$`), "set"},
 	{regexp.MustCompile(`^\{u\d+\}:parked$`), "zset"},
@@ -152,19 +157,27 @@ func (w *world) checkMember(part, id, epoch, user, info string) {
 			}
 		}
 	}
+	key := w.user(roomstore.UserID(user))
+	p := strings.TrimSuffix(part[strings.Index(part, "{")+1:], "}:")
+	slot, ticket, _ := strings.Cut(slot, "#")
 	if want := "u" + strconv.Itoa(w.hash(user)); slot != want {
 		w.Errorf("slot of %s is %q, want %q", user, slot, want)
 	}
-	key := w.user(roomstore.UserID(user))
-	p := strings.TrimSuffix(part[strings.Index(part, "{")+1:], "}:")
+	if s := w.rdb.HGet(w.ctx(), key, "s:"+session).Val(); s != "" && !strings.HasPrefix(s, generation+"\x00"+node+"\x00") {
+		w.Errorf("%s in %s is of generation %s on %q, the session is %q", user, id, generation, node, s)
+	}
+	if w.apart {
+		r := w.rdb.HGet(w.ctx(), key, "r:"+id+"\x00"+session).Val()
+		if of, reserved, _ := strings.Cut(r, "\x00"); of != p || reserved < ticket || ticket == "" {
+			w.Errorf("%s has the reservation %q for the room %s, and the membership the ticket %q", key, r, id, ticket)
+		}
+		return
+	}
 	r := w.rdb.HGet(w.ctx(), key, "r:"+id).Val()
 	before, _, _ := strings.Cut(r, "\x00")
 	from := w.rdb.HGet(w.ctx(), part+"room:"+id, "from").Val()
 	if r != epoch+"\x00"+p+"\x00"+session && (!strings.Contains(from, ","+before+",") || r != before+"\x00"+p+"\x00"+session) {
 		w.Errorf("%s has %q for the room %s, want %q", key, r, id, epoch+"\x00"+p+"\x00"+session)
-	}
-	if s := w.rdb.HGet(w.ctx(), key, "s:"+session).Val(); s != "" && !strings.HasPrefix(s, generation+"\x00"+node+"\x00") {
-		w.Errorf("%s in %s is of generation %s on %q, the session is %q", user, id, generation, node, s)
 	}
 }
 

@@ -293,7 +293,7 @@ func TestStore_Enter(t *testing.T) {
 		{
 			name: "the node was given up",
 			given: given(loggedIn("ana"), func(w *world) {
-				w.must(w.rdb.ZAdd(w.ctx(), w.tag("0")+"dead", redis.Z{Score: 1, Member: "n1"}).Err())
+				w.giveUp("n1")
 			}),
 			do: enterAs("a1", roomstore.ModeEnter, "a"), err: roomstore.ErrFenced,
 		},
@@ -471,9 +471,16 @@ func TestStore_Enter_epoch(t *testing.T) {
 			t.Errorf("epoch %d is not the time, %d", last, before)
 		}
 		ahead := w.now().Add(time.Hour).UnixMicro()
-		w.must(w.rdb.HSet(w.ctx(), w.tag("0")+"clock", "epoch", ahead).Err())
+		for _, slot := range w.slots() {
+			w.must(w.rdb.HSet(w.ctx(), slot+"clock", "epoch", ahead).Err())
+		}
 		for i := range 3 { // in any partition
-			e := w.enter(w.s("a1"), roomstore.RoomID("b"+strconv.Itoa(i)))
+			room := roomstore.RoomID("b" + strconv.Itoa(i))
+			if w.apart {
+				ahead += 100 // each has epochs of its own
+				w.must(w.rdb.HSet(w.ctx(), w.part(room)+"clock", "epoch", ahead).Err())
+			}
+			e := w.enter(w.s("a1"), room)
 			if ahead++; e.Epoch != ahead {
 				t.Errorf("epoch %d, want %d", e.Epoch, ahead)
 			}

@@ -34,6 +34,15 @@ const reclaimBatch = 100
 // It fails with [ErrTerm] if the term is another, and with [ErrFenced] if the
 // node has been given up.
 func (s *Store) Reclaim(ctx context.Context, term, node string, sessions []Holding) (lost map[SessionID]Loss, strays []Stray, err error) {
+	if s.cfg.Apart {
+		return s.reclaimApart(ctx, term, node, sessions)
+	}
+	return s.reclaim(ctx, term, node, s.keys.nodes(), s.keys.control(s.keys.nodes()), sessions)
+}
+
+// reclaim is Reclaim for the sessions of one slot, and the node's lease if nodes is
+// where leases are.
+func (s *Store) reclaim(ctx context.Context, term, node, nodes, control string, sessions []Holding) (lost map[SessionID]Loss, strays []Stray, err error) {
 	lost = map[SessionID]Loss{}
 	for first := true; first || len(sessions) > 0; first = false {
 		batch := sessions[:min(reclaimBatch, len(sessions))]
@@ -48,9 +57,12 @@ func (s *Store) Reclaim(ctx context.Context, term, node string, sessions []Holdi
 			args = append(args, string(h.User), string(h.ID), h.Generation, s.keys.userSlot(h.User), h.Device, rooms.String())
 			byID[h.ID] = h.Session
 		}
-		r, err := s.run(ctx, node, node, lua.Reclaim, []string{s.keys.nodes(), s.keys.control(), s.keys.term()}, args...)
+		r, err := s.run(ctx, node, node, lua.Reclaim, []string{nodes, control, s.keys.term(control)}, args...)
 		if err != nil {
 			return nil, nil, err
+		}
+		for _, t := range r.listed {
+			strays = append(strays, Stray{byID[t.session], t.room})
 		}
 		for len(r.fields) > 0 && r.err == nil {
 			who, what, room := byID[SessionID(r.text())], r.text(), RoomID(r.text())
@@ -127,27 +139,46 @@ func (s *Store) heal(ctx context.Context, term, knew, witness, node string, know
 		attributes = text.String()
 	}
 	p := s.keys.partition(known.Room)
-	members := known.Members
+	part := s.keys.part(p)
+	members, all := known.Members, term
+	if s.cfg.Apart {
+		if knew != "" && witness == "" && s.unharmed(term, knew, part, members) {
+			return nil, nil
+		}
+		term, knew = s.terms.of(term, part), s.terms.of(knew, part)
+	}
 	for first := true; first || len(members) > 0; first = false {
 		batch := members[:min(healBatch, len(members))]
 		members = members[len(batch):]
+		batch, homes, away, err := s.homes(ctx, all, witness != "", node, known.Room, batch)
+		if err != nil {
+			return nil, err
+		}
+		absent = append(absent, away...)
 		args := []any{
 			term, knew, witness, node, string(known.Room), p, known.Epoch, known.Seq, "," + strings.TrimPrefix(string(known.Lineage), ","),
 			known.Name, known.Delay, s.keep(), known.MessageSeq, known.OrderKey, attributes,
 			s.cfg.MaxMembers, s.cfg.MaxRoomsPerUser, len(batch),
 		}
-		for _, m := range batch {
-			args = append(args, string(m.User), string(m.ID), m.Generation, m.Entered, s.keys.userSlot(m.User), m.Data)
+		for i, m := range batch {
+			args = append(args, string(m.User), string(m.ID), m.Generation, m.Entered, homes[i], m.Data)
 		}
 		r, err := s.run(ctx, string(known.Room), string(known.Room), lua.Heal,
-			[]string{s.keys.part(p), s.keys.control(), s.keys.term(), s.keys.origin()}, args...)
+			[]string{part, s.keys.control(part), s.keys.term(part), s.keys.origin(part)}, args...)
 		if err != nil {
+			if Refused(err) {
+				s.dropHomes(Under(ctx, all), known.Room, batch, homes, nil)
+			}
 			return nil, err
 		}
+		s.free(Under(ctx, all), r.listed)
 		r.int()
+		not := []SessionID{}
 		for len(r.fields) > 0 {
-			absent = append(absent, SessionID(r.text()))
+			not = append(not, SessionID(r.text()))
 		}
+		s.dropHomes(Under(ctx, all), known.Room, batch, homes, not)
+		absent = append(absent, not...)
 		if r.err != nil {
 			return nil, opErr("heal", string(known.Room), r.err)
 		}

@@ -98,7 +98,9 @@ func (w *world) snapshot() (restore func()) {
 // anew makes it look as if another process had written what is stored.
 func (w *world) anew() {
 	w.Helper()
-	w.must(w.rdb.Set(w.ctx(), w.tag("0")+"origin", "another\x001\x00", 0).Err())
+	for _, slot := range w.slots() {
+		w.must(w.rdb.Set(w.ctx(), slot+"origin", "another\x001\x00", 0).Err())
+	}
 }
 
 // greet greets, and gives the term.
@@ -112,8 +114,13 @@ func (w *world) greet() roomstore.Greeting {
 // open ends the time for putting back what is known.
 func (w *world) open() {
 	w.Helper()
-	term, _, _ := strings.Cut(w.rdb.Get(w.ctx(), w.tag("0")+"term").Val(), "\x00")
-	w.must(w.rdb.Set(w.ctx(), w.tag("0")+"term", fmt.Sprintf("%s\x00%d", term, w.now().UnixMilli()-1), 0).Err())
+	var terms []string
+	for _, slot := range w.slots() {
+		term, _, _ := strings.Cut(w.rdb.Get(w.ctx(), slot+"term").Val(), "\x00")
+		w.must(w.rdb.Set(w.ctx(), slot+"term", fmt.Sprintf("%s\x00%d", term, w.now().UnixMilli()-1), 0).Err())
+		terms = append(terms, term)
+	}
+	term := strings.Join(terms, ",")
 	if g := w.greet(); g.Term != term || g.Opens != 0 {
 		w.Fatalf("got %+v, want that %s is open", g, term)
 	}
@@ -246,7 +253,10 @@ func TestStore_Ask(t *testing.T) {
 		hears(other, fifth, true) // once
 
 		// A clock that is set back does not keep a term from opening.
-		w.must(w.rdb.Set(w.ctx(), w.tag("0")+"term", fmt.Sprintf("%s\x00%d", fifth, w.now().UnixMilli()+3_600_000), 0).Err())
+		terms := strings.Split(fifth, ",")
+		for i, slot := range w.slots() {
+			w.must(w.rdb.Set(w.ctx(), slot+"term", fmt.Sprintf("%s\x00%d", terms[i], w.now().UnixMilli()+3_600_000), 0).Err())
+		}
 		hears(other, fifth, true)
 	})
 }
@@ -609,8 +619,8 @@ func TestStore_Heal_lateMissing(t *testing.T) {
 		w.heard()
 		w.stored("c", "#2:1 eve/eve1@1 n3")
 		after := w.dump()
-		delete(before, w.prefix+":nodes")
-		delete(after, w.prefix+":nodes")
+		delete(before, w.nodes())
+		delete(after, w.nodes())
 		if diff := cmp.Diff(before, after); diff != "" {
 			t.Errorf("stored (-before +after):\n%s", diff)
 		}
@@ -709,7 +719,7 @@ func TestStore_Heal_begunOnEmpty(t *testing.T) {
 		w.on("a", "ana@n1")
 		away := w.knows("n1", "a")
 		w.lose()
-		fresh := roomstore.New(runBatcher(w.T, w.rdb, roomstore.BatcherConfig{}), roomstore.Config{Prefix: w.prefix, Partitions: w.parts})
+		fresh := roomstore.New(runBatcher(w.T, w.rdb, roomstore.BatcherConfig{}), roomstore.Config{Prefix: w.prefix, Partitions: w.parts, Apart: w.apart})
 		w.must(fresh.Greet(w.ctx()))
 		ben, err := fresh.Login(w.ctx(), "n2", "ben", "ben1", "")
 		w.must(err)

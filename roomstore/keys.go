@@ -3,6 +3,7 @@ package roomstore
 import (
 	"hash/fnv"
 	"strconv"
+	"strings"
 )
 
 // keys spells every key and channel there is, together with key() and slot()
@@ -12,9 +13,13 @@ import (
 //
 // A room lives in one of the partitions, a user in one of as many users' slots;
 // all keys of one share a hash tag.
+//
+// On one Redis all partitions share what is not of one room or user. Where hash
+// slots lie apart each has its own: its clock, its list of dead nodes, its term.
 type keys struct {
 	prefix     string
 	partitions int
+	apart      bool
 }
 
 func (k keys) hash(id string) int {
@@ -39,14 +44,74 @@ func (k keys) user(user UserID) string {
 	return k.uslot(k.userSlot(user)) + "user:" + string(user)
 }
 
-// control gives the prefix of the clock and of the list of dead nodes.
-func (k keys) control() string { return k.part(0) }
+// userAt gives what a script about a room of a partition takes for the user's hash:
+// the partition, where that lies apart.
+func (k keys) userAt(part string, user UserID) string {
+	if k.apart {
+		return part
+	}
+	return k.user(user)
+}
 
-// term and origin are those of all partitions, which are on one Redis.
-func (k keys) term() string   { return k.part(0) + "term" }
-func (k keys) origin() string { return k.part(0) + "origin" }
+// control gives the prefix of the clock and of the list of dead nodes, for what is
+// about a key: of a room or a user, or the nodes' leases.
+func (k keys) control(key string) string {
+	if end := strings.Index(key, "}:"); k.apart && end > 0 {
+		return key[:end+2]
+	}
+	return k.part(0)
+}
 
-func (k keys) nodes() string           { return k.prefix + ":nodes" }
-func (k keys) partitionsKey() string   { return k.prefix + ":partitions" }
+// term and origin are those of what a key belongs to.
+func (k keys) term(key string) string   { return k.control(key) + "term" }
+func (k keys) origin(key string) string { return k.control(key) + "origin" }
+
+// nodes is in the slot of partition 0 where slots lie apart: its clock is theirs.
+func (k keys) nodes() string {
+	if k.apart {
+		return k.part(0) + "nodes"
+	}
+	return k.prefix + ":nodes"
+}
+
+func (k keys) partitionsKey(slot string) string {
+	if k.apart {
+		return slot + "partitions"
+	}
+	return k.prefix + ":partitions"
+}
+
+// slots gives the prefix of everything that has a term of its own.
+func (k keys) slots() []string {
+	if !k.apart {
+		return []string{k.part(0)}
+	}
+	return append(k.parts(), k.uslots()...)
+}
+
+// slotIndex gives the place in slots of what a key belongs to.
+func (k keys) slotIndex(key string) int {
+	tag := key[len(k.prefix)+2 : strings.Index(key, "}:")]
+	n, _ := strconv.Atoi(strings.TrimPrefix(tag, "u"))
+	if tag[0] == 'u' {
+		n += k.partitions
+	}
+	return n
+}
+
+func (k keys) parts() (all []string) {
+	for p := range k.partitions {
+		all = append(all, k.part(p))
+	}
+	return all
+}
+
+func (k keys) uslots() (all []string) {
+	for p := range k.partitions {
+		all = append(all, k.uslot("u"+strconv.Itoa(p)))
+	}
+	return all
+}
+
 func (k keys) orders(n string) string  { return k.prefix + ":node:" + n }
 func (k keys) events(id RoomID) string { return k.part(k.partition(id)) + "ch:" + string(id) }

@@ -319,7 +319,7 @@ func TestStore_Destroy_leavesNothing(t *testing.T) {
 		}},
 		{"death of the node, and deadline", func(w *world) {
 			w.pass(time.Minute)
-			end := int64(w.rdb.ZScore(w.ctx(), w.prefix+":nodes", "n1").Val())
+			end := int64(w.rdb.ZScore(w.ctx(), w.nodes(), "n1").Val())
 			n1(w, end)
 			w.pass(2 * time.Minute)
 			w.sweep("n2")

@@ -48,7 +48,7 @@ func (s *Store) Lease(ctx context.Context, node string, begin bool) (Lease, erro
 	if begin {
 		b = "1"
 	}
-	r, err := s.run(ctx, node, node, lua.Lease, []string{s.keys.nodes(), s.keys.control()},
+	r, err := s.run(ctx, node, node, lua.Lease, []string{s.keys.nodes(), s.keys.control(s.keys.nodes())},
 		node, ms(s.cfg.LeaseTTL), b)
 	if err != nil {
 		return Lease{}, err
@@ -56,6 +56,9 @@ func (s *Store) Lease(ctx context.Context, node string, begin bool) (Lease, erro
 	now := r.int()
 	l := Lease{Now: time.UnixMilli(now), SinceSweep: millis(r.int())}
 	s.clock.Store(&reading{redis: now, at: time.Now()})
+	if s.cfg.Apart {
+		s.leases.Store(node, time.Now())
+	}
 	l.Alive, r.fields = r.fields, nil
 	return l, opErr("lease", node, r.done())
 }
@@ -63,7 +66,10 @@ func (s *Store) Lease(ctx context.Context, node string, begin bool) (Lease, erro
 // Release ends a node's lease. It fails with [ErrHeld] while sessions or
 // memberships still name the node.
 func (s *Store) Release(ctx context.Context, node string) error {
-	_, err := s.run(ctx, node, node, lua.Release, []string{s.keys.nodes(), s.keys.control()},
+	if s.cfg.Apart {
+		return s.releaseApart(ctx, node)
+	}
+	_, err := s.run(ctx, node, node, lua.Release, []string{s.keys.nodes(), s.keys.control(s.keys.nodes())},
 		node, s.cfg.Partitions)
 	return err
 }
@@ -90,11 +96,14 @@ type Swept struct {
 // It fails with [ErrPaused] if it only noted a gap in time, and with
 // [ErrFenced] if the node has been given up.
 func (s *Store) Sweep(ctx context.Context, node string, claims []Lapse) (Swept, error) {
+	if s.cfg.Apart {
+		return s.sweepApart(ctx, node, claims)
+	}
 	args := []any{node, s.cfg.Partitions, sweepLimit, ms(s.cfg.SessionTTL), ms(s.cfg.LogTTL), s.goneTTL(), len(claims)}
 	for _, c := range claims {
 		args = append(args, c.Node, c.End)
 	}
-	r, err := s.run(ctx, node, node, lua.Sweep, []string{s.keys.nodes(), s.keys.control()}, args...)
+	r, err := s.run(ctx, node, node, lua.Sweep, []string{s.keys.nodes(), s.keys.control(s.keys.nodes())}, args...)
 	if err != nil {
 		return Swept{}, err
 	}

@@ -41,7 +41,7 @@ func race(t *testing.T, n int, refusal error, call func(i int) error) int {
 
 // stores gives n gateways of one deployment.
 func (w *world) stores(n int, cfg roomstore.Config) (all []*roomstore.Store) {
-	cfg.Prefix, cfg.Partitions = w.prefix, w.parts
+	cfg.Prefix, cfg.Partitions, cfg.Apart = w.prefix, w.parts, w.apart
 	for range n {
 		all = append(all, roomstore.New(runBatcher(w.T, w.rdb, roomstore.BatcherConfig{Timeout: 30 * time.Second}), cfg))
 	}

@@ -97,7 +97,11 @@ func TestStore_Reclaim_rolledBack(t *testing.T) {
 			k.heals(term)
 		}
 		w.stored("a", "#1:3 ana/ana1@1 n2 ben/ben1@2 n1 cy/cy1@3 n2")
-		w.stored("b", "#1:2 ana/ana1@1 n2 cy/cy1@2 n2")
+		if w.apart {
+			w.stored("b", "#1:2 ana/ana1@1 n1 cy/cy1@2 n2") // until ana leaves
+		} else {
+			w.stored("b", "#1:2 ana/ana1@1 n2 cy/cy1@2 n2")
+		}
 		w.open()
 		w.store.Adopt(term)
 		w.leave(ana, "b")
@@ -413,7 +417,9 @@ func TestStore_Witness(t *testing.T) {
 		back(w.s("eve1"), "a", at, "eve1") // in two rooms
 		back(w.s("ana1"), "a", at, "ana1") // on another node
 		w.heard()
-		w.must(w.rdb.Set(w.ctx(), w.tag("0")+"origin", fmt.Sprintf("%s\x001\x00%d", w.origin(), w.now().UnixMilli()-61_000), 0).Err())
+		for _, slot := range w.slots() {
+			w.must(w.rdb.Set(w.ctx(), slot+"origin", fmt.Sprintf("%s\x001\x00%d", w.origin(), w.now().UnixMilli()-61_000), 0).Err())
+		}
 		_, err = w.store.Witness(w.ctx(), "n2", roomstore.Record{Room: "a", Position: at})
 		w.refused(err, roomstore.ErrLate)
 	})

@@ -2,6 +2,7 @@ package roomstore
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/roomgate/roomgate/lua"
@@ -87,6 +88,7 @@ func (s *Store) enter(ctx context.Context, who Session, req EntryRequest, ask st
 		return Entry{}, &OpError{Op: "enter", On: string(req.Room), Err: err}
 	}
 	p := s.keys.partition(req.Room)
+	const home = 8
 	args := []any{
 		string(req.Mode), string(req.Room), string(who.User), string(who.ID), who.Generation, who.Node,
 		string(req.RequestKey), p, s.keys.userSlot(who.User), req.Data, req.Name, req.Delay, s.keep(),
@@ -96,8 +98,13 @@ func (s *Store) enter(ctx context.Context, who Session, req EntryRequest, ask st
 	for k, v := range req.Attributes {
 		args = append(args, k, v)
 	}
-	r, err := s.run(ctx, string(req.Room), string(req.Room), lua.Enter,
-		[]string{s.keys.part(p), s.keys.user(who.User), s.keys.control()}, args...)
+	part := s.keys.part(p)
+	enter := func(at string) (*reply, error) {
+		args[home] = at
+		return s.run(ctx, string(req.Room), string(req.Room), lua.Enter,
+			[]string{part, s.keys.userAt(part, who.User), s.keys.control(part)}, args...)
+	}
+	r, err := s.reserved(ctx, who, req.Room, s.cfg.MaxRoomsPerUser, ask == "1", enter)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -157,8 +164,14 @@ func (s *Store) change(ctx context.Context, who Session, from RoomID, req EntryR
 	for k, v := range req.Attributes {
 		args = append(args, k, v)
 	}
-	r, err := s.run(ctx, string(req.Room), string(req.Room), lua.Switch,
-		[]string{s.keys.part(s.keys.partition(from)), s.keys.part(p), s.keys.user(who.User), s.keys.control()}, args...)
+	const home = 8
+	to := s.keys.part(p)
+	change := func(at string) (*reply, error) {
+		args[home] = at
+		return s.run(ctx, string(req.Room), string(req.Room), lua.Switch,
+			[]string{s.keys.part(s.keys.partition(from)), to, s.keys.userAt(to, who.User), s.keys.control(to)}, args...)
+	}
+	r, err := s.reserved(ctx, who, req.Room, 0, ask == "1", change)
 	if err != nil {
 		return Entry{}, Position{}, err
 	}
@@ -196,12 +209,20 @@ func (s *Store) Undo(ctx context.Context, who Session, req EntryRequest) (Positi
 }
 
 func (s *Store) leave(ctx context.Context, who Session, script lua.Script, room RoomID, key RequestKey, args ...any) (Position, error) {
-	r, err := s.run(ctx, string(room), string(room), script,
-		[]string{s.keys.part(s.keys.partition(room)), s.keys.user(who.User)},
-		append([]any{string(room), string(who.User), string(who.ID), who.Generation, string(key)}, args...)...)
+	part := s.keys.part(s.keys.partition(room))
+	call := func() (*reply, error) {
+		return s.run(ctx, string(room), string(room), script,
+			[]string{part, s.keys.userAt(part, who.User)},
+			append([]any{string(room), string(who.User), string(who.ID), who.Generation, string(key)}, args...)...)
+	}
+	r, err := call()
+	if s.cfg.Apart && errors.Is(err, ErrFenced) && s.catchUp(ctx, who, room) == nil {
+		r, err = call()
+	}
 	if err != nil {
 		return Position{}, err
 	}
+	s.free(ctx, r.listed)
 	at := r.position()
 	return at, opErr(script.Name, string(room), r.done())
 }
@@ -218,6 +239,9 @@ type Departure struct {
 //
 // It fails with [ErrFenced].
 func (s *Store) LeaveAll(ctx context.Context, who Session, key RequestKey, end bool) ([]Departure, error) {
+	if s.cfg.Apart {
+		return s.leaveAllApart(ctx, who, key, end)
+	}
 	ending := "0"
 	if end {
 		ending = "1"
@@ -297,9 +321,13 @@ func (s *Store) Kick(ctx context.Context, room RoomID, user UserID, extended str
 	if err := opaque("extended data", extended); err != nil {
 		return opErr("kick", string(room), err)
 	}
-	_, err := s.run(ctx, string(room), string(room), lua.Kick,
-		[]string{s.keys.part(s.keys.partition(room)), s.keys.user(user)},
+	part := s.keys.part(s.keys.partition(room))
+	r, err := s.run(ctx, string(room), string(room), lua.Kick,
+		[]string{part, s.keys.userAt(part, user)},
 		string(room), string(user), extended, ms(s.cfg.LogTTL), s.goneTTL())
+	if err == nil {
+		s.free(ctx, r.listed)
+	}
 	return err
 }
 

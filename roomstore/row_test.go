@@ -86,7 +86,7 @@ func (w *world) nothingLeft() {
 			if w.rdb.PTTL(w.ctx(), key).Val() <= 0 {
 				w.Errorf("%q is left and does not expire", rest)
 			}
-		case rest == "nodes" || rest == "partitions" || kind == "clock" || kind == "dead" || kind == "term" || kind == "origin":
+		case kind == "nodes" || kind == "partitions" || rest == "nodes" || rest == "partitions" || kind == "clock" || kind == "dead" || kind == "term" || kind == "origin":
 		default:
 			w.Errorf("%q is left: %s", rest, w.value(key))
 		}

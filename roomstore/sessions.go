@@ -17,15 +17,19 @@ import (
 // with [ErrFenced] if the node has been given up, and with [ErrLate] if Redis
 // got the call so late that nobody waits for it.
 func (s *Store) Login(ctx context.Context, node string, user UserID, id SessionID, device string) (Session, error) {
-	slot := s.keys.userSlot(user)
+	if err := s.showLife(ctx, node); err != nil {
+		return Session{}, err
+	}
+	uslot := s.keys.uslot(s.keys.userSlot(user))
 	r, err := s.run(ctx, string(user), string(user), lua.Login,
-		[]string{s.keys.user(user), s.keys.uslot(slot), s.keys.control()},
+		[]string{s.keys.user(user), uslot, s.keys.control(uslot)},
 		string(user), string(id), node, device, ms(s.cfg.SessionTTL), s.cfg.MaxDevices,
 		ms(s.cfg.LogTTL), s.goneTTL(), s.validUntil(ctx), s.cfg.Partitions)
 	if err != nil {
 		return Session{}, err
 	}
 	who := Session{User: user, ID: id, Generation: r.int(), Node: node}
+	s.seeTo(ctx, r.listed, s.cfg.SessionTTL) // or else the sweep will
 	return who, opErr("login", string(user), r.done())
 }
 
@@ -51,13 +55,19 @@ type Return struct {
 // with [ErrFenced] if the node has been given up, and with [ErrLate] if Redis
 // got the call so late that nobody waits for it.
 func (s *Store) Resume(ctx context.Context, node string, user UserID, id SessionID, named []RoomID) (who Session, rooms []Return, ok bool, err error) {
+	if err := s.showLife(ctx, node); err != nil {
+		return Session{}, nil, false, err
+	}
+	if s.cfg.Apart {
+		return s.resumeApart(ctx, node, user, id, named)
+	}
 	slot := s.keys.userSlot(user)
 	args := []any{string(user), string(id), node, s.validUntil(ctx), len(named)}
 	for _, room := range named {
 		args = append(args, string(room), s.keys.partition(room))
 	}
 	r, err := s.run(ctx, string(user), string(user), lua.Resume,
-		[]string{s.keys.user(user), s.keys.uslot(slot), s.keys.control()}, args...)
+		[]string{s.keys.user(user), s.keys.uslot(slot), s.keys.control(s.keys.uslot(slot))}, args...)
 	if err != nil {
 		return Session{}, nil, false, err
 	}
@@ -72,29 +82,35 @@ func (s *Store) Resume(ctx context.Context, node string, user UserID, id Session
 	}
 	who.Slow = int(r.int())
 	for len(r.fields) > 0 && r.err == nil {
-		back := Return{Room: RoomID(r.text())}
-		what := r.text()
-		back.Position = r.position()
-		text := r.text()
+		back := r.back(RoomID(r.text()))
 		back.Named = r.text() == "1"
-		if what == "in" {
-			back.In = true
-			f := strings.SplitN(text, "\x00", 3)
-			if len(f) != 3 {
-				r.fail("room text " + strconv.Quote(text))
-				break
-			}
-			n := numbers{}
-			back.Delay, back.Entered, back.Name = int(n.parse("delay", f[0])), n.parse("entered", f[1]), f[2]
-			if n.err != nil {
-				r.fail(n.err.Error())
-			}
-		} else {
-			back.Reason, back.Extended = Reason(what), text
-		}
 		rooms = append(rooms, back)
 	}
 	return who, rooms, ok, opErr("resume", string(user), r.done())
+}
+
+// back reads what a script says of a session's place in a room.
+func (r *reply) back(room RoomID) Return {
+	back := Return{Room: room}
+	what := r.text()
+	back.Position = r.position()
+	text := r.text()
+	if what != "in" {
+		back.Reason, back.Extended = Reason(what), text
+		return back
+	}
+	back.In = true
+	f := strings.SplitN(text, "\x00", 3)
+	if len(f) != 3 {
+		r.fail("room text " + strconv.Quote(text))
+		return back
+	}
+	n := numbers{}
+	back.Delay, back.Entered, back.Name = int(n.parse("delay", f[0])), n.parse("entered", f[1]), f[2]
+	if n.err != nil {
+		r.fail(n.err.Error())
+	}
+	return back
 }
 
 // Park notes that the session's socket is closed: it and its places last for
@@ -121,9 +137,17 @@ func (s *Store) Abandon(ctx context.Context, who Session, left time.Duration) er
 }
 
 func (s *Store) park(ctx context.Context, who Session, generation string, left, slow time.Duration) error {
-	_, err := s.run(ctx, string(who.User), string(who.User), lua.Park,
-		[]string{s.keys.user(who.User), s.keys.uslot(s.keys.userSlot(who.User)), s.keys.control()},
+	uslot := s.keys.uslot(s.keys.userSlot(who.User))
+	r, err := s.run(ctx, string(who.User), string(who.User), lua.Park,
+		[]string{s.keys.user(who.User), uslot, s.keys.control(uslot)},
 		string(who.User), string(who.ID), generation, ms(max(0, left)), who.Node, ms(slow))
+	if r == nil || len(r.listed) == 0 {
+		return err
+	}
+	// Also what an earlier call may not have got to.
+	if err := s.seeTo(ctx, r.listed, left); err != nil {
+		return err
+	}
 	return err
 }
 

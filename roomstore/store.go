@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/roomgate/roomgate/lua"
 )
@@ -29,6 +32,10 @@ type Config struct {
 	MaxDevices      int // one user is logged in on at once; 10 if 0
 
 	DropEmptiedData bool // an emptied room loses its name and attributes at once
+
+	// Apart has every call keep to the keys of one hash slot, as Redis Cluster
+	// demands: docs/cluster.md. All gateways of a deployment agree on it.
+	Apart bool
 
 	// Terms follows whether data was lost; one of the store's own if nil, which
 	// then hears of it only by a lack of it.
@@ -62,6 +69,8 @@ type Store struct {
 	keys  keys
 	terms *Terms
 	clock atomic.Pointer[reading]
+
+	leases sync.Map // node → time.Time of its last renewal; where slots lie apart
 }
 
 // New returns a Store that sends its scripts through calls.
@@ -82,10 +91,24 @@ func New(calls *Batcher, cfg Config) *Store {
 	if cfg.Terms == nil {
 		cfg.Terms = NewTerms(cfg.Prefix, cfg.Partitions)
 	}
-	for _, s := range lua.All {
-		calls.Register(s.Script)
+	if cfg.Apart {
+		cfg.Terms.keys.apart = true
 	}
-	return &Store{calls: calls, cfg: cfg, keys: keys{prefix: cfg.Prefix, partitions: cfg.Partitions}, terms: cfg.Terms}
+	s := &Store{calls: calls, cfg: cfg, keys: cfg.Terms.keys, terms: cfg.Terms}
+	for _, script := range lua.All {
+		if text := s.text(script); text != nil && (cfg.Apart || !script.Step) {
+			calls.Register(text)
+		}
+	}
+	return s
+}
+
+// text gives the text of a script that this store calls; nil if there is none.
+func (s *Store) text(script lua.Script) *redis.Script {
+	if s.cfg.Apart {
+		return script.Apart
+	}
+	return script.Script
 }
 
 func defaults[T comparable](v *T, value T) {
@@ -114,7 +137,7 @@ func (s *Store) run(ctx context.Context, lane, on string, script lua.Script, key
 // call is run once, as it is.
 func (s *Store) call(ctx context.Context, lane, on string, script lua.Script, keys []string, args []any) (*reply, error) {
 	start := time.Now()
-	fields, err := s.calls.Do(ctx, lane, script.Script, keys, args)
+	fields, err := s.calls.Do(ctx, lane, s.text(script), keys, args)
 	r := &reply{}
 	outcome := "error"
 	if err == nil {
@@ -122,6 +145,9 @@ func (s *Store) call(ctx context.Context, lane, on string, script lua.Script, ke
 			err = fmt.Errorf("%w: empty", ErrBadReply)
 		} else {
 			r.status, r.fields = fields[0], fields[1:]
+			if s.cfg.Apart && script.Lists && r.status != "term" {
+				r.unlist()
+			}
 			outcome = r.status
 			err = refusals[r.status]
 		}
@@ -141,6 +167,7 @@ func (s *Store) call(ctx context.Context, lane, on string, script lua.Script, ke
 type reply struct {
 	status string
 	fields []string
+	listed []todo // where slots lie apart
 	err    error
 }
 

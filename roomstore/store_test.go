@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,25 +27,21 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // contract runs a test on every kind of Redis there is, each with one and with
-// many partitions: the rules are the same everywhere. A short run is on a real
-// Redis with many only.
+// many partitions: the rules are the same everywhere, also where calls keep to one
+// hash slot each. A short run is on a real Redis with many only.
 func contract(t *testing.T, cfg roomstore.Config, test func(w *world)) {
 	t.Helper()
 	t.Parallel()
-	for _, embedded := range []bool{false, true} {
+	for _, kind := range []string{"redis", "embedded", "apart"} {
 		for _, partitions := range []int{1, 16} {
-			if testing.Short() && (embedded || partitions == 1) {
+			if testing.Short() && (kind == "embedded" || partitions == 1) {
 				continue
 			}
-			name := "redis"
-			if embedded {
-				name = "embedded"
-			}
-			t.Run(name+"/P="+strconv.Itoa(partitions), func(t *testing.T) {
+			t.Run(kind+"/P="+strconv.Itoa(partitions), func(t *testing.T) {
 				t.Parallel()
 				cfg := cfg
-				cfg.Partitions = partitions
-				test(newWorld(t, embedded, cfg))
+				cfg.Partitions, cfg.Apart = partitions, kind == "apart"
+				test(newWorld(t, kind == "embedded", cfg))
 			})
 		}
 	}
@@ -59,6 +56,7 @@ type world struct {
 	store   *roomstore.Store
 	prefix  string
 	parts   int
+	apart   bool // calls keep to one hash slot each
 	sub     *redis.PubSub
 	dropped bool // what is stored need not agree: the test has tampered with it
 
@@ -102,7 +100,7 @@ func newWorldOn(t *testing.T, rdb *redis.Client, mini *miniredis.Miniredis, cfg 
 	w.end, cancel = context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	cfg.Prefix = redistest.Prefix()
-	w.prefix, w.parts = cfg.Prefix, max(1, cfg.Partitions)
+	w.prefix, w.parts, w.apart = cfg.Prefix, max(1, cfg.Partitions), cfg.Apart
 	w.store = roomstore.New(runBatcher(t, w.rdb, roomstore.BatcherConfig{Lanes: 1, Timeout: 30 * time.Second}), cfg)
 	w.sub = w.rdb.PSubscribe(t.Context(), w.prefix+":*")
 	if _, err := w.sub.Receive(t.Context()); err != nil {
@@ -277,8 +275,25 @@ func (w *world) now() time.Time {
 // pass makes awake time go on, as far as sessions and leases know.
 func (w *world) pass(d time.Duration) {
 	w.Helper()
-	w.must(w.rdb.HIncrBy(w.ctx(), w.tag("0")+"clock", "paused", -d.Milliseconds()).Err())
-	w.must(w.rdb.HSet(w.ctx(), w.tag("0")+"clock", "last", w.now().UnixMilli()).Err())
+	for _, slot := range w.slots() {
+		w.must(w.rdb.HIncrBy(w.ctx(), slot+"clock", "paused", -d.Milliseconds()).Err())
+		w.must(w.rdb.HSet(w.ctx(), slot+"clock", "last", w.now().UnixMilli()).Err())
+	}
+}
+
+// slots gives the prefix of everything that has a clock, dead nodes and a term of
+// its own.
+func (w *world) slots() (all []string) {
+	if !w.apart {
+		return []string{w.tag("0")}
+	}
+	for p := range w.parts {
+		all = append(all, w.tag(strconv.Itoa(p)))
+	}
+	for p := range w.parts {
+		all = append(all, w.tag("u"+strconv.Itoa(p)))
+	}
+	return all
 }
 
 // expire puts the deadline of an empty room a while back.
@@ -531,9 +546,29 @@ func (w *world) dump() map[string]string {
 	w.Helper()
 	all := map[string]string{}
 	for _, key := range w.keys() {
+		if w.apart && strings.Contains(key, "}:gone:") && w.fences(key) {
+			continue
+		}
 		all[key] = w.value(key)
 	}
 	return all
+}
+
+// fences says whether a key holds nothing but which reservations have been given
+// back.
+func (w *world) fences(key string) bool {
+	w.Helper()
+	fields, err := w.rdb.HKeys(w.ctx(), key).Result()
+	w.must(err)
+	return !slices.ContainsFunc(fields, func(f string) bool { return !strings.HasPrefix(f, "\x00") })
+}
+
+// nodes gives the key of the leases.
+func (w *world) nodes() string {
+	if w.apart {
+		return w.tag("0") + "nodes"
+	}
+	return w.prefix + ":nodes"
 }
 
 func (w *world) keys() (keys []string) {
@@ -553,7 +588,10 @@ func (w *world) value(key string) string {
 	var v any
 	switch kind := w.rdb.Type(w.ctx(), key).Val(); kind {
 	case "hash":
-		v, err = w.rdb.HGetAll(w.ctx(), key).Result()
+		var h map[string]string
+		h, err = w.rdb.HGetAll(w.ctx(), key).Result()
+		maps.DeleteFunc(h, func(field, _ string) bool { return w.apart && strings.HasPrefix(field, "\x00") })
+		v = h
 	case "zset":
 		v, err = w.rdb.ZRangeWithScores(w.ctx(), key, 0, -1).Result()
 	case "set":

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/redis/go-redis/v9"
 
 	"github.com/roomgate/roomgate/roomstore"
 )
@@ -222,7 +221,7 @@ func TestStore_Switch(t *testing.T) {
 		{
 			name: "the node was given up",
 			given: given(both, func(w *world) {
-				w.must(w.rdb.ZAdd(w.ctx(), w.tag("0")+"dead", redis.Z{Score: 1, Member: "n1"}).Err())
+				w.giveUp("n1")
 			}),
 			do: switchAs("a1", roomstore.ModeEnter, "b"), err: roomstore.ErrFenced,
 		},

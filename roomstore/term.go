@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/roomgate/roomgate/lua"
 )
@@ -30,6 +31,7 @@ type Terms struct {
 
 	mu      sync.Mutex
 	term    string        // that calls are made under; "" before the first
+	parts   []string      // the same, by slot
 	changed chan struct{} // closed when calls may go through that did not
 }
 
@@ -53,10 +55,53 @@ func NewTerms(prefix string, partitions int) *Terms {
 // it: it may be to a Redis that was started anew and has come back with less. It
 // is for the options of every client that carries scripts.
 func (t *Terms) OnConnect(ctx context.Context, c *redis.Conn) error {
-	_, err := t.greet(ctx, func(ctx context.Context, keys []string, args []any) ([]string, error) {
+	eval := func(ctx context.Context, keys []string, args []any) ([]string, error) {
 		return lua.Greet.Run(ctx, c, keys, args...).StringSlice()
-	})
-	return err
+	}
+	if !t.keys.apart {
+		_, err := t.greet(ctx, eval)
+		return err
+	}
+	knew, _ := t.current()
+	for i, slot := range t.keys.slots() {
+		// This connection is to one of the masters, or to none of them.
+		_, err := t.greetSlot(ctx, slot, part(knew, i), eval)
+		if err != nil && !elsewhere(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// elsewhere says whether a node of a Cluster answered that a slot is not its own.
+func elsewhere(err error) bool {
+	for _, prefix := range []string{"MOVED ", "ASK ", "CLUSTERDOWN ", "READONLY ", "TRYAGAIN "} {
+		if answer := redis.Error(nil); errors.As(err, &answer) && strings.HasPrefix(answer.Error(), prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// part gives the term of the slot of a number: where slots lie apart a term is the terms of
+// all, in the order of keys.slots.
+func part(term string, i int) string {
+	if term == "" {
+		return ""
+	}
+	return strings.Split(term, ",")[i]
+}
+
+// of gives the term of the slot that a key is in.
+func (t *Terms) of(term, key string) string {
+	if !t.keys.apart {
+		return term
+	}
+	terms := strings.Split(term, ",")
+	if i := t.keys.slotIndex(key); i < len(terms) {
+		return terms[i]
+	}
+	return term // it is none of this deployment's
 }
 
 // A Greeting is what Redis says to a gateway.
@@ -65,11 +110,37 @@ type Greeting struct {
 	Opens time.Duration // until calls are accepted under it; 0 if they are
 }
 
-// greet greets Redis by eval. It fails with ErrPartitions.
+// greet greets Redis by eval, slot by slot. It fails with ErrPartitions.
 func (t *Terms) greet(ctx context.Context, eval func(context.Context, []string, []any) ([]string, error)) (Greeting, error) {
 	knew, _ := t.current()
+	slots := t.keys.slots()
+	if len(slots) == 1 {
+		return t.greetSlot(ctx, slots[0], knew, eval)
+	}
+	greetings := make([]Greeting, len(slots))
+	var work errgroup.Group
+	for i, slot := range slots {
+		work.Go(func() (err error) {
+			greetings[i], err = t.greetSlot(ctx, slot, part(knew, i), eval)
+			return err
+		})
+	}
+	if err := work.Wait(); err != nil {
+		return Greeting{}, err
+	}
+	var all Greeting
+	terms := make([]string, len(slots))
+	for i, g := range greetings {
+		terms[i] = g.Term
+		all.Opens = max(all.Opens, g.Opens)
+	}
+	all.Term = strings.Join(terms, ",")
+	return all, nil
+}
+
+func (t *Terms) greetSlot(ctx context.Context, slot, knew string, eval func(context.Context, []string, []any) ([]string, error)) (Greeting, error) {
 	say := func(ask string) ([]string, error) {
-		return eval(ctx, []string{t.keys.partitionsKey(), t.keys.term(), t.keys.origin(), t.keys.control()},
+		return eval(ctx, []string{t.keys.partitionsKey(slot), t.keys.term(slot), t.keys.origin(slot), t.keys.control(slot)},
 			[]any{t.keys.partitions, knew, rand.Text(), ms(t.settle), ask})
 	}
 	ask := "1"
@@ -116,6 +187,20 @@ func (t *Terms) current() (string, <-chan struct{}) {
 	return t.term, t.changed
 }
 
+// currentFor is current for the slot that a key is in.
+func (t *Terms) currentFor(key string) (string, <-chan struct{}) {
+	if !t.keys.apart {
+		return t.current()
+	}
+	i := t.keys.slotIndex(key)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if i >= len(t.parts) {
+		return "", t.changed
+	}
+	return t.parts[i], t.changed
+}
+
 // stir says that the term may be another.
 func (t *Terms) stir() {
 	select {
@@ -129,6 +214,7 @@ func (t *Terms) adopt(term string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.term = term
+	t.parts = strings.Split(term, ",")
 	close(t.changed)
 	t.changed = make(chan struct{})
 }
@@ -188,14 +274,15 @@ type underKey struct{}
 // another waits until that is adopted, or ctx is done: it then fails with ErrTerm,
 // and has changed nothing.
 func (s *Store) guarded(ctx context.Context, lane, on string, script lua.Script, keys []string, args []any) (*reply, error) {
-	keys = append(keys[:len(keys):len(keys)], s.keys.term())
+	at := keys[0]
+	keys = append(keys[:len(keys):len(keys)], s.keys.term(at))
 	args = append(args[:len(args):len(args)], "")
 	if under, ok := ctx.Value(underKey{}).(string); ok {
-		args[len(args)-1] = under
+		args[len(args)-1] = s.terms.of(under, at)
 		return s.call(ctx, lane, on, script, keys, args)
 	}
 	for {
-		term, changed := s.terms.current()
+		term, changed := s.terms.currentFor(at)
 		now := append(args[:len(args)-1:len(args)-1], term)
 		r, err := s.call(ctx, lane, on, script, keys, now)
 		if !errors.Is(err, ErrTerm) {

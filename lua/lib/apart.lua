@@ -7,13 +7,14 @@
 -- has any effect any more.
 
 -- LISTED is what the caller has to see to; it is put behind the script's reply.
--- Six values each: what, user, session, room, ticket, and a detail.
+-- Seven values each: what, user, session, room, ticket, the node that has the
+-- session, or had it until now, and a detail.
 local LISTED = {}
 
-local function list(what, user, session, id, ticket, detail)
+local function list(what, user, session, id, ticket, node, detail)
   local n = #LISTED
-  LISTED[n + 1], LISTED[n + 2], LISTED[n + 3] = what, user, session
-  LISTED[n + 4], LISTED[n + 5], LISTED[n + 6] = id, ticket, detail
+  LISTED[n + 1], LISTED[n + 2], LISTED[n + 3], LISTED[n + 4] = what, user, session, id
+  LISTED[n + 5], LISTED[n + 6], LISTED[n + 7] = ticket, node, detail
 end
 
 local function ticket_of(user_slot)
@@ -31,10 +32,48 @@ local function fence(part, session, id, ticket)
   end
 end
 
--- stale says whether the ticket that an entry shows has been fenced.
+-- give_back fences a reservation that is void, and drops what names its membership
+-- in the room's slot. m is the user's membership, of another session, or nil.
+local function give_back(part, id, user, session, ticket, node, m, gone_ttl)
+  call("ZREM", part .. "parked", session .. NUL .. user .. NUL .. id)
+  if not m or m.node ~= node then
+    call("SREM", key(part, "node", node), user .. NUL .. id)
+  end
+  fence(part, session, id, ticket)
+  call("PEXPIRE", key(part, "gone", session), gone_ttl)
+end
+
+-- here says whether a session is on a node, under this generation.
+local function here(user_key, session, generation, node)
+  local s = session_record(call("HGET", user_key, "s:" .. session))
+  return s and s.generation == generation and s.node == node
+end
+
+-- reservation gives the ticket of a session's reservation for a room, or nil.
+local function reservation(user_key, session, id)
+  return (call("HGET", user_key, "r:" .. id .. NUL .. session) or ""):match("^%d+%z(%d+)$")
+end
+
+-- reserve makes one, above a ticket.
+local function reserve(user_key, session, id, partition, above)
+  local _, now_us = now()
+  local ticket = number(math.max(now_us, above + 1))
+  call("HSET", user_key, "r:" .. id .. NUL .. session, partition .. NUL .. ticket)
+  return ticket
+end
+
+-- unreserve takes one back, if it still has this ticket.
+local function unreserve(user_key, session, id, ticket)
+  if reservation(user_key, session, id) == ticket then
+    call("HDEL", user_key, "r:" .. id .. NUL .. session)
+  end
+end
+
+-- stale gives up to which ticket a session's have been fenced, if the one that an
+-- entry shows is among them.
 local function stale(part, session, id, user_slot)
   local fenced = call("HGET", key(part, "gone", session), NUL .. id)
-  return fenced and tonumber(ticket_of(user_slot)) <= tonumber(fenced)
+  return fenced and tonumber(ticket_of(user_slot)) <= tonumber(fenced) and fenced
 end
 
 -- The user's slot has been asked before: whoever has moved on since has fenced
@@ -62,7 +101,7 @@ end
 local function give_place(part, id, user_key, user, m)
   local ticket = ticket_of(m.user_slot)
   fence(part, m.session, id, ticket)
-  list("free", user, m.session, id, ticket, "")
+  list("free", user, m.session, id, ticket, m.node, "")
 end
 
 local function take_place(part, id, room, user_key, user, mine, other)
@@ -89,19 +128,19 @@ local function rooms_here()
 end
 
 -- list_rooms lists all reservations of a session.
-local function list_rooms(what, fields, user, session, detail)
+local function list_rooms(what, fields, user, session, node, detail)
   for _, r in ipairs(rooms_of(fields, session)) do
-    list(what, user, session, r.id, r.ticket, detail)
+    list(what, user, session, r.id, r.ticket, node, detail)
   end
 end
 
 local function park_rooms(uslot, user_key, fields, user, session, node, deadline)
   local s = session_record(call("HGET", user_key, "s:" .. session))
-  list_rooms("park", fields, user, session, s.generation)
+  list_rooms("park", fields, user, session, node, s.generation)
 end
 
 local function park_rest(fields, user, session, generation)
-  list_rooms("park", fields, user, session, generation)
+  list_rooms("park", fields, user, session, "", generation)
 end
 
 -- list_rest lists the reservations for rooms that are not among some, each with
@@ -109,7 +148,7 @@ end
 local function list_rest(fields, user, session, generation, rooms)
   for _, r in ipairs(rooms_of(fields, session)) do
     if not rooms:find(NUL .. r.id .. NUL, 1, true) then
-      list("stray", user, session, r.id, r.ticket, generation)
+      list("stray", user, session, r.id, r.ticket, "", generation)
     end
   end
 end
@@ -127,8 +166,8 @@ local function outlive(uslot, user_key, fields, user, session, deadline)
   end_later(uslot, user_key, fields, user, session, "timeout", deadline)
 end
 
-local function leave_later(uslot, user_key, fields, user, session, now_ms)
-  list_rooms("quit", fields, user, session, "kicked")
+local function leave_later(uslot, user_key, fields, user, session, node, now_ms)
+  list_rooms("quit", fields, user, session, node, "kicked")
   end_later(uslot, user_key, fields, user, session, "kicked", now_ms)
 end
 

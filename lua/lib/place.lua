@@ -2,8 +2,8 @@
 -- that are about a room. On one Redis they look for themselves. Where the user's
 -- hash is in another slot, lib/apart.lua stands here in place of this file.
 
--- stale says whether the reservation that an entry shows has been given back. On
--- one Redis there are none.
+-- stale gives which reservations of a session have been given back, if the one that
+-- an entry shows is among them. On one Redis there are none.
 local function stale()
   return false
 end

@@ -1,0 +1,690 @@
+package roomstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/roomgate/roomgate/lua"
+)
+
+// What is one script on one Redis is several where hash slots lie apart: the
+// user's slot first, then the rooms'. docs/cluster.md has the sequences, and says
+// of each step what is left if there is no next one.
+
+const (
+	// reserveTries is how often an entry reserves again if another call keeps
+	// giving its reservations back.
+	reserveTries = 4
+	// stepsAtOnce is how many slots one operation asks at once.
+	stepsAtOnce = 16
+	// leaveRounds is how often a logout looks whether something was reserved
+	// meanwhile.
+	leaveRounds = 8
+)
+
+// A todo is what a script lists that is to be done in another slot: a reservation,
+// and what about it.
+type todo struct {
+	what    string // "free", "held", "park", "quit" or "stray"
+	user    UserID
+	session SessionID
+	room    RoomID
+	ticket  string
+	node    string // that has the session, or had it until now
+	detail  string // "park": the generation; "quit": why
+}
+
+// unlist takes what a script listed from the end of its reply.
+func (r *reply) unlist() {
+	n := len(r.fields)
+	if n == 0 {
+		r.fail("no list")
+		return
+	}
+	count, err := strconv.Atoi(r.fields[n-1])
+	first := n - 1 - 7*count
+	if err != nil || count < 0 || first < 0 {
+		r.fail("list of " + r.fields[n-1])
+		return
+	}
+	for f := r.fields[first : n-1]; len(f) > 0; f = f[7:] {
+		r.listed = append(r.listed, todo{
+			what: f[0], user: UserID(f[1]), session: SessionID(f[2]), room: RoomID(f[3]), ticket: f[4], node: f[5], detail: f[6],
+		})
+	}
+	r.fields = r.fields[:first]
+}
+
+// of gives the user's hash and the prefix of the slot it is in.
+func (k keys) of(user UserID) []string {
+	return []string{k.user(user), k.uslot(k.userSlot(user))}
+}
+
+// reserved calls an entry into a room with where the user's reservation is: the
+// user's slot, and where that lies apart the ticket, behind "#". What is refused
+// gives the reservation back. asks is for one that only asks what came of another.
+func (s *Store) reserved(ctx context.Context, who Session, room RoomID, limit int, asks bool, enter func(home string) (*reply, error)) (*reply, error) {
+	home := s.keys.userSlot(who.User)
+	if !s.cfg.Apart {
+		return enter(home)
+	}
+	above := "0"
+	for range reserveTries {
+		ticket, others, err := s.reserve(ctx, who, room, limit, asks, above)
+		if err != nil {
+			return nil, err
+		}
+		r, err := enter(home + "#" + ticket)
+		if errors.Is(err, errStale) {
+			if above = r.text(); r.err != nil {
+				return nil, opErr("enter", string(room), r.err)
+			}
+			continue
+		}
+		if err == nil {
+			s.free(ctx, r.listed)
+			s.dropOthers(ctx, others, r.listed)
+		} else if !asks && Refused(err) {
+			s.drop(ctx, todo{user: who.User, session: who.ID, room: room, ticket: ticket, node: who.Node})
+		}
+		return r, err
+	}
+	return nil, opErr("enter", string(room), ErrUserLimit)
+}
+
+// dropOthers gives back what a user's other sessions have reserved of a room and do
+// not use, but for those that have been given back.
+func (s *Store) dropOthers(ctx context.Context, others, freed []todo) {
+	for _, t := range others {
+		if !slices.ContainsFunc(freed, func(f todo) bool { return f.session == t.session }) {
+			s.drop(ctx, t)
+		}
+	}
+}
+
+// reserve gives the ticket of a reservation, and what the user's other sessions
+// have reserved of the room. At the user's limit it gives those back that are void.
+func (s *Store) reserve(ctx context.Context, who Session, room RoomID, limit int, asks bool, above string) (string, []todo, error) {
+	partition := strconv.Itoa(s.keys.partition(room))
+	if asks {
+		partition = ""
+	}
+	for range reserveTries {
+		r, err := s.run(ctx, string(who.User), string(room), lua.Reserve, s.keys.of(who.User),
+			string(who.User), string(who.ID), who.Generation, who.Node, string(room), partition, limit, above)
+		if err == nil {
+			ticket := r.text()
+			return ticket, r.listed, opErr("reserve", string(room), r.done())
+		}
+		if !errors.Is(err, ErrUserLimit) {
+			return "", nil, err
+		}
+		dropped := 0
+		for _, t := range r.listed {
+			ok, err := s.drop(ctx, t)
+			if err != nil {
+				return "", nil, err
+			}
+			if ok {
+				dropped++
+			}
+		}
+		if dropped == 0 {
+			return "", nil, err
+		}
+	}
+	return "", nil, opErr("reserve", string(room), ErrUserLimit)
+}
+
+// drop gives a reservation back if it is void, and says whether it was.
+func (s *Store) drop(ctx context.Context, t todo) (bool, error) {
+	r, err := s.run(ctx, string(t.room), string(t.room), lua.Fence, []string{s.keys.part(s.keys.partition(t.room))},
+		string(t.room), string(t.user), string(t.session), t.ticket, t.node, s.goneTTL())
+	if err != nil || r.status == "already" {
+		return false, err
+	}
+	return true, s.free(ctx, []todo{t})
+}
+
+// free takes reservations back that have been fenced. Where it fails they are
+// void, which others find out.
+func (s *Store) free(ctx context.Context, list []todo) error {
+	byUser := map[UserID][]todo{}
+	for _, t := range list {
+		byUser[t.user] = append(byUser[t.user], t)
+	}
+	var first error
+	for user, list := range byUser {
+		args := []any{string(user), len(list)}
+		for _, t := range list {
+			args = append(args, string(t.session), string(t.room), t.ticket)
+		}
+		if _, err := s.run(ctx, string(user), string(user), lua.Free, s.keys.of(user), args...); err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// seeTo does what scripts have listed. A place that is parked lasts for left.
+func (s *Store) seeTo(ctx context.Context, list []todo, left time.Duration) error {
+	_, err := s.settle(ctx, list, left)
+	return err
+}
+
+// settle is seeTo, and says how many it took out of rooms.
+func (s *Store) settle(ctx context.Context, list []todo, left time.Duration) (quit int, err error) {
+	if len(list) == 0 {
+		return 0, nil
+	}
+	freed, out := make([][]todo, len(list)), make([]bool, len(list))
+	var work errgroup.Group
+	work.SetLimit(stepsAtOnce)
+	for i, t := range list {
+		switch t.what {
+		case "free":
+			freed[i] = []todo{t}
+		case "park":
+			work.Go(func() error {
+				_, err := s.run(ctx, string(t.room), string(t.room), lua.ParkPlace, []string{s.keys.part(s.keys.partition(t.room))},
+					string(t.room), string(t.user), string(t.session), t.detail, t.ticket, t.node, ms(max(0, left)), s.goneTTL())
+				return err
+			})
+		case "quit":
+			work.Go(func() error {
+				r, err := s.quit(ctx, t, "")
+				out[i] = err == nil
+				if errors.Is(err, ErrNotMember) {
+					err = nil
+				}
+				if err == nil {
+					freed[i] = r.listed
+				}
+				return err
+			})
+		default:
+			return 0, fmt.Errorf("%w: lists %q", ErrBadReply, t.what)
+		}
+	}
+	err = work.Wait()
+	var all []todo
+	for i := range list {
+		all = append(all, freed[i]...)
+		if out[i] {
+			quit++
+		}
+	}
+	return quit, errors.Join(err, s.free(ctx, all))
+}
+
+// quit takes a session out of a room, and fences its reservation. It fails with
+// ErrNotMember if it was not there.
+func (s *Store) quit(ctx context.Context, t todo, key RequestKey) (*reply, error) {
+	return s.run(ctx, string(t.room), string(t.room), lua.Quit, []string{s.keys.part(s.keys.partition(t.room))},
+		string(t.room), string(t.user), string(t.session), t.ticket, t.node, t.detail, string(key),
+		ms(outcomesFor), ms(s.cfg.LogTTL), s.goneTTL())
+}
+
+func (s *Store) leaveAllApart(ctx context.Context, who Session, key RequestKey, end bool) (left []Departure, err error) {
+	r, err := s.run(ctx, string(who.User), string(who.User), lua.Places, s.keys.of(who.User),
+		string(who.User), string(who.ID), who.Generation, string(key))
+	if err != nil {
+		return nil, err
+	}
+	for len(r.fields) > 0 && r.err == nil {
+		left = append(left, Departure{Room: RoomID(r.text()), Position: r.position()})
+	}
+	if err := r.done(); err != nil {
+		return nil, opErr("leaveall", string(who.User), err)
+	}
+	if r.status == "again" && !end {
+		return left, s.leaveAgain(ctx, left, r.listed, key)
+	}
+	again, ending := r.status == "again", "0"
+	if end {
+		ending = "1"
+	}
+	for range leaveRounds {
+		var freed []todo
+		for _, t := range r.listed {
+			at, done, err := s.leaveListed(ctx, t, key, end)
+			if err != nil {
+				return nil, err
+			}
+			if freed = append(freed, done...); at.Epoch != 0 {
+				left = departed(left, Departure{Room: t.room, Position: at})
+			}
+		}
+		var outcome strings.Builder
+		for _, d := range left {
+			fmt.Fprintf(&outcome, "%s\x00%d\x00%d\x00", d.Room, d.Epoch, d.Seq)
+		}
+		args := []any{string(who.User), string(who.ID), who.Generation, string(key), ending,
+			ms(outcomesFor), s.goneTTL(), outcome.String(), len(freed)}
+		for _, t := range freed {
+			args = append(args, string(t.room), t.ticket)
+		}
+		if r, err = s.run(ctx, string(who.User), string(who.User), lua.Settle, s.keys.of(who.User), args...); err != nil {
+			if again && errors.Is(err, ErrFenced) {
+				return left, nil
+			}
+			return nil, err
+		}
+		if len(r.listed) == 0 {
+			return left, nil
+		}
+	}
+	return nil, opErr("leaveall", string(who.User), errors.New("rooms are being entered all the while"))
+}
+
+// leaveListed leaves a room, and gives where and what reservations that frees. If
+// an earlier call under the key did so, the session may have entered again, and
+// stays unless it ends.
+func (s *Store) leaveListed(ctx context.Context, t todo, key RequestKey, end bool) (at Position, freed []todo, err error) {
+	r, err := s.quit(ctx, t, under(key, t.room))
+	if errors.Is(err, ErrNotMember) {
+		return Position{}, r.listed, nil
+	}
+	if err != nil {
+		return Position{}, nil, err
+	}
+	at = r.position()
+	if r.status == "again" && r.text() == "1" && end {
+		return s.leaveListed(ctx, t, "", false)
+	}
+	return at, r.listed, opErr("quit", string(t.room), r.done())
+}
+
+// departed adds a departure, in place of an earlier one from that room.
+func departed(left []Departure, d Departure) []Departure {
+	for i := range left {
+		if left[i].Room == d.Room {
+			left[i] = d
+			return left
+		}
+	}
+	return append(left, d)
+}
+
+// leaveAgain leaves those rooms of an outcome anew that the session was put back
+// into since, and notes that in it.
+func (s *Store) leaveAgain(ctx context.Context, left []Departure, list []todo, key RequestKey) error {
+	var freed []todo
+	for _, t := range list {
+		if !slices.ContainsFunc(left, func(d Departure) bool { return d.Room == t.room }) {
+			continue
+		}
+		at, done, err := s.leaveListed(ctx, t, key, false)
+		if err != nil {
+			return err
+		}
+		if freed = append(freed, done...); at.Epoch != 0 {
+			departed(left, Departure{Room: t.room, Position: at})
+		}
+	}
+	s.free(ctx, freed)
+	return nil
+}
+
+// under is the key of what a call does about one of its rooms.
+func under(key RequestKey, room RoomID) RequestKey {
+	if key == "" {
+		return ""
+	}
+	return key + RequestKey("\x00"+room)
+}
+
+// showLife renews a lease that may have lapsed before the node takes a session
+// over, so that the session's time does not count from before.
+func (s *Store) showLife(ctx context.Context, node string) error {
+	if !s.cfg.Apart {
+		return nil
+	}
+	renewed, ok := s.leases.Load(node)
+	if !ok || time.Since(renewed.(time.Time)) < s.cfg.LeaseTTL/2 {
+		return nil
+	}
+	_, err := s.Lease(ctx, node, false)
+	return err
+}
+
+func (s *Store) resumeApart(ctx context.Context, node string, user UserID, id SessionID, named []RoomID) (who Session, rooms []Return, ok bool, err error) {
+	r, err := s.run(ctx, string(user), string(user), lua.Takeover, s.keys.of(user),
+		string(user), string(id), node, s.validUntil(ctx))
+	if err != nil {
+		return Session{}, nil, false, err
+	}
+	ok = r.status == "ok"
+	generation := r.text()
+	if ok {
+		g, err := strconv.ParseInt(generation, 10, 64)
+		if err != nil {
+			r.fail("generation " + generation)
+		}
+		who = Session{User: user, ID: id, Generation: g, Node: node}
+	}
+	who.Slow = int(r.int())
+	over := r.text()
+	if err := r.done(); err != nil {
+		return Session{}, nil, false, opErr("takeover", string(user), err)
+	}
+
+	asked := map[RoomID]bool{}
+	for _, room := range named {
+		asked[room] = true
+	}
+	list := r.listed
+	for _, t := range list {
+		delete(asked, t.room)
+	}
+	for _, room := range named {
+		if asked[room] {
+			asked[room] = false
+			list = append(list, todo{user: user, session: id, room: room})
+		}
+	}
+	for _, room := range named {
+		asked[room] = true
+	}
+	rooms = make([]Return, len(list))
+	var work errgroup.Group
+	work.SetLimit(stepsAtOnce)
+	for i, t := range list {
+		work.Go(func() error {
+			back, err := s.retake(ctx, Session{User: user, ID: id, Generation: who.Generation, Node: node}, t, over)
+			back.Named = asked[t.room]
+			rooms[i] = back
+			return err
+		})
+	}
+	if err := work.Wait(); err != nil {
+		return Session{}, nil, false, err
+	}
+	var void []todo
+	for i, t := range r.listed {
+		if !rooms[i].In {
+			void = append(void, t)
+		}
+	}
+	s.free(ctx, void)
+	return who, rooms, ok, nil
+}
+
+// retake takes a session's place in a room over for its connection, or says why
+// there is none. over is why the session is over, if it is.
+func (s *Store) retake(ctx context.Context, who Session, t todo, over string) (Return, error) {
+	r, err := s.run(ctx, string(t.room), string(t.room), lua.Retake, []string{s.keys.part(s.keys.partition(t.room))},
+		string(t.room), string(who.User), string(who.ID), who.Node, who.Generation, t.ticket, t.node, over, s.goneTTL())
+	if err != nil {
+		return Return{}, err
+	}
+	back := r.back(t.room)
+	return back, opErr("retake", string(t.room), r.done())
+}
+
+// catchUp has a room know which generation and node a session has, if it is who it
+// says: data may have been lost in the room's slot only.
+func (s *Store) catchUp(ctx context.Context, who Session, room RoomID) error {
+	if _, _, err := s.reserve(ctx, who, room, 0, true, "0"); err != nil {
+		return err
+	}
+	_, err := s.retake(ctx, who, todo{room: room, ticket: "0"}, "")
+	return err
+}
+
+// everywhere runs a step in each of some slots, and gives the first error when all
+// have been asked.
+func (s *Store) everywhere(slots []string, step func(i int, slot string) error) error {
+	errs := make([]error, len(slots))
+	var work errgroup.Group
+	work.SetLimit(stepsAtOnce)
+	for i, slot := range slots {
+		work.Go(func() error { errs[i] = step(i, slot); return nil })
+	}
+	work.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) releaseApart(ctx context.Context, node string) error {
+	err := s.everywhere(s.keys.slots(), func(_ int, slot string) error {
+		_, err := s.run(ctx, node, node, lua.Vacate, []string{slot}, node)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return s.bury(ctx, node)
+}
+
+func (s *Store) bury(ctx context.Context, node string) error {
+	_, err := s.run(ctx, node, node, lua.Bury, []string{s.keys.nodes(), s.keys.control(s.keys.nodes())}, node)
+	return err
+}
+
+// sooner gives the sooner of two times, of which a negative one is none.
+func sooner(a, b time.Duration) time.Duration {
+	if a < 0 || b >= 0 && b < a {
+		return b
+	}
+	return a
+}
+
+func (s *Store) sweepApart(ctx context.Context, node string, claims []Lapse) (Swept, error) {
+	done := Swept{Next: -1}
+	rooms, err := s.tick(ctx, node, lua.TickRooms, s.keys.parts(), &done, ms(s.cfg.LogTTL))
+	if err == nil {
+		var users bool
+		users, err = s.tick(ctx, node, lua.TickUsers, s.keys.uslots(), &done)
+		if rooms && users && err == nil {
+			return Swept{}, opErr("sweep", node, ErrPaused)
+		}
+	}
+	if errors.Is(err, ErrFenced) {
+		return Swept{}, err
+	}
+	// A slot that does not answer keeps the others from nothing.
+	return done, errors.Join(err, s.claim(ctx, node, claims, &done))
+}
+
+// tick does what time demands in some slots, and says whether all of them only
+// noted a gap in time.
+func (s *Store) tick(ctx context.Context, node string, script lua.Script, slots []string, done *Swept, ttls ...any) (paused bool, err error) {
+	replies, errs := make([]*reply, len(slots)), make([]error, len(slots))
+	s.everywhere(slots, func(i int, slot string) error {
+		args := append(append([]any{node, sweepLimit}, ttls...), s.goneTTL())
+		replies[i], errs[i] = s.run(ctx, node, slot, script, []string{slot}, args...)
+		return nil
+	})
+	var list []todo
+	gaps := 0
+	for i, r := range replies {
+		switch {
+		case errors.Is(errs[i], ErrPaused):
+			gaps++
+			continue
+		case errs[i] != nil:
+			err = errors.Join(err, errs[i])
+			continue
+		}
+		done.More = r.text() == "1" || done.More
+		done.Next = sooner(done.Next, millis(r.int()))
+		if script.Name == lua.TickRooms.Name {
+			done.Finished += int(r.int())
+			done.Evicted += int(r.int())
+		}
+		err = errors.Join(err, opErr(script.Name, slots[i], r.done()))
+		list = append(list, r.listed...)
+	}
+	quit, failed := s.settle(ctx, list, 0)
+	done.Evicted += quit
+	return gaps == len(slots), errors.Join(err, failed)
+}
+
+// claim gives the nodes up whose lease has lapsed as said, and parks what they hold.
+func (s *Store) claim(ctx context.Context, node string, claims []Lapse, done *Swept) error {
+	args := []any{node, len(claims)}
+	for _, c := range claims {
+		args = append(args, c.Node, c.End)
+	}
+	r, err := s.run(ctx, node, node, lua.Condemn, []string{s.keys.nodes(), s.keys.control(s.keys.nodes())}, args...)
+	if err != nil {
+		return err
+	}
+	type condemned struct {
+		node string
+		ago  int64
+	}
+	var given []condemned
+	for range r.int() {
+		given = append(given, condemned{r.text(), r.int()})
+	}
+	for len(r.fields) > 0 && r.err == nil {
+		done.Lapsed = append(done.Lapsed, Lapse{Node: r.text(), End: r.int()})
+	}
+	if err := r.done(); err != nil {
+		return opErr("condemn", node, err)
+	}
+	slots := s.keys.slots()
+	for _, c := range given {
+		replies := make([]*reply, len(slots))
+		err := s.everywhere(slots, func(i int, slot string) (err error) {
+			replies[i], err = s.run(ctx, node, slot, lua.Claim, []string{slot},
+				node, c.node, c.ago, ms(s.cfg.SessionTTL), sweepLimit)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		left := false
+		for i, r := range replies {
+			left = r.text() == "1" || left
+			done.Next = sooner(done.Next, millis(r.int()))
+			done.Claimed += int(r.int())
+			if err := r.done(); err != nil {
+				return opErr("claim", slots[i], err)
+			}
+		}
+		if left {
+			done.More = true
+			continue
+		}
+		if err := s.bury(ctx, c.node); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) reclaimApart(ctx context.Context, term, node string, sessions []Holding) (lost map[SessionID]Loss, strays []Stray, err error) {
+	nodes := s.keys.nodes()
+	if _, _, err := s.reclaim(ctx, s.terms.of(term, nodes), node, nodes, s.keys.control(nodes), nil); err != nil {
+		return nil, nil, err
+	}
+	bySlot := map[string][]Holding{}
+	for _, h := range sessions {
+		slot := s.keys.uslot(s.keys.userSlot(h.User))
+		bySlot[slot] = append(bySlot[slot], h)
+	}
+	lost = map[SessionID]Loss{}
+	for slot, held := range bySlot {
+		gone, more, err := s.reclaim(ctx, s.terms.of(term, slot), node, slot, slot, held)
+		if err != nil {
+			return nil, nil, err
+		}
+		strays = append(strays, more...)
+		for id, why := range gone {
+			lost[id] = why
+		}
+	}
+	return lost, strays, nil
+}
+
+// unharmed says whether nothing of a room and of some of its members has been
+// lost between two terms.
+func (s *Store) unharmed(term, knew, part string, members []Placed) bool {
+	if s.terms.of(term, part) != s.terms.of(knew, part) {
+		return false
+	}
+	for _, m := range members {
+		if user := s.keys.user(m.User); s.terms.of(term, user) != s.terms.of(knew, user) {
+			return false
+		}
+	}
+	return true
+}
+
+// homes gives where the reservations are of members that are put back, and which
+// of them are not here any more. On a client's word they count for its limit.
+func (s *Store) homes(ctx context.Context, term string, client bool, node string, room RoomID, members []Placed) (here []Placed, homes []string, away []SessionID, err error) {
+	homes = make([]string, len(members))
+	for i, m := range members {
+		homes[i] = s.keys.userSlot(m.User)
+	}
+	if !s.cfg.Apart {
+		return members, homes, nil, nil
+	}
+	absent := make([]bool, len(members))
+	var work errgroup.Group
+	work.SetLimit(stepsAtOnce)
+	for i, m := range members {
+		work.Go(func() error {
+			ticket, err := s.hold(ctx, term, client, node, room, m)
+			homes[i] += "#" + ticket
+			if absent[i] = errors.Is(err, ErrFenced) || errors.Is(err, ErrUserLimit); absent[i] {
+				return nil
+			}
+			return err
+		})
+	}
+	if err := work.Wait(); err != nil {
+		return nil, nil, nil, err
+	}
+	var at []string
+	for i, m := range members {
+		if absent[i] {
+			away = append(away, m.ID)
+			continue
+		}
+		here, at = append(here, m), append(at, homes[i])
+	}
+	return here, at, away, nil
+}
+
+func (s *Store) hold(ctx context.Context, term string, client bool, node string, room RoomID, m Placed) (string, error) {
+	if client {
+		m.Session.Node = node
+		ticket, _, err := s.reserve(ctx, m.Session, room, s.cfg.MaxRoomsPerUser, false, "0")
+		return ticket, err
+	}
+	user := s.keys.of(m.User)
+	r, err := s.run(ctx, string(m.User), string(m.User), lua.Hold, append(user, s.keys.term(user[0])),
+		s.terms.of(term, user[0]), string(m.ID), m.Generation, node, string(room), s.keys.partition(room), "0")
+	if err != nil {
+		return "", err
+	}
+	ticket := r.text()
+	return ticket, opErr("hold", string(m.User), r.done())
+}
+
+// dropHomes gives the reservations back of members that were not put back: those
+// named, or with nil all. They are void as it is; before the term is open they stay.
+func (s *Store) dropHomes(ctx context.Context, room RoomID, members []Placed, homes []string, not []SessionID) {
+	for i, m := range members {
+		_, ticket, ok := strings.Cut(homes[i], "#")
+		if ok && (not == nil || slices.Contains(not, m.ID)) {
+			s.drop(ctx, todo{user: m.User, session: m.ID, room: room, ticket: ticket, node: m.Node})
+		}
+	}
+}
