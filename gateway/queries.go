@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"slices"
 
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
@@ -13,8 +11,8 @@ import (
 
 func (c *conn) queryMemberList(s *session, p *protocol.MemberListParams, answer reply) func() {
 	room := roomstore.RoomID(p.RoomID)
-	if p.Config.Count < 1 || p.Config.Count > maxPage {
-		answer(nil, badParameter("config.count %d is not between 1 and %d", p.Config.Count, maxPage))
+	if err := checkPage(p.Config.Count); err != nil {
+		answer(nil, err)
 		return nil
 	}
 	page, _, err := attempt(c, func(ctx context.Context) (roomstore.Page, error) {
@@ -34,20 +32,10 @@ func (c *conn) queryMemberList(s *session, p *protocol.MemberListParams, answer 
 
 func (c *conn) queryMembers(s *session, p *protocol.MembersParams, answer reply) func() {
 	room := roomstore.RoomID(p.RoomID)
-	if len(p.UserIDs) < 1 || len(p.UserIDs) > maxLookup {
-		answer(nil, badParameter("userIDs has %d users, allowed are 1 to %d", len(p.UserIDs), maxLookup))
+	users, bad := parseUsers(p.UserIDs, maxLookup)
+	if bad != nil {
+		answer(nil, bad)
 		return nil
-	}
-	var users []roomstore.UserID // each once, in the order they were named
-	for i, id := range p.UserIDs {
-		user, err := roomstore.ParseUserID(id)
-		if err != nil {
-			answer(nil, badID(fmt.Sprintf("userIDs[%d]", i), err))
-			return nil
-		}
-		if !slices.Contains(users, user) {
-			users = append(users, user)
-		}
 	}
 	type found struct {
 		at   roomstore.Position
@@ -85,21 +73,6 @@ func (c *conn) queryCount(s *session, p *protocol.RoomParams, answer reply) func
 	})
 	return c.answerQuery(s, room, got.at, err, answer, func() any {
 		return protocol.CountResult{RoomID: p.RoomID, Count: got.n, Position: protocol.Position(got.at)}
-	})
-}
-
-func (c *conn) queryAllAttributes(s *session, p *protocol.RoomParams, answer reply) func() {
-	room := roomstore.RoomID(p.RoomID)
-	type known struct {
-		at         roomstore.Position
-		attributes map[string]string
-	}
-	got, _, err := attempt(c, func(ctx context.Context) (k known, err error) {
-		k.at, k.attributes, err = c.g.store.Attributes(ctx, s.who, room)
-		return k, err
-	})
-	return c.answerQuery(s, room, got.at, err, answer, func() any {
-		return protocol.AllAttributesResult{RoomID: p.RoomID, RoomAttributes: got.attributes, Position: protocol.Position(got.at)}
 	})
 }
 

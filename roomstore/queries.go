@@ -91,21 +91,6 @@ func (s *Store) Count(ctx context.Context, who Session, room RoomID) (Position, 
 	return at, n, opErr("count", string(room), r.done())
 }
 
-// Attributes gives all attributes of a room. It fails with [ErrNoRoom] or
-// [ErrNotMember].
-func (s *Store) Attributes(ctx context.Context, who Session, room RoomID) (Position, map[string]string, error) {
-	r, err := s.query(ctx, lua.Attributes, who, room)
-	if err != nil {
-		return Position{}, nil, err
-	}
-	at, attributes := r.position(), map[string]string{}
-	for len(r.fields) > 0 && r.err == nil {
-		k := r.text()
-		attributes[k] = r.text()
-	}
-	return at, attributes, opErr("attributes", string(room), r.done())
-}
-
 func (s *Store) query(ctx context.Context, script lua.Script, who Session, room RoomID, args ...any) (*reply, error) {
 	return s.run(ctx, string(room), string(room), script, []string{s.keys.part(s.keys.partition(room))},
 		append([]any{string(room), string(who.User), string(who.ID)}, args...)...)
@@ -123,8 +108,8 @@ type History struct {
 	Events   []Event
 	Complete bool
 
-	Life       Life     // that the room is in, known also with [ErrEpoch]
-	Attributes []string // key, value, …
+	Life       Life // that the room is in, known also with [ErrEpoch]
+	Attributes []Attribute
 }
 
 // Catchup gives what happened in a room after a position. It fails with
@@ -172,7 +157,7 @@ func (s *Store) Catchup(ctx context.Context, room RoomID, after Position) (Histo
 		member(left)
 	}
 	for range r.int() {
-		h.Attributes = append(h.Attributes, r.text(), r.text())
+		h.Attributes = append(h.Attributes, r.attribute())
 	}
 	slices.SortFunc(h.Events, func(a, b Event) int { return int(a.Seq - b.Seq) })
 	if h.Complete = complete(h.Events, after.Seq, h.Seq); h.Complete {

@@ -766,7 +766,7 @@ func TestStore_pastDeadline(t *testing.T) {
 				w.create(ana(w), "a", 100)
 				_, err := w.store.Send(w.ctx(), w.s("a1"), roomstore.Message{Room: "a", ID: "m", Payload: "x"})
 				w.must(err)
-				for _, kind := range []string{"attrs", "attrmeta", "memberattrs", "blocked"} {
+				for _, kind := range []string{"attrs", "memberattrs", "blocked"} {
 					w.must(w.rdb.HSet(w.ctx(), w.part("a")+kind+":a", "x", "1").Err())
 				}
 				w.leave(w.s("a1"), "a")
@@ -841,7 +841,7 @@ func TestStore_delayedDestruction_cancelled(t *testing.T) {
 				}
 				e, err := enter(w)
 				w.must(err)
-				if e.Name != "A" || e.Delay != 100 || e.Created || e.Count != 1 || !slices.Equal(e.Attributes, []string{"k", "v"}) {
+				if e.Name != "A" || e.Delay != 100 || e.Created || e.Count != 1 || !slices.Equal(e.Attributes, []roomstore.Attribute{{Key: "k", Value: "v", Owner: "ana"}}) {
 					t.Errorf("got %+v", e)
 				}
 				for _, key := range lasting {
