@@ -340,10 +340,13 @@ func TestStore_term(t *testing.T) {
 		}
 		w.store.Adopt(now)
 		w.must(<-done)
-		short, cancel := context.WithTimeout(w.ctx(), 50*time.Millisecond)
+		short, cancel := context.WithCancel(w.ctx())
 		defer cancel()
 		w.store.Adopt(old)
-		if _, _, err := w.store.Count(short, who, "a"); !errors.Is(err, roomstore.ErrTerm) {
+		go func() { _, _, err := w.store.Count(short, who, "a"); done <- err }()
+		<-w.store.Stale()
+		cancel()
+		if err := <-done; !errors.Is(err, roomstore.ErrTerm) {
 			t.Errorf("got %v, want %v in the end", err, roomstore.ErrTerm)
 		}
 		w.store.Adopt(now)
