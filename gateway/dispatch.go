@@ -170,6 +170,13 @@ func (c *conn) prepare(r *protocol.Request, of *owner) (prepared, *protocol.Erro
 		var p protocol.RoomParams
 		return c.asking(r.Params, &p, &p.RoomID, func(s *session, answer reply) func() { return c.queryCount(s, &p, answer) })
 
+	case protocol.MethodQueryRoomHistory:
+		if !c.g.cfg.HistoryQuery {
+			return prepared{}, fail(protocol.CodeMethodNotFound, "queryRoomHistory is turned off here; the operator can turn it on by --history-query")
+		}
+		var p protocol.HistoryParams
+		return c.asking(r.Params, &p, &p.RoomID, func(s *session, answer reply) func() { return c.queryHistory(s, &p, answer) })
+
 	case protocol.MethodSetRoomAttributes:
 		var p protocol.SetAttributesParams
 		if err := parseParams(r.Params, &p); err != nil {

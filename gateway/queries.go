@@ -76,6 +76,31 @@ func (c *conn) queryCount(s *session, p *protocol.RoomParams, answer reply) func
 	})
 }
 
+func (c *conn) queryHistory(s *session, p *protocol.HistoryParams, answer reply) func() {
+	room := roomstore.RoomID(p.RoomID)
+	if err := checkPage(p.Config.Count); err != nil {
+		answer(nil, err)
+		return nil
+	}
+	if p.Config.BeforeSeq < 0 {
+		answer(nil, badParameter("config.beforeSeq %d is below 0", p.Config.BeforeSeq))
+		return nil
+	}
+	got, _, err := attempt(c, func(ctx context.Context) (roomstore.Recent, error) {
+		return c.g.store.Recent(ctx, s.who, room, p.Config.Count, p.Config.BeforeSeq)
+	})
+	return c.answerQuery(s, room, got.Position, err, answer, func() any {
+		r := protocol.HistoryResult{RoomID: p.RoomID, MessageList: []json.RawMessage{}, Position: protocol.Position(got.Position)}
+		for _, e := range got.Messages {
+			r.MessageList = append(r.MessageList, appendMessage(nil, e.Data, e.MessageID, e.MessageSeq, e.OrderKey, e.At))
+		}
+		if got.More {
+			r.NextSeq = got.Messages[0].MessageSeq
+		}
+		return r
+	})
+}
+
 // answerQuery gives a query's answer its place among the events of its room.
 func (c *conn) answerQuery(s *session, room roomstore.RoomID, at roomstore.Position, err error, answer reply, result func() any) func() {
 	if errors.Is(err, roomstore.ErrFenced) {

@@ -44,6 +44,7 @@ var (
 	Greet             = bare("greet")
 	Heal              = bare("heal")
 	Held              = load("held")
+	History           = load("history")
 	Kick              = load("kick")
 	Lease             = load("lease")
 	Leave             = load("leave")
@@ -67,7 +68,7 @@ var (
 
 // All is every script there is.
 var All = []Script{
-	Absent, Attributes, AuditIndex, AuditRoom, AuditUser, Catchup, ChangeAttributes, Count, Destroy, Enter, Generations, Greet, Heal, Held, Kick, Lease, Leave,
+	Absent, Attributes, AuditIndex, AuditRoom, AuditUser, Catchup, ChangeAttributes, Count, Destroy, Enter, Generations, Greet, Heal, Held, History, Kick, Lease, Leave,
 	LeaveAll, Lives, Login, MemberAttributes, MemberInfo, Members, MembersAttributes, Park, Positions, Probe, Reclaim, Relay, Release, Resume, Send, Sweep, Switch, Undo,
 }
 

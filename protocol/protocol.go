@@ -94,6 +94,7 @@ const (
 	MethodQueryRoomAllAttributes     = "queryRoomAllAttributes"
 	MethodSetRoomMembersAttributes   = "setRoomMembersAttributes"
 	MethodQueryRoomMembersAttributes = "queryRoomMembersAttributes"
+	MethodQueryRoomHistory           = "queryRoomHistory"
 	// It has a page of members and their attributes.
 	MethodQueryRoomMemberAttributesList = "queryRoomMemberAttributesList"
 )

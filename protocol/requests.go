@@ -235,6 +235,27 @@ type CountResult struct {
 	Position
 }
 
+// HistoryConfig asks for messages whose MessageSeq is below BeforeSeq; 0: the newest.
+type HistoryConfig struct {
+	Count     int   `json:"count" required:"true"` // 1–100
+	BeforeSeq int64 `json:"beforeSeq,omitempty"`
+}
+
+// HistoryParams are the parameters of "queryRoomHistory".
+type HistoryParams struct {
+	RoomID string        `json:"roomID" required:"true"`
+	Config HistoryConfig `json:"config" required:"true"`
+}
+
+// HistoryResult answers "queryRoomHistory", oldest first. NextSeq is the BeforeSeq that
+// gives what was before; 0 means that there is nothing.
+type HistoryResult struct {
+	RoomID      string            `json:"roomID"`
+	MessageList []json.RawMessage `json:"messageList"` // each a Message
+	NextSeq     int64             `json:"nextSeq"`
+	Position
+}
+
 // AllAttributesResult answers "queryRoomAllAttributes".
 type AllAttributesResult struct {
 	RoomID         string            `json:"roomID"`

@@ -91,6 +91,32 @@ func (s *Store) Count(ctx context.Context, who Session, room RoomID) (Position, 
 	return at, n, opErr("count", string(room), r.done())
 }
 
+// A Recent is a stretch of a room's kept messages, oldest first.
+type Recent struct {
+	Position         // of the room, when it was asked
+	Messages []Event // of [KindMessage]
+	More     bool    // there are older ones
+}
+
+// Recent gives the newest kept messages of a room, up to count, whose messageSeq is
+// below before; 0: the newest of all. If they are long it may be fewer, but not none.
+// It fails with [ErrNoRoom] or [ErrNotMember].
+func (s *Store) Recent(ctx context.Context, who Session, room RoomID, count int, before int64) (Recent, error) {
+	r, err := s.query(ctx, lua.History, who, room, count, before, pageBytes, ms(s.cfg.LogTTL))
+	if err != nil {
+		return Recent{}, err
+	}
+	recent := Recent{Position: r.position(), More: r.text() == "1"}
+	for len(r.fields) > 0 && r.err == nil {
+		e, err := DecodeEvent(r.text())
+		if err != nil {
+			r.fail(err.Error())
+		}
+		recent.Messages = append(recent.Messages, e)
+	}
+	return recent, opErr("history", string(room), r.done())
+}
+
 func (s *Store) query(ctx context.Context, script lua.Script, who Session, room RoomID, args ...any) (*reply, error) {
 	return s.run(ctx, string(room), string(room), script, []string{s.keys.part(s.keys.partition(room))},
 		append([]any{string(room), string(who.User), string(who.ID)}, args...)...)

@@ -734,3 +734,34 @@ func TestStore_queries_cost(t *testing.T) {
 		}
 	})
 }
+
+// What a room keeps is there to be asked for until it is too old, though it is in Redis
+// for longer.
+func TestStore_Recent_age(t *testing.T) {
+	contract(t, roomstore.Config{LogTTL: time.Minute}, func(w *world) {
+		w.enter(ana(w), "a")
+		for _, text := range []string{"one", "two", "three"} {
+			_, err := sendAs("a1", text)(w)
+			w.must(err)
+		}
+		w.hear()
+		log := w.part("a") + "log:a"
+		for i, age := range []time.Duration{2 * time.Minute, 50 * time.Second} {
+			f := strings.Split(w.rdb.LIndex(w.ctx(), log, int64(i)).Val(), "\x00")
+			f[3] = strconv.FormatInt(w.now().Add(-age).UnixMilli(), 10)
+			text := strings.Join(f, "\x00")
+			w.must(w.rdb.LSet(w.ctx(), log, int64(i), text).Err())
+		}
+		w.dropped = true
+		recent, err := w.store.Recent(w.ctx(), w.s("a1"), "a", 10, 0)
+		w.must(err)
+		if len(recent.Messages) != 2 || recent.Messages[0].Data != "two" || recent.Messages[1].Data != "three" || recent.More {
+			t.Errorf("got %+v", recent)
+		}
+		recent, err = w.store.Recent(w.ctx(), w.s("a1"), "a", 1, 3)
+		w.must(err)
+		if len(recent.Messages) != 1 || recent.Messages[0].Data != "two" || recent.More {
+			t.Errorf("below the third there are %+v", recent)
+		}
+	})
+}

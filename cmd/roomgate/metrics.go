@@ -113,7 +113,7 @@ var methods = set(
 	protocol.MethodCreateRoom, protocol.MethodJoinRoom, protocol.MethodEnterRoom,
 	protocol.MethodSwitchRoom, protocol.MethodLeaveRoom, protocol.MethodLeaveAllRoom, protocol.MethodSendRoomMessage,
 	protocol.MethodQueryRoomMemberList, protocol.MethodQueryRoomMembers, protocol.MethodQueryRoomOnlineMemberCount,
-	protocol.MethodSetRoomAttributes, protocol.MethodDeleteRoomAttributes, protocol.MethodBatchRoomAttributes,
+	protocol.MethodQueryRoomHistory, protocol.MethodSetRoomAttributes, protocol.MethodDeleteRoomAttributes, protocol.MethodBatchRoomAttributes,
 	protocol.MethodQueryRoomAllAttributes, protocol.MethodSetRoomMembersAttributes,
 	protocol.MethodQueryRoomMembersAttributes, protocol.MethodQueryRoomMemberAttributesList,
 )

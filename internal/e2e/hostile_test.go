@@ -46,7 +46,7 @@ func onHostileGround(t *testing.T, test func(g *ground)) {
 			t.Parallel()
 			server, rdb := redisServer(t)
 			a, b := startPair(t, server.Addr(),
-				append(unhurried, fmt.Sprintf("--partitions=%d", partitions), "--rate-limits=false", "--max-rooms-per-user=500")...)
+				append(unhurried, fmt.Sprintf("--partitions=%d", partitions), "--rate-limits=false", "--history-query", "--max-rooms-per-user=500")...)
 			g := &ground{T: t, a: a, b: b, rdb: rdb, partitions: partitions, ana: enroll(a, t, "ana"), bo: enroll(b, t, "bo")}
 			g.ana.enter("R")
 			g.bo.enter("R")
@@ -208,6 +208,7 @@ var specimens = []struct {
 	{"queryRoomMembers", `{"userIDs":["ana","bo"],"roomID":"R"}`, []string{"userIDs", "roomID"}},
 	{"queryRoomOnlineMemberCount", `{"roomID":"R","requestKey":7}`, []string{"roomID"}},
 	{"queryRoomAllAttributes", `{"roomID":"R","requestKey":7}`, []string{"roomID"}},
+	{"queryRoomHistory", `{"roomID":"R","config":{"count":10,"beforeSeq":7}}`, []string{"roomID", "config", "config.count"}},
 	{"setRoomAttributes", `{"roomID":"R","roomAttributes":{"k":"v"},"config":{"isForce":true,"isUpdateOwner":true,"isDeleteAfterOwnerLeft":true},"requestKey":9}`,
 		[]string{"roomID", "roomAttributes"}},
 	{"batchRoomAttributes", `{"roomID":"R","operations":[{"action":"set","roomAttributes":{"k":"v"}},{"action":"delete","keys":["l"]}],` +
@@ -469,6 +470,7 @@ func TestHostile_rooms(t *testing.T) {
 			"leaveRoom": `{"roomID":%s}`, "sendRoomMessage": `{"roomID":%s,"message":{"type":1,"message":"x"}}`,
 			"queryRoomMemberList": `{"roomID":%s,"config":{"count":1}}`, "queryRoomMembers": `{"roomID":%s,"userIDs":["ana"]}`,
 			"queryRoomOnlineMemberCount": `{"roomID":%s}`, "queryRoomAllAttributes": `{"roomID":%s}`,
+			"queryRoomHistory":  `{"roomID":%s,"config":{"count":1}}`,
 			"setRoomAttributes": `{"roomID":%s,"roomAttributes":{"k":"v"}}`, "deleteRoomAttributes": `{"roomID":%s,"keys":["k"]}`,
 			"batchRoomAttributes":           `{"roomID":%s,"operations":[{"action":"delete","keys":["k"]}]}`,
 			"setRoomMembersAttributes":      `{"roomID":%s,"userIDs":["ana"],"attributes":{"k":"v"}}`,
