@@ -1,7 +1,7 @@
 -- quit.lua takes a session out of a room that its user's slot has decided about:
 -- the session is over, or leaves all its rooms.
 --
--- Uses     value clock apart room request depart
+-- Uses     value clock apart room log request attributes depart
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --
@@ -13,8 +13,10 @@
 -- ARGV[6]   reason       as the room's members and the session are told
 -- ARGV[7]   request_key  "" for none
 -- ARGV[8]   did_ttl      ms
--- ARGV[9]   log_ttl      ms
--- ARGV[10]  gone_ttl     ms
+-- ARGV[9]   log_size     events
+-- ARGV[10]  log_bytes
+-- ARGV[11]  log_ttl      ms
+-- ARGV[12]  gone_ttl     ms
 --
 -- Returns  {"ok", epoch, seq}     of the departure
 --          {"again", epoch, seq, in}  the same, of an earlier call under this request_key,
@@ -30,7 +32,7 @@
 
 local part, id, user, session, ticket = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local node, reason, request_key = ARGV[5], ARGV[6], ARGV[7]
-local did_ttl, ttls = ARGV[8], { log = ARGV[9], gone = ARGV[10] }
+local did_ttl, limits = ARGV[8], { size = ARGV[9], bytes = ARGV[10], ttl = ARGV[11], gone = ARGV[12] }
 
 -- Decide.
 local before, misused = outcome(part, session, request_key, "quit", id)
@@ -44,7 +46,7 @@ if before then
     if m and m.session == session then
       return { "again", epoch, seq, "1" }
     end
-    give_back(part, id, user, session, ticket, node, m, ttls.gone)
+    give_back(part, id, user, session, ticket, node, m, limits.gone)
     list("free", user, session, id, ticket, node, "")
     return { "again", epoch, seq, "0" }
   end
@@ -56,12 +58,12 @@ if m and m.session == session and tonumber(ticket_of(m.user_slot)) > tonumber(ti
   return { "notin" }
 end
 if not m or m.session ~= session then
-  give_back(part, id, user, session, ticket, node, m, ttls.gone)
+  give_back(part, id, user, session, ticket, node, m, limits.gone)
   list("free", user, session, id, ticket, node, "")
   return { "notin" }
 end
 
 -- Apply and announce.
-local seq = number(depart(part, id, room, "", user, m, reason, "", "", ttls, now_ms))
+local seq = number(depart(part, id, room, "", user, m, reason, "", "", limits, now_ms))
 remember(part, session, request_key, "quit", id, room.epoch .. NUL .. seq, did_ttl)
 return { "ok", room.epoch, seq }

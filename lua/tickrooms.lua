@@ -2,22 +2,25 @@
 -- finishes empty rooms past their deadline, takes out members whose place is past
 -- its own, and keeps the partition's awake clock.
 --
--- Uses     value clock session room apart depart tick
+-- Uses     value clock session apart room log attributes depart tick
 --
 -- KEYS[1]  partition  prefix  of its keys
 --
 -- ARGV[1]  node
 -- ARGV[2]  limit     how much of anything to do in this call
--- ARGV[3]  log_ttl   ms
--- ARGV[4]  gone_ttl  ms
+-- ARGV[3]  log_size  events
+-- ARGV[4]  log_bytes
+-- ARGV[5]  log_ttl   ms
+-- ARGV[6]  gone_ttl  ms
 --
 -- Returns  {"ok", more, next, finished, evicted}  as sweep has it
 --          {"paused"}  likewise
 --          {"fenced"}  the node has been given up
 --
--- Publishes  "d" and "destroyed" for rooms finished, "l" for members evicted
+-- Publishes  "d" and "destroyed" for rooms finished, for members evicted what leave does
 
-local part, node, limit, ttls = KEYS[1], ARGV[1], tonumber(ARGV[2]), { log = ARGV[3], gone = ARGV[4] }
+local part, node, limit = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local limits = { size = ARGV[3], bytes = ARGV[4], ttl = ARGV[5], gone = ARGV[6] }
 
 -- Decide.
 if dead(part, node) then
@@ -42,7 +45,7 @@ done, first = take(part .. "parked", awake_ms, budget, function(entry)
   local room = load(part, id, now_ms)
   local m = room and membership(call("HGET", key(part, "info", id), user))
   if m and m.session == session and m.node == "" then
-    depart(part, id, room, "", user, m, "timeout", "", "", ttls, now_ms)
+    depart(part, id, room, "", user, m, "timeout", "", "", limits, now_ms)
     evicted = evicted + 1
   end
 end)

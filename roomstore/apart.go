@@ -229,7 +229,7 @@ func (s *Store) settle(ctx context.Context, list []todo, left time.Duration) (qu
 func (s *Store) quit(ctx context.Context, t todo, key RequestKey) (*reply, error) {
 	return s.run(ctx, string(t.room), string(t.room), lua.Quit, []string{s.keys.part(s.keys.partition(t.room))},
 		string(t.room), string(t.user), string(t.session), t.ticket, t.node, t.detail, string(key),
-		ms(outcomesFor), ms(s.cfg.LogTTL), s.goneTTL())
+		ms(outcomesFor), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), s.goneTTL())
 }
 
 func (s *Store) leaveAllApart(ctx context.Context, who Session, key RequestKey, end bool) (left []Departure, err error) {
@@ -483,7 +483,7 @@ func sooner(a, b time.Duration) time.Duration {
 
 func (s *Store) sweepApart(ctx context.Context, node string, claims []Lapse) (Swept, error) {
 	done := Swept{Next: -1}
-	rooms, err := s.tick(ctx, node, lua.TickRooms, s.keys.parts(), &done, ms(s.cfg.LogTTL))
+	rooms, err := s.tick(ctx, node, lua.TickRooms, s.keys.parts(), &done, s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL))
 	if err == nil {
 		var users bool
 		users, err = s.tick(ctx, node, lua.TickUsers, s.keys.uslots(), &done)

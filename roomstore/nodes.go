@@ -99,7 +99,8 @@ func (s *Store) Sweep(ctx context.Context, node string, claims []Lapse) (Swept, 
 	if s.cfg.Apart {
 		return s.sweepApart(ctx, node, claims)
 	}
-	args := []any{node, s.cfg.Partitions, sweepLimit, ms(s.cfg.SessionTTL), ms(s.cfg.LogTTL), s.goneTTL(), len(claims)}
+	args := []any{node, s.cfg.Partitions, sweepLimit, ms(s.cfg.SessionTTL),
+		s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), s.goneTTL(), len(claims)}
 	for _, c := range claims {
 		args = append(args, c.Node, c.End)
 	}
