@@ -46,6 +46,7 @@ var (
 	Claim             = step("claim")
 	Condemn           = step("condemn")
 	Count             = load("count")
+	Decide            = step("decide")
 	Destroy           = load("destroy")
 	Enter             = load("enter")
 	Fence             = step("fence")
@@ -56,6 +57,7 @@ var (
 	Held              = load("held")
 	History           = load("history")
 	Hold              = stepBare("hold")
+	Holds             = step("holds")
 	Kick              = load("kick")
 	Lease             = load("lease")
 	Leave             = load("leave")
@@ -76,6 +78,7 @@ var (
 	Relay             = load("relay")
 	Release           = alone("release")
 	Reserve           = step("reserve")
+	Resolve           = step("resolve")
 	Resume            = alone("resume")
 	Retake            = step("retake")
 	Send              = load("send")
@@ -92,9 +95,9 @@ var (
 // All is every script there is.
 var All = []Script{
 	Absent, Attributes, AuditIndex, AuditRoom, AuditUser, Bury, Catchup, ChangeAttributes, Claim,
-	Condemn, Count, Destroy, Enter, Fence, Free, Generations, Greet, Heal, Held, History, Hold, Kick,
+	Condemn, Count, Decide, Destroy, Enter, Fence, Free, Generations, Greet, Heal, Held, History, Hold, Holds, Kick,
 	Lease, Leave, LeaveAll, Lives, Login, MemberAttributes, MemberInfo, Members, MembersAttributes,
-	Park, ParkPlace, Places, Positions, Probe, Quit, Reclaim, Relay, Release, Reserve, Resume, Retake,
+	Park, ParkPlace, Places, Positions, Probe, Quit, Reclaim, Relay, Release, Reserve, Resolve, Resume, Retake,
 	Send, Settle, Sweep, Switch, Takeover, TickRooms, TickUsers, Undo, Vacate,
 }
 

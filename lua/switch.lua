@@ -3,7 +3,7 @@
 --
 -- Uses     value clock session place room log request entry attributes depart limits join result
 --
--- KEYS[1]  from     prefix  of the keys in the partition of the room left
+-- KEYS[1]  from     prefix  of the keys in the partition of the room left; see from_state
 -- KEYS[2]  to       prefix  of the keys in the partition of the room entered
 -- KEYS[3]  user     hash    the user's sessions and rooms
 -- KEYS[4]  control  prefix  of clock and dead
@@ -33,11 +33,14 @@
 -- ARGV[23]  try           rises with each try under this request_key
 -- ARGV[24]  ask           "1": only ask what earlier tries came to; if none of
 --                         them is applied, none up to this one will be
--- ARGV[25]  attributes    how many; key and value of each follow; used if the room is created
--- ARGV[26]  key, value, …
+-- ARGV[25]  from_state    "" if from_room is to be left here; else the caller sees to it,
+--                         and it says "in", "notfrom" or "fenced" of the session there
+-- ARGV[26]  attributes    how many; key and value of each follow; used if the room is created
+-- ARGV[27]  key, value, …
 --
 -- Returns  {"ok", from_epoch, from_seq, epoch, seq, count, created, entered, delay, name, attributes, key, field, …}
---                         from_seq is that of the departure; the rest is as enter has it
+--                         from_seq is that of the departure, "0" with a from_state; the
+--                         rest is as enter has it
 --          {"again", …}   the same, of an earlier call under this request_key;
 --                         attributes are those of now, or "-1" if the session
 --                         is not in the room any more, or "-2" if it is since
@@ -65,9 +68,11 @@ local max_members, max_rooms, partitions = tonumber(ARGV[15]), tonumber(ARGV[16]
 local did_ttl, gone_ttl = ARGV[18], ARGV[19]
 local limits = { size = tonumber(ARGV[20]), bytes = tonumber(ARGV[21]), ttl = tonumber(ARGV[22]), gone = gone_ttl }
 local try, ask, attributes = ARGV[23], ARGV[24] == "1", {}
-for i = 1, tonumber(ARGV[25]) do
-  attributes[2 * i - 1], attributes[2 * i] = ARGV[24 + 2 * i], ARGV[25 + 2 * i]
+local from_state = ARGV[25]
+for i = 1, tonumber(ARGV[26]) do
+  attributes[2 * i - 1], attributes[2 * i] = ARGV[25 + 2 * i], ARGV[26 + 2 * i]
 end
+local here = from_state == ""
 
 -- The answer of an entry, with where the other room was left.
 local function with_departure(epoch, seq, reply)
@@ -96,7 +101,7 @@ if late then
 end
 local m = membership(call("HGET", key(to, "info", id), user))
 if before then
-  if put_back(from, from_id, user, session, before_epoch, before_seq) then
+  if here and put_back(from, from_id, user, session, before_epoch, before_seq) then
     -- That half of it is done again.
     local now_ms = now()
     local room = load(from, from_id, now_ms)
@@ -111,9 +116,14 @@ if ask then
   return { "late" }
 end
 local now_ms, now_us = now()
-local from_room = from_id ~= id and load(from, from_id, now_ms)
-local old = from_room and membership(call("HGET", key(from, "info", from_id), user))
-if not old or old.session ~= session then
+local from_room = from_id ~= id and (not here or load(from, from_id, now_ms))
+local old = { session = session, generation = generation, node = node }
+if here then
+  old = from_room and membership(call("HGET", key(from, "info", from_id), user))
+elseif from_state == "fenced" then
+  return { "fenced" }
+end
+if from_state == "notfrom" or not from_room or not old or old.session ~= session then
   return { "notfrom" }
 end
 local gone = call("HGET", key(to, "gone", session), id)
@@ -164,8 +174,11 @@ end
 if gone then
   call("HDEL", key(to, "gone", session), id)
 end
-local from_seq = number(depart(from, from_id, from_room, user_key, user, old, "left", "", request_key,
-  limits, now_ms))
+local from_epoch, from_seq = "0", "0"
+if here then
+  from_epoch = from_room.epoch
+  from_seq = number(depart(from, from_id, from_room, user_key, user, old, "left", "", request_key, limits, now_ms))
+end
 remember(to, session, request_key, "switch", id, table.concat(
-  { from_id, from_room.epoch, from_seq, room.epoch, seq, count, created, entered, room.delay, room.name }, NUL), did_ttl)
-return with_departure(from_room.epoch, from_seq, reply)
+  { from_id, from_epoch, from_seq, room.epoch, seq, count, created, entered, room.delay, room.name }, NUL), did_ttl)
+return with_departure(from_epoch, from_seq, reply)

@@ -11,7 +11,8 @@
 -- ARGV[3]  gone_ttl  ms
 --
 -- Returns  {"ok", more, next}  as sweep has it. Reservations of sessions that are
---                      over are listed as "quit", with why
+--                      over are listed as "quit", with why; switches between slots
+--                      that nobody has finished as "switch"
 --          {"paused"}  likewise
 --          {"fenced"}  the node has been given up
 --
@@ -48,6 +49,14 @@ for _, entry in ipairs(due) do
     call("ZADD", index, number(awake_ms + 2000), entry)
   else
     call("ZREM", index, entry)
+  end
+end
+for _, entry in ipairs(call("ZRANGEBYSCORE", uslot .. "switching", "-inf", number(now_ms), "LIMIT", 0, limit)) do
+  local session, user, id = entry:match("^(.-)%z(.-)%z(.*)$")
+  local n, user_key = #LISTED, key(uslot, "user", user)
+  list_switches(call("HGETALL", user_key), user, session, id)
+  if #LISTED == n then
+    call("ZREM", uslot .. "switching", entry)
   end
 end
 local first = call("ZRANGE", index, 0, 0, "WITHSCORES")

@@ -1,6 +1,7 @@
 package roomstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ const (
 	reserveTries = 4
 	// stepsAtOnce is how many slots one operation asks at once.
 	stepsAtOnce = 16
+	// finishAfter is when others finish a switch between slots.
+	finishAfter = 5 * time.Second
 	// leaveRounds is how often a logout looks whether something was reserved
 	// meanwhile.
 	leaveRounds = 8
@@ -32,13 +35,13 @@ const (
 // A todo is what a script lists that is to be done in another slot: a reservation,
 // and what about it.
 type todo struct {
-	what    string // "free", "held", "park", "quit" or "stray"
+	what    string // "free", "held", "park", "quit", "stray" or "switch"
 	user    UserID
 	session SessionID
 	room    RoomID
 	ticket  string
 	node    string // that has the session, or had it until now
-	detail  string // "park": the generation; "quit": why
+	detail  string // "park": the generation; "quit": why; "switch": see lib/apart.lua
 }
 
 // unlist takes what a script listed from the end of its reply.
@@ -67,36 +70,54 @@ func (k keys) of(user UserID) []string {
 	return []string{k.user(user), k.uslot(k.userSlot(user))}
 }
 
-// reserved calls an entry into a room with where the user's reservation is: the
-// user's slot, and where that lies apart the ticket, behind "#". What is refused
-// gives the reservation back. asks is for one that only asks what came of another.
-func (s *Store) reserved(ctx context.Context, who Session, room RoomID, limit int, asks bool, enter func(home string) (*reply, error)) (*reply, error) {
-	home := s.keys.userSlot(who.User)
+// A passage says how a session gets into a room.
+type passage struct {
+	room  RoomID
+	limit int        // of rooms its user is in; 0 for none
+	asks  bool       // only what became of an earlier call
+	from  RoomID     // that it switches from, in another slot; "" for none
+	key   RequestKey // of that
+}
+
+// A reservation is what a session shows that gets into a room.
+type reservation struct {
+	home   string // the user's slot, and where that lies apart the ticket, behind "#"
+	ticket string
+	from   string // the ticket of the reservation of the room that it switches from
+	listed []todo // see reserve.lua
+}
+
+// reserved calls an entry into a room with the user's reservation for it. What is
+// refused gives that back.
+func (s *Store) reserved(ctx context.Context, who Session, p passage, enter func(at reservation) (*reply, error)) (*reply, error) {
 	if !s.cfg.Apart {
-		return enter(home)
+		return enter(reservation{home: s.keys.userSlot(who.User)})
 	}
 	above := "0"
 	for range reserveTries {
-		ticket, others, err := s.reserve(ctx, who, room, limit, asks, above)
+		got, err := s.reserve(ctx, who, p, above)
 		if err != nil {
 			return nil, err
 		}
-		r, err := enter(home + "#" + ticket)
+		r, err := enter(got)
+		if p.asks {
+			return r, cmp.Or(err, s.finishSwitches(ctx, got.listed))
+		}
 		if errors.Is(err, errStale) {
 			if above = r.text(); r.err != nil {
-				return nil, opErr("enter", string(room), r.err)
+				return nil, opErr("enter", string(p.room), r.err)
 			}
 			continue
 		}
 		if err == nil {
 			s.free(ctx, r.listed)
-			s.dropOthers(ctx, others, r.listed)
-		} else if !asks && Refused(err) {
-			s.drop(ctx, todo{user: who.User, session: who.ID, room: room, ticket: ticket, node: who.Node})
+			s.dropOthers(ctx, got.listed, r.listed)
+		} else if Refused(err) {
+			s.drop(ctx, todo{user: who.User, session: who.ID, room: p.room, ticket: got.ticket, node: who.Node})
 		}
 		return r, err
 	}
-	return nil, opErr("enter", string(room), ErrUserLimit)
+	return nil, opErr("enter", string(p.room), ErrUserLimit)
 }
 
 // dropOthers gives back what a user's other sessions have reserved of a room and do
@@ -109,38 +130,144 @@ func (s *Store) dropOthers(ctx context.Context, others, freed []todo) {
 	}
 }
 
-// reserve gives the ticket of a reservation, and what the user's other sessions
-// have reserved of the room. At the user's limit it gives those back that are void.
-func (s *Store) reserve(ctx context.Context, who Session, room RoomID, limit int, asks bool, above string) (string, []todo, error) {
-	partition := strconv.Itoa(s.keys.partition(room))
-	if asks {
+// reserve makes a reservation. At the user's limit it gives those back that are void.
+func (s *Store) reserve(ctx context.Context, who Session, p passage, above string) (reservation, error) {
+	room, partition := p.room, strconv.Itoa(s.keys.partition(p.room))
+	if p.asks {
 		partition = ""
 	}
 	for range reserveTries {
 		r, err := s.run(ctx, string(who.User), string(room), lua.Reserve, s.keys.of(who.User),
-			string(who.User), string(who.ID), who.Generation, who.Node, string(room), partition, limit, above)
+			string(who.User), string(who.ID), who.Generation, who.Node, string(room), partition, p.limit, above,
+			string(p.from), string(p.key), ms(finishAfter))
 		if err == nil {
-			ticket := r.text()
-			return ticket, r.listed, opErr("reserve", string(room), r.done())
+			got := reservation{ticket: r.text(), from: r.text(), listed: r.listed}
+			got.home = s.keys.userSlot(who.User) + "#" + got.ticket
+			return got, opErr("reserve", string(room), r.done())
+		}
+		if errors.Is(err, ErrHeld) { // by an earlier switch
+			if err := s.finishSwitches(ctx, r.listed); err != nil {
+				return reservation{}, err
+			}
+			continue
 		}
 		if !errors.Is(err, ErrUserLimit) {
-			return "", nil, err
+			return reservation{}, err
 		}
 		dropped := 0
 		for _, t := range r.listed {
 			ok, err := s.drop(ctx, t)
 			if err != nil {
-				return "", nil, err
+				return reservation{}, err
 			}
 			if ok {
 				dropped++
 			}
 		}
 		if dropped == 0 {
-			return "", nil, err
+			return reservation{}, err
 		}
 	}
-	return "", nil, opErr("reserve", string(room), ErrUserLimit)
+	return reservation{}, opErr("reserve", string(room), ErrUserLimit)
+}
+
+// changeApart is a switch to a room in another slot than the one left. What is asked
+// decides it is the room entered; the intent is in the user's slot meanwhile, for
+// whoever has to finish it.
+func (s *Store) changeApart(ctx context.Context, who Session, from RoomID, req EntryRequest, asks bool,
+	enter func(home, state string) (*reply, error)) (e Entry, left Position, err error) {
+	p := passage{room: req.Room, asks: asks, from: from, key: req.RequestKey}
+	var intent todo
+	var fromTicket string
+	r, err := s.reserved(ctx, who, p, func(at reservation) (*reply, error) {
+		intent = todo{user: who.User, session: who.ID, room: req.Room, ticket: at.ticket}
+		fromTicket = at.from
+		if asks {
+			return enter(at.home, "in")
+		}
+		_, err := s.run(ctx, string(from), string(from), lua.Holds, []string{s.keys.part(s.keys.partition(from))},
+			string(from), string(who.User), string(who.ID), who.Generation)
+		state := "in"
+		switch {
+		case errors.Is(err, ErrFenced):
+			state = "fenced"
+		case errors.Is(err, ErrNoRoom), errors.Is(err, ErrNotMember):
+			state = "notfrom"
+		case err != nil:
+			return nil, err
+		}
+		return enter(at.home, state)
+	})
+	if err != nil {
+		if !asks && Refused(err) {
+			s.resolve(ctx, intent)
+		}
+		return Entry{}, Position{}, err
+	}
+	r.position() // where from was left is not known in this slot
+	e = r.entry()
+	if err := r.done(); err != nil {
+		return Entry{}, Position{}, opErr("switch", string(req.Room), err)
+	}
+	out, err := s.quit(ctx, todo{user: who.User, session: who.ID, room: from, ticket: fromTicket, node: who.Node, detail: "left"}, under(req.RequestKey, from))
+	switch {
+	case errors.Is(err, ErrNotMember): // it has ended otherwise: that is where it was left
+		at, err := s.Positions(ctx, []RoomID{from})
+		if err != nil {
+			return Entry{}, Position{}, err
+		}
+		left = at[from]
+	case err != nil:
+		return Entry{}, Position{}, err
+	default:
+		left = out.position()
+	}
+	s.free(ctx, out.listed)
+	if !asks {
+		s.resolve(ctx, intent)
+	}
+	return e, left, nil
+}
+
+// finishSwitches finishes the switches among what is listed: those that have
+// happened leave the other room, the others never will.
+func (s *Store) finishSwitches(ctx context.Context, list []todo) error {
+	for _, t := range list {
+		if t.what != "switch" {
+			continue
+		}
+		f := strings.SplitN(t.detail, "\x00", 3)
+		if len(f) != 3 {
+			return fmt.Errorf("%w: lists the switch %q", ErrBadReply, t.detail)
+		}
+		from, ticket, key := RoomID(f[0]), f[1], RequestKey(f[2])
+		_, err := s.run(ctx, string(t.room), string(t.room), lua.Decide, []string{s.keys.part(s.keys.partition(t.room))},
+			string(t.room), string(from), string(t.session), string(key), t.ticket, s.goneTTL())
+		switch {
+		case errors.Is(err, ErrLate):
+			_, err = s.drop(ctx, t)
+		case err == nil:
+			var r *reply
+			r, err = s.quit(ctx, todo{user: t.user, session: t.session, room: from, ticket: ticket, detail: "left"}, under(key, from))
+			if err == nil || errors.Is(err, ErrNotMember) {
+				err = s.free(ctx, r.listed)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.resolve(ctx, t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// resolve has a switch count as finished.
+func (s *Store) resolve(ctx context.Context, t todo) error {
+	_, err := s.run(ctx, string(t.user), string(t.user), lua.Resolve, s.keys.of(t.user),
+		string(t.user), string(t.session), string(t.room), t.ticket)
+	return err
 }
 
 // drop gives a reservation back if it is void, and says whether it was.
@@ -184,11 +311,15 @@ func (s *Store) settle(ctx context.Context, list []todo, left time.Duration) (qu
 	if len(list) == 0 {
 		return 0, nil
 	}
+	if err := s.finishSwitches(ctx, list); err != nil {
+		return 0, err
+	}
 	freed, out := make([][]todo, len(list)), make([]bool, len(list))
 	var work errgroup.Group
 	work.SetLimit(stepsAtOnce)
 	for i, t := range list {
 		switch t.what {
+		case "switch": // has been finished
 		case "free":
 			freed[i] = []todo{t}
 		case "park":
@@ -253,7 +384,13 @@ func (s *Store) leaveAllApart(ctx context.Context, who Session, key RequestKey, 
 	}
 	for range leaveRounds {
 		var freed []todo
+		if err := s.finishSwitches(ctx, r.listed); err != nil {
+			return nil, err
+		}
 		for _, t := range r.listed {
+			if t.what == "switch" {
+				continue
+			}
 			at, done, err := s.leaveListed(ctx, t, key, end)
 			if err != nil {
 				return nil, err
@@ -380,7 +517,11 @@ func (s *Store) resumeApart(ctx context.Context, node string, user UserID, id Se
 	for _, room := range named {
 		asked[room] = true
 	}
-	list := r.listed
+	if err := s.finishSwitches(ctx, r.listed); err != nil {
+		return Session{}, nil, false, err
+	}
+	list := slices.DeleteFunc(r.listed, func(t todo) bool { return t.what == "switch" })
+	held := len(list)
 	for _, t := range list {
 		delete(asked, t.room)
 	}
@@ -408,7 +549,7 @@ func (s *Store) resumeApart(ctx context.Context, node string, user UserID, id Se
 		return Session{}, nil, false, err
 	}
 	var void []todo
-	for i, t := range r.listed {
+	for i, t := range list[:held] {
 		if !rooms[i].In {
 			void = append(void, t)
 		}
@@ -432,7 +573,7 @@ func (s *Store) retake(ctx context.Context, who Session, t todo, over string) (R
 // catchUp has a room know which generation and node a session has, if it is who it
 // says: data may have been lost in the room's slot only.
 func (s *Store) catchUp(ctx context.Context, who Session, room RoomID) error {
-	if _, _, err := s.reserve(ctx, who, room, 0, true, "0"); err != nil {
+	if _, err := s.reserve(ctx, who, passage{room: room, asks: true}, "0"); err != nil {
 		return err
 	}
 	_, err := s.retake(ctx, who, todo{room: room, ticket: "0"}, "")
@@ -665,8 +806,8 @@ func (s *Store) homes(ctx context.Context, term string, client bool, node string
 func (s *Store) hold(ctx context.Context, term string, client bool, node string, room RoomID, m Placed) (string, error) {
 	if client {
 		m.Session.Node = node
-		ticket, _, err := s.reserve(ctx, m.Session, room, s.cfg.MaxRoomsPerUser, false, "0")
-		return ticket, err
+		got, err := s.reserve(ctx, m.Session, passage{room: room, limit: s.cfg.MaxRoomsPerUser}, "0")
+		return got.ticket, err
 	}
 	user := s.keys.of(m.User)
 	r, err := s.run(ctx, string(m.User), string(m.User), lua.Hold, append(user, s.keys.term(user[0])),

@@ -28,6 +28,7 @@ var layout = []struct {
 	{regexp.MustCompile(`^\{u?\d+\}:clock$`), "hash"},
 	{regexp.MustCompile(`^\{u?\d+\}:dead$`), "zset"},
 	{regexp.MustCompile(`^\{0\}:nodes$`), "zset"},
+	{regexp.MustCompile(`^\{u\d+\}:switching$`), "zset"},
 	{regexp.MustCompile(`^\{u?\d+\}:(?:term|origin|partitions)$`), "string"},
 	{regexp.MustCompile(`(?s)^\{u(\d+)\}:user:(.+)$`), "hash"},
 	{regexp.MustCompile(`^\{u\d+\}:slow:.+$`), "set"},

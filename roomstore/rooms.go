@@ -99,12 +99,12 @@ func (s *Store) enter(ctx context.Context, who Session, req EntryRequest, ask st
 		args = append(args, k, v)
 	}
 	part := s.keys.part(p)
-	enter := func(at string) (*reply, error) {
-		args[home] = at
+	enter := func(at reservation) (*reply, error) {
+		args[home] = at.home
 		return s.run(ctx, string(req.Room), string(req.Room), lua.Enter,
 			[]string{part, s.keys.userAt(part, who.User), s.keys.control(part)}, args...)
 	}
-	r, err := s.reserved(ctx, who, req.Room, s.cfg.MaxRoomsPerUser, ask == "1", enter)
+	r, err := s.reserved(ctx, who, passage{room: req.Room, limit: s.cfg.MaxRoomsPerUser, asks: ask == "1"}, enter)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -159,19 +159,25 @@ func (s *Store) change(ctx context.Context, who Session, from RoomID, req EntryR
 		string(from), string(req.Room), string(who.User), string(who.ID), who.Generation, who.Node,
 		string(req.RequestKey), p, s.keys.userSlot(who.User), req.Data, mayCreate, req.Name, req.Delay, s.keep(),
 		s.cfg.MaxMembers, s.cfg.MaxRooms, s.cfg.Partitions,
-		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), req.Try, ask, len(req.Attributes),
+		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), req.Try, ask, "", len(req.Attributes),
 	}
 	for k, v := range req.Attributes {
 		args = append(args, k, v)
 	}
-	const home = 8
+	const home, fromState = 8, 24
 	to := s.keys.part(p)
-	change := func(at string) (*reply, error) {
-		args[home] = at
+	if s.cfg.Apart && s.keys.partition(from) != p {
+		return s.changeApart(ctx, who, from, req, ask == "1", func(at, state string) (*reply, error) {
+			args[home], args[fromState] = at, state
+			return s.run(ctx, string(req.Room), string(req.Room), lua.Switch, []string{to, to, to, to}, args...)
+		})
+	}
+	change := func(at reservation) (*reply, error) {
+		args[home] = at.home
 		return s.run(ctx, string(req.Room), string(req.Room), lua.Switch,
 			[]string{s.keys.part(s.keys.partition(from)), to, s.keys.userAt(to, who.User), s.keys.control(to)}, args...)
 	}
-	r, err := s.reserved(ctx, who, req.Room, 0, ask == "1", change)
+	r, err := s.reserved(ctx, who, passage{room: req.Room, asks: ask == "1"}, change)
 	if err != nil {
 		return Entry{}, Position{}, err
 	}

@@ -127,8 +127,22 @@ local function rooms_here()
   return {}
 end
 
--- list_rooms lists all reservations of a session.
+-- list_switches lists the switches of a session that are under way, or with an ID
+-- those to that room: the detail is the room left, the ticket of its reservation, and
+-- the requestKey.
+local function list_switches(fields, user, session, only)
+  for i = 1, #fields, 2 do
+    local id, of = fields[i]:match("^w:([^%z]*)%z(.*)$")
+    if id and of == session and (not only or only == id) then
+      local ticket, detail = fields[i + 1]:match("^(%d+)%z(.*)$")
+      list("switch", user, session, id, ticket, "", detail)
+    end
+  end
+end
+
+-- list_rooms lists what a session has under way, and all its reservations.
 local function list_rooms(what, fields, user, session, node, detail)
+  list_switches(fields, user, session)
   for _, r in ipairs(rooms_of(fields, session)) do
     list(what, user, session, r.id, r.ticket, node, detail)
   end
