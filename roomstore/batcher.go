@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +31,10 @@ var (
 type BatcherConfig struct {
 	// Lanes is the number of pipelines under way at a time: 2.
 	Lanes int
+
+	// Slots, on Redis Cluster, are what the keys of each hash slot begin with, see
+	// [ClusterSlots]. Each has a lane of its own, since it has its own master.
+	Slots []string
 
 	// MaxBatch is how many calls a pipeline has at most: 256.
 	MaxBatch int
@@ -63,8 +68,13 @@ type BatcherConfig struct {
 // Redis forgets all scripts at once, which it does, and if nobody but this
 // Batcher loads them again in the middle of that same pipeline. To keep that
 // rare the registered scripts are loaded before the first call, and again before
-// the next one when a connection has failed. (On Redis Cluster that reaches one
-// node; on the others the first calls bring the sources.)
+// the next one when a connection has failed.
+//
+// On Redis Cluster a lane is one hash slot, whatever the lane key: all keys of a
+// call are in the slot of its first, and its pipeline goes to that slot's master.
+// What that refuses, since the slot has moved, is moving or has no master, has not
+// been done and is sent again, in order, for as long as the pipeline may take. ASK
+// is not followed: while a slot moves, a script would find some of its keys gone.
 //
 // It is safe for concurrent use. Calls wait until [Batcher.Run] runs.
 type Batcher struct {
@@ -80,10 +90,10 @@ type Batcher struct {
 	mu      sync.RWMutex
 	sources map[string]string // guarded by mu; of scripts, by hash
 
-	// inFlight is held shared while a pipeline is under way, and alone while
-	// sources are. Otherwise what one lane loads would let the
-	// rest of another's pipeline succeed behind calls of it that did not.
-	inFlight sync.RWMutex
+	// On Redis Cluster.
+	cluster *redis.ClusterClient
+	bySlot  map[string]*lane // by what keys begin with; "" for all others
+	masters sync.Map         // *redis.Client → *sync.RWMutex, lane.inFlight
 }
 
 // lane is a queue of calls and the pipelines made of it.
@@ -96,9 +106,16 @@ type lane struct {
 	stopped bool    // guarded by mu
 
 	// Owned by the lane's goroutine.
-	loaded uint64 // the version of the scripts that Redis has
-	batch  []*call
-	cmds   []redis.Cmder
+	rdb    redis.UniversalClient // that the batch goes to
+	loaded uint64                // the version of the scripts that it has
+
+	// inFlight is held shared while a pipeline to rdb is under way, and alone while
+	// sources are. Otherwise what one lane loads would let the rest of another's
+	// pipeline succeed behind calls of it that did not.
+	inFlight *sync.RWMutex
+
+	batch []*call
+	cmds  []redis.Cmder
 }
 
 // call is a command on its way. Its caller owns it until it is queued, then the
@@ -134,8 +151,17 @@ func NewBatcher(rdb redis.UniversalClient, cfg BatcherConfig) *Batcher {
 		cfg.Observe = func(int, time.Duration) {}
 	}
 	b := &Batcher{rdb: rdb, cfg: cfg, seed: maphash.MakeSeed(), sources: make(map[string]string)}
+	if cluster, ok := rdb.(*redis.ClusterClient); ok {
+		b.cluster, b.bySlot = cluster, map[string]*lane{}
+		for _, slot := range append([]string{""}, cfg.Slots...) {
+			l := &lane{b: b, wake: make(chan struct{}, 1)}
+			b.lanes, b.bySlot[slot] = append(b.lanes, l), l
+		}
+		return b
+	}
+	var inFlight sync.RWMutex
 	for range cfg.Lanes {
-		b.lanes = append(b.lanes, &lane{b: b, wake: make(chan struct{}, 1)})
+		b.lanes = append(b.lanes, &lane{b: b, rdb: rdb, inFlight: &inFlight, wake: make(chan struct{}, 1)})
 	}
 	return b
 }
@@ -183,7 +209,7 @@ func (b *Batcher) Do(ctx context.Context, key string, script *redis.Script, keys
 	// A StringSliceCmd would cost less, but fails the whole connection, and with
 	// it its neighbours, if a script breaks its contract.
 	cmd := redis.NewCmd(ctx, evalArgs("evalsha", hash, keys, args)...)
-	if err := b.lane(key).do(ctx, cmd); err != nil {
+	if err := b.laneFor(key, keys).do(ctx, cmd); err != nil {
 		return nil, err
 	}
 	reply, err := cmd.StringSlice()
@@ -211,6 +237,18 @@ func (b *Batcher) Waiting() int {
 
 func (b *Batcher) lane(key string) *lane {
 	return b.lanes[maphash.String(b.seed, key)%uint64(len(b.lanes))]
+}
+
+// laneFor is lane for a call on keys.
+func (b *Batcher) laneFor(key string, keys []string) *lane {
+	if b.cluster == nil {
+		return b.lane(key)
+	}
+	slot, _, ok := strings.Cut(keys[0], "}:")
+	if l := b.bySlot[slot+"}:"]; ok && l != nil {
+		return l
+	}
+	return b.bySlot[""]
 }
 
 func (b *Batcher) source(hash string) (string, bool) {
@@ -336,18 +374,9 @@ func (l *lane) send(ctx context.Context) {
 	defer cancel()
 	start := time.Now()
 
-	if version := l.b.version.Load(); version != l.loaded && l.load(ctx) == nil {
-		l.loaded = version
-	}
-	l.cmds = l.cmds[:0]
-	for _, c := range l.batch {
-		l.cmds = append(l.cmds, c.cmd)
-	}
-	l.b.inFlight.RLock()
-	l.exec(ctx, l.b.rdb.Pipeline())
-	l.b.inFlight.RUnlock()
-	if l.unknown() {
-		l.resend(ctx)
+	l.attempt(ctx, func(redis.Cmder) bool { return true })
+	if l.b.cluster != nil {
+		l.insist(ctx)
 	}
 
 	for i, c := range l.batch {
@@ -356,6 +385,35 @@ func (l *lane) send(ctx context.Context) {
 	}
 	l.b.cfg.Observe(len(l.batch), time.Since(start))
 	clear(l.cmds)
+}
+
+// attempt sends those calls of the batch that are chosen.
+func (l *lane) attempt(ctx context.Context, chosen func(redis.Cmder) bool) {
+	choose := func() {
+		l.cmds = l.cmds[:0]
+		for _, c := range l.batch {
+			if chosen(c.cmd) {
+				l.cmds = append(l.cmds, c.cmd)
+			}
+		}
+	}
+	if l.b.cluster != nil {
+		choose()
+		if err := l.find(ctx); err != nil {
+			l.unsent(err)
+			return
+		}
+	}
+	if version := l.b.version.Load(); version != l.loaded && l.load(ctx) == nil {
+		l.loaded = version
+	}
+	choose()
+	l.inFlight.RLock()
+	l.exec(ctx, l.rdb.Pipeline())
+	l.inFlight.RUnlock()
+	if l.unknown() {
+		l.resend(ctx)
+	}
 }
 
 // exec sends cmds and returns the first error. What became of each is in the
@@ -386,12 +444,12 @@ func (l *lane) unsent(why error) {
 // load gives Redis all scripts. As in resend they come in one transaction, so
 // that Redis never knows some and has forgotten others.
 func (l *lane) load(ctx context.Context) error {
-	l.b.inFlight.Lock()
-	defer l.b.inFlight.Unlock()
+	l.inFlight.Lock()
+	defer l.inFlight.Unlock()
 	if l.cmds = l.b.loads(ctx); len(l.cmds) == 0 {
 		return nil
 	}
-	return l.exec(ctx, l.b.rdb.TxPipeline())
+	return l.exec(ctx, l.rdb.TxPipeline())
 }
 
 // unknown leaves in cmds those that call a script which Redis does not know and
@@ -420,10 +478,10 @@ func (l *lane) unknown() bool {
 
 // resend sends calls again by source, behind all other scripts.
 func (l *lane) resend(ctx context.Context) {
-	l.b.inFlight.Lock()
-	defer l.b.inFlight.Unlock()
+	l.inFlight.Lock()
+	defer l.inFlight.Unlock()
 	l.cmds = append(l.b.loads(ctx), l.cmds...)
-	l.exec(ctx, l.b.rdb.TxPipeline())
+	l.exec(ctx, l.rdb.TxPipeline())
 }
 
 // evalArgs returns the words of an EVAL or one of its kin.

@@ -515,7 +515,7 @@ func redisCPU(b *testing.B, rdb *redis.Client) (sum float64) {
 }
 
 // runBatcher runs a Batcher until the test ends.
-func runBatcher(t testing.TB, rdb *redis.Client, cfg roomstore.BatcherConfig) *roomstore.Batcher {
+func runBatcher(t testing.TB, rdb redis.UniversalClient, cfg roomstore.BatcherConfig) *roomstore.Batcher {
 	t.Helper()
 	b := roomstore.NewBatcher(rdb, cfg)
 	t.Cleanup(start(t, b))

@@ -720,7 +720,7 @@ func TestStore_Heal_begunOnEmpty(t *testing.T) {
 		w.on("a", "ana@n1")
 		away := w.knows("n1", "a")
 		w.lose()
-		fresh := roomstore.New(runBatcher(w.T, w.rdb, roomstore.BatcherConfig{}), roomstore.Config{Prefix: w.prefix, Partitions: w.parts, Apart: w.apart})
+		fresh := roomstore.New(runBatcher(w.T, w.rdb, w.batcher()), roomstore.Config{Prefix: w.prefix, Partitions: w.parts, Apart: w.apart})
 		w.must(fresh.Greet(w.ctx()))
 		ben, err := fresh.Login(w.ctx(), "n2", "ben", "ben1", "")
 		w.must(err)

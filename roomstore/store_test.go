@@ -28,19 +28,27 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // contract runs a test on every kind of Redis there is, each with one and with
 // many partitions: the rules are the same everywhere, also where calls keep to one
-// hash slot each. A short run is on a real Redis with many only.
+// hash slot each, and on a Cluster, with many. A short run is on a real Redis with
+// many only.
 func contract(t *testing.T, cfg roomstore.Config, test func(w *world)) {
 	t.Helper()
 	t.Parallel()
-	for _, kind := range []string{"redis", "embedded", "apart"} {
+	for _, kind := range []string{"redis", "embedded", "apart", "cluster"} {
 		for _, partitions := range []int{1, 16} {
-			if testing.Short() && (kind == "embedded" || partitions == 1) {
+			if testing.Short() && (kind == "embedded" || kind == "cluster" || partitions == 1) || kind == "cluster" && partitions == 1 {
 				continue
 			}
 			t.Run(kind+"/P="+strconv.Itoa(partitions), func(t *testing.T) {
 				t.Parallel()
 				cfg := cfg
-				cfg.Partitions, cfg.Apart = partitions, kind == "apart"
+				cfg.Partitions, cfg.Apart = partitions, kind == "apart" || kind == "cluster"
+				if cfg.Apart && cfg.MaxRooms > 0 && partitions > 1 {
+					return // see roomstore.New
+				}
+				if kind == "cluster" {
+					test(newWorldOn(t, redistest.NewCluster(t).Client(), nil, cfg))
+					return
+				}
 				test(newWorld(t, kind == "embedded", cfg))
 			})
 		}
@@ -51,7 +59,7 @@ func contract(t *testing.T, cfg roomstore.Config, test func(w *world)) {
 // test ends everything in it is checked for agreement: see [world.check].
 type world struct {
 	*testing.T
-	rdb     *redis.Client
+	rdb     redis.UniversalClient
 	mini    *miniredis.Miniredis // nil on a real Redis
 	store   *roomstore.Store
 	prefix  string
@@ -93,7 +101,7 @@ func newWorld(t *testing.T, embedded bool, cfg roomstore.Config) *world {
 	return newWorldOn(t, redistest.New(t), nil, cfg)
 }
 
-func newWorldOn(t *testing.T, rdb *redis.Client, mini *miniredis.Miniredis, cfg roomstore.Config) *world {
+func newWorldOn(t *testing.T, rdb redis.UniversalClient, mini *miniredis.Miniredis, cfg roomstore.Config) *world {
 	t.Helper()
 	w := &world{T: t, rdb: rdb, mini: mini, lives: map[int64]*life{}, byName: map[string]int{}, order: map[int64]int64{},
 		sessions: map[roomstore.SessionID]roomstore.Session{}}
@@ -102,7 +110,7 @@ func newWorldOn(t *testing.T, rdb *redis.Client, mini *miniredis.Miniredis, cfg 
 	t.Cleanup(cancel)
 	cfg.Prefix = redistest.Prefix()
 	w.prefix, w.parts, w.apart = cfg.Prefix, max(1, cfg.Partitions), cfg.Apart
-	w.store = roomstore.New(runBatcher(t, w.rdb, roomstore.BatcherConfig{Lanes: 1, Timeout: 30 * time.Second}), cfg)
+	w.store = roomstore.New(runBatcher(t, w.rdb, roomstore.BatcherConfig{Lanes: 1, Slots: roomstore.ClusterSlots(cfg.Prefix, cfg.Partitions), Timeout: 30 * time.Second}), cfg)
 	w.sub = w.rdb.PSubscribe(t.Context(), w.prefix+":*")
 	if _, err := w.sub.Receive(t.Context()); err != nil {
 		t.Fatal(err)
@@ -282,6 +290,11 @@ func (w *world) pass(d time.Duration) {
 	}
 }
 
+// batcher is what stores of this deployment need to call scripts with.
+func (w *world) batcher() roomstore.BatcherConfig {
+	return roomstore.BatcherConfig{Slots: roomstore.ClusterSlots(w.prefix, w.parts)}
+}
+
 // slots gives the prefix of everything that has a clock, dead nodes and a term of
 // its own.
 func (w *world) slots() (all []string) {
@@ -361,14 +374,29 @@ func (w *world) lifeOf(epoch string) string {
 func (w *world) hear() {
 	w.Helper()
 	mark := rand.Text()
-	w.must(w.rdb.Publish(w.ctx(), w.prefix+":sync", mark).Err())
+	marks := 1
+	if cluster, ok := w.rdb.(*redis.ClusterClient); ok {
+		// What a node has published before, it has sent before.
+		marks = 0
+		var mu sync.Mutex
+		w.must(cluster.ForEachMaster(w.ctx(), func(ctx context.Context, node *redis.Client) error {
+			mu.Lock()
+			marks++
+			mu.Unlock()
+			return node.Publish(ctx, w.prefix+":sync", mark).Err()
+		}))
+	} else {
+		w.must(w.rdb.Publish(w.ctx(), w.prefix+":sync", mark).Err())
+	}
 	for {
 		msg, err := w.sub.ReceiveMessage(w.ctx())
 		w.must(err)
 		if msg.Channel != w.prefix+":sync" {
 			w.said = append(w.said, w.tell(msg.Channel, msg.Payload))
 		} else if msg.Payload == mark {
-			return
+			if marks--; marks == 0 {
+				return
+			}
 		}
 	}
 }
@@ -588,11 +616,21 @@ func (w *world) nodes() string {
 
 func (w *world) keys() (keys []string) {
 	w.Helper()
-	it := w.rdb.Scan(w.ctx(), 0, w.prefix+":*", 1000).Iterator()
-	for it.Next(w.ctx()) {
-		keys = append(keys, it.Val())
+	var mu sync.Mutex
+	scan := func(ctx context.Context, node *redis.Client) error {
+		it := node.Scan(ctx, 0, w.prefix+":*", 1000).Iterator()
+		for it.Next(ctx) {
+			mu.Lock()
+			keys = append(keys, it.Val())
+			mu.Unlock()
+		}
+		return it.Err()
 	}
-	w.must(it.Err())
+	if cluster, ok := w.rdb.(*redis.ClusterClient); ok {
+		w.must(cluster.ForEachMaster(w.ctx(), scan))
+	} else {
+		w.must(scan(w.ctx(), w.rdb.(*redis.Client)))
+	}
 	slices.Sort(keys)
 	return slices.Compact(keys)
 }

@@ -75,7 +75,7 @@ func (t *Terms) OnConnect(ctx context.Context, c *redis.Conn) error {
 
 // elsewhere says whether a node of a Cluster answered that a slot is not its own.
 func elsewhere(err error) bool {
-	for _, prefix := range []string{"MOVED ", "ASK ", "CLUSTERDOWN ", "READONLY ", "TRYAGAIN "} {
+	for _, prefix := range []string{"MOVED ", "ASK ", "CLUSTERDOWN ", "READONLY ", "TRYAGAIN ", "EXECABORT "} {
 		if answer := redis.Error(nil); errors.As(err, &answer) && strings.HasPrefix(answer.Error(), prefix) {
 			return true
 		}

@@ -1,0 +1,246 @@
+//go:build unix
+
+package redistest
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/roomgate/roomgate/internal/freeport"
+)
+
+// slots is how many hash slots a Cluster has.
+const slots = 16384
+
+// nodeTimeout is after how long the nodes of a Cluster give one of them up.
+const nodeTimeout = time.Second
+
+// A Cluster is a Redis Cluster of one test.
+type Cluster struct {
+	t       testing.TB
+	Masters []*Server
+	// Replicas are as many as masters, in their order, or none.
+	Replicas []*Server
+}
+
+// StartCluster starts a Redis Cluster of some masters for one test, each with a
+// replica if wanted, and ends it with the test. The hash slots are spread evenly
+// over the masters, in their order. The arguments are as for [Start].
+func StartCluster(t testing.TB, masters int, replicas bool, args ...string) *Cluster {
+	t.Helper()
+	return form(t, masters, replicas, func() *Server { return Start(t, append(clusterArgs(t), args...)...) })
+}
+
+// NewCluster is [New] for a Cluster of three masters.
+func NewCluster(t testing.TB) *Cluster {
+	t.Helper()
+	sharedOnce.Do(func() {
+		binary, err := find()
+		if err != nil {
+			return // the next line says so
+		}
+		sharedCluster = form(t, 3, false, func() *Server {
+			args := append([]string{"--dir", os.TempDir(), "--cluster-config-file", "redistest-" + Prefix() + ".conf"}, clusterArgs(t)...)
+			p, err := start([]string{binary}, args)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return &Server{t: t, args: args, process: p}
+		})
+		for _, s := range sharedCluster.Masters { // it has read it, and ends with this process
+			os.Remove(filepath.Join(os.TempDir(), s.args[3]))
+		}
+	})
+	if sharedCluster == nil {
+		_, err := find()
+		missing(t, err)
+	}
+	return &Cluster{t: t, Masters: sharedCluster.Masters}
+}
+
+var (
+	sharedOnce    sync.Once
+	sharedCluster *Cluster
+)
+
+func clusterArgs(t testing.TB) []string {
+	t.Helper()
+	bus, err := freeport.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []string{"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus),
+		"--cluster-node-timeout", strconv.FormatInt(nodeTimeout.Milliseconds(), 10), "--cluster-replica-validity-factor", "0",
+		"--repl-diskless-sync-delay", "0"}
+}
+
+// form makes a Cluster of nodes that have just been started.
+func form(t testing.TB, masters int, replicas bool, node func() *Server) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t}
+	for i := range masters {
+		s := node()
+		c.do(s, "cluster", "addslotsrange", i*slots/masters, (i+1)*slots/masters-1)
+		c.do(s, "cluster", "set-config-epoch", i+1)
+		c.Masters = append(c.Masters, s)
+	}
+	if replicas {
+		for range masters {
+			c.Replicas = append(c.Replicas, node())
+		}
+	}
+	for _, s := range c.all()[1:] {
+		_, bus := c.ports(s)
+		host, port, _ := net.SplitHostPort(s.Addr())
+		c.do(c.Masters[0], "cluster", "meet", host, port, bus)
+	}
+	for i, r := range c.Replicas {
+		id := c.ID(c.Masters[i])
+		c.until("a replica knows its master", func() bool {
+			return r.Client(t).Do(context.Background(), "cluster", "replicate", id).Err() == nil
+		})
+	}
+	c.Settled()
+	return c
+}
+
+func (c *Cluster) all() []*Server { return append(append([]*Server(nil), c.Masters...), c.Replicas...) }
+
+// Settled returns when every node that lives says that all is well.
+func (c *Cluster) Settled() {
+	c.t.Helper()
+	for _, s := range c.all() {
+		if s.killed {
+			continue
+		}
+		rdb := s.Client(c.t)
+		c.until("the cluster is well", func() bool {
+			info, err := rdb.ClusterInfo(context.Background()).Result()
+			nodes, _ := rdb.ClusterNodes(context.Background()).Result()
+			return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Count(nodes, "\n") >= len(c.all()) &&
+				!strings.Contains(nodes, "handshake")
+		})
+	}
+	for _, r := range c.Replicas {
+		if r.killed {
+			continue
+		}
+		rdb := r.Client(c.t)
+		c.until("a replica has its master's data", func() bool {
+			info, err := rdb.Info(context.Background(), "replication").Result()
+			return err == nil && (strings.Contains(info, "master_link_status:up") || strings.Contains(info, "role:master"))
+		})
+	}
+}
+
+// Addrs gives the addresses of all nodes.
+func (c *Cluster) Addrs() (addrs []string) {
+	for _, s := range c.all() {
+		addrs = append(addrs, s.Addr())
+	}
+	return addrs
+}
+
+// Options gives the options of every client of a Cluster that tests use, as
+// [Options] does.
+func (c *Cluster) Options() *redis.ClusterOptions {
+	return &redis.ClusterOptions{
+		Addrs: c.Addrs(), MaxRetries: -1, ContextTimeoutEnabled: true,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+}
+
+// Client returns a new client of the Cluster, which is closed when the test ends.
+func (c *Cluster) Client() *redis.ClusterClient {
+	rdb := redis.NewClusterClient(c.Options())
+	c.t.Cleanup(func() { rdb.Close() })
+	return rdb
+}
+
+// ID gives the name of a node.
+func (c *Cluster) ID(s *Server) string {
+	c.t.Helper()
+	id, err := s.Client(c.t).Do(context.Background(), "cluster", "myid").Text()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return id
+}
+
+// Move moves the hash slot of a key from one master to another, with all that is in
+// it, as resharding does. During is called when half of its keys have moved.
+func (c *Cluster) Move(key string, from, to *Server, during func()) {
+	c.t.Helper()
+	ctx := context.Background()
+	a := from.Client(c.t)
+	slot, err := a.ClusterKeySlot(ctx, key).Result()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.do(to, "cluster", "setslot", slot, "importing", c.ID(from))
+	c.do(from, "cluster", "setslot", slot, "migrating", c.ID(to))
+	n := int(a.ClusterCountKeysInSlot(ctx, int(slot)).Val())
+	host, port, _ := net.SplitHostPort(to.Addr())
+	for moved := 0; ; moved++ {
+		keys, err := a.ClusterGetKeysInSlot(ctx, int(slot), 1).Result()
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if moved == n/2 {
+			during()
+		}
+		if len(keys) == 0 {
+			break
+		}
+		if err := a.Migrate(ctx, host, port, keys[0], 0, 10*time.Second).Err(); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	for _, s := range []*Server{to, from} {
+		c.do(s, "cluster", "setslot", slot, "node", c.ID(to))
+	}
+	for _, s := range c.Masters {
+		if s != to && s != from && !s.killed {
+			c.do(s, "cluster", "setslot", slot, "node", c.ID(to))
+		}
+	}
+}
+
+func (c *Cluster) ports(s *Server) (port, bus string) {
+	for i, arg := range s.args {
+		if arg == "--cluster-port" {
+			bus = s.args[i+1]
+		}
+	}
+	_, port, _ = net.SplitHostPort(s.Addr())
+	return port, bus
+}
+
+func (c *Cluster) do(s *Server, args ...any) {
+	c.t.Helper()
+	if err := s.Client(c.t).Do(context.Background(), args...).Err(); err != nil {
+		c.t.Fatalf("%v: %v", args, err)
+	}
+}
+
+// until waits for a condition.
+func (c *Cluster) until(what string, is func() bool) {
+	c.t.Helper()
+	deadline := time.Now().Add(startTimeout)
+	for !is() {
+		if time.Now().After(deadline) {
+			c.t.Fatalf("not within %v: %s", startTimeout, what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
