@@ -86,6 +86,6 @@ if not ticket or tonumber(ticket) <= above then
 end
 if from_id ~= "" then
   call("HSET", user_key, "w:" .. id .. NUL .. session, table.concat({ ticket, from_id, from_ticket, request_key }, NUL))
-  call("ZADD", uslot .. "switching", number(now() + finish_ms), session .. NUL .. user .. NUL .. id)
+  call("ZADD", uslot .. "switching", number(awake(uslot, (now())) + finish_ms), session .. NUL .. user .. NUL .. id)
 end
 return { "ok", ticket, from_ticket }

@@ -43,15 +43,17 @@ for _, entry in ipairs(due) do
     end_later(uslot, user_key, call("HGETALL", user_key), user, session, "timeout", number(awake_ms))
   end
   local why = call("HGET", user_key, "e:" .. session)
-  if why then
-    list_rooms("quit", call("HGETALL", user_key), user, session, "", why)
+  local fields = call("HGETALL", user_key)
+  if why and #rooms_of(fields, session) > 0 then
+    list_rooms("quit", fields, user, session, "", why)
     -- Whoever is at it has this long before others try, too.
     call("ZADD", index, number(awake_ms + 2000), entry)
   else
+    call("HDEL", user_key, "e:" .. session)
     call("ZREM", index, entry)
   end
 end
-for _, entry in ipairs(call("ZRANGEBYSCORE", uslot .. "switching", "-inf", number(now_ms), "LIMIT", 0, limit)) do
+for _, entry in ipairs(call("ZRANGEBYSCORE", uslot .. "switching", "-inf", number(awake_ms), "LIMIT", 0, limit)) do
   local session, user, id = entry:match("^(.-)%z(.-)%z(.*)$")
   local n, user_key = #LISTED, key(uslot, "user", user)
   list_switches(call("HGETALL", user_key), user, session, id)

@@ -62,6 +62,7 @@ type world struct {
 	rdb     redis.UniversalClient
 	mini    *miniredis.Miniredis // nil on a real Redis
 	store   *roomstore.Store
+	cfg     roomstore.Config // of the store
 	prefix  string
 	parts   int
 	apart   bool // calls keep to one hash slot each
@@ -109,6 +110,10 @@ func newWorldOn(t *testing.T, rdb redis.UniversalClient, mini *miniredis.Minired
 	w.end, cancel = context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	cfg.Prefix = redistest.Prefix()
+	if one, ok := rdb.(*redis.Client); ok && cfg.Apart {
+		one.AddHook(oneSlot{t})
+	}
+	w.cfg = cfg
 	w.prefix, w.parts, w.apart = cfg.Prefix, max(1, cfg.Partitions), cfg.Apart
 	w.store = roomstore.New(runBatcher(t, w.rdb, roomstore.BatcherConfig{Lanes: 1, Slots: roomstore.ClusterSlots(cfg.Prefix, cfg.Partitions), Timeout: 30 * time.Second}), cfg)
 	w.sub = w.rdb.PSubscribe(t.Context(), w.prefix+":*")
