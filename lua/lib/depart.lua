@@ -9,7 +9,7 @@ local LEFT_OVER = 64
 local ORPHAN_MS = 3600 * 1000
 
 -- What an empty room still has, and does not expire by itself.
-local LASTING = { "room", "attrs", "attrmeta", "memberattrs", "blocked" }
+local LASTING = { "room", "attrs", "memberattrs", "blocked" }
 
 -- keep_for lets an empty room's keys expire by themselves; 0 takes that back.
 local function keep_for(part, id, ms)
@@ -51,18 +51,19 @@ local function emptied(part, id, room, now_ms)
   if call("HGET", k, "keep") == "0" then
     call("HSET", k, "name", "")
     call("HDEL", k, "attrs")
-    call("UNLINK", key(part, "attrs", id), key(part, "attrmeta", id), key(part, "memberattrs", id))
+    call("UNLINK", key(part, "attrs", id), key(part, "memberattrs", id))
   end
   keep_for(part, id, delay_ms + ORPHAN_MS)
 end
 
--- depart takes user, whose membership is m, out of a room and says so. What
--- ended it is kept for the session to find when it comes back. The first write
--- frees memory, so that a full Redis lets people go. That there are too many
--- departures, or that they expire too soon, need not be looked at each time:
--- room.left_at and left_seq, if given, say when it was.
+-- depart takes user, whose membership is m, out of a room and says so; then go
+-- the attributes that go with it. What ended it is kept for the session to find when
+-- it comes back. The first write frees memory, so that a full Redis lets people go.
+-- limits are those of the log, and gone, for how long that is kept: all as text.
+-- That there are too many departures, or that they expire too soon, need not be
+-- looked at each time: room.left_at and left_seq, if given, say when it was.
 -- Returns the event's seq.
-local function depart(part, id, room, user_key, user, m, reason, extended, request_key, ttls, now_ms)
+local function depart(part, id, room, user_key, user, m, reason, extended, request_key, limits, now_ms)
   local members = part .. "members:" .. id
   local entered = call("ZSCORE", members, user)
   call("ZREM", members, user)
@@ -79,20 +80,23 @@ local function depart(part, id, room, user_key, user, m, reason, extended, reque
   call("ZADD", left, seq, user .. NUL .. (entered or "0") .. NUL .. m.session .. NUL .. reason .. NUL .. m.data ..
     NUL .. extended)
   local left_at, left_seq = room.left_at, room.left_seq
-  if left_at and now_ms >= left_at + 0 and now_ms <= left_at + ttls.log / 4 and room.seq < left_seq + LEFT_OVER then
+  if left_at and now_ms >= left_at + 0 and now_ms <= left_at + limits.ttl / 4 and room.seq < left_seq + LEFT_OVER then
     call("HSET", part .. "room:" .. id, "seq", seq)
   else
     call("HSET", part .. "room:" .. id, "seq", seq, "leftat", at, "leftseq", seq)
     call("ZREMRANGEBYRANK", left, 0, -LEFT_KEPT - 1)
-    call("PEXPIRE", left, number(ttls.log * 1.25))
+    call("PEXPIRE", left, number(limits.ttl * 1.25))
   end
   local gone = part .. "gone:" .. m.session
   call("HSET", gone, id, room.epoch .. NUL .. m.generation .. NUL .. request_key .. NUL .. reason .. NUL .. extended)
-  call("PEXPIRE", gone, ttls.gone)
+  call("PEXPIRE", gone, limits.gone)
 
   local count = call("ZCARD", members)
   call("PUBLISH", part .. "ch:" .. id,
     event(room.epoch, seq, "l", at, m.session, user, count, reason, m.data .. NUL .. extended))
+  if room.bequests then -- seldom
+    bequeath(part, id, room, user, now_ms, limits)
+  end
   if count == 0 then -- seldom
     emptied(part, id, room, now_ms)
   end

@@ -14,7 +14,10 @@ local function create(part, control, id, user, config, now_ms, now_us)
   end
   if #config.attributes > 0 then
     call("HSET", room_key, "attrs", "1")
-    call("HSET", key(part, "attrs", id), unpack(config.attributes))
+  end
+  for i = 1, #config.attributes, 2 do
+    call("HSET", key(part, "attrs", id), config.attributes[i],
+      attribute_value({ owner = user, leaves = "0", value = config.attributes[i + 1] }))
   end
   if call("ZADD", part .. "rooms", 0, id) == 0 then
     end_orphan(part, id, now_ms)

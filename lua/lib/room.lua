@@ -3,7 +3,7 @@
 -- room_keys gives everything a room has. due and rooms index it.
 local function room_keys(part, id)
   local keys = {}
-  for i, kind in ipairs({ "room", "members", "info", "left", "log", "attrs", "attrmeta", "memberattrs", "blocked" }) do
+  for i, kind in ipairs({ "room", "members", "info", "left", "log", "attrs", "memberattrs", "blocked" }) do
     keys[i] = key(part, kind, id)
   end
   return keys
@@ -57,12 +57,14 @@ end
 -- finished first: it does not exist for any operation. attrs and blocked say
 -- whether the room has attributes and a list of blocked users.
 local function load(part, id, now_ms)
-  local f = call("HMGET", part .. "room:" .. id, "epoch", "seq", "term", "deadline", "delay", "name", "attrs", "blocked")
+  local f = call("HMGET", part .. "room:" .. id,
+    "epoch", "seq", "term", "deadline", "delay", "name", "attrs", "blocked", "bequests")
   if not f[1] then
     return nil
   end
   local room = {
     epoch = f[1], seq = tonumber(f[2]), deadline = f[4], delay = f[5], name = f[6], attrs = f[7], blocked = f[8],
+    bequests = f[9],
   }
   if room.deadline and tonumber(room.deadline) <= now_ms then -- seldom
     finish(part, id, room, "emptied", now_ms)
