@@ -175,6 +175,13 @@ func (s *socket) await() error {
 	return nil
 }
 
+// rests says whether all that has come has been read.
+func (s *socket) rests() bool {
+	s.in.Lock()
+	defer s.in.Unlock()
+	return len(s.early) == 0
+}
+
 // pongAt says how long a pong is that b begins with, and whether all of it is
 // there; 0 if b begins with something else, or is not what a client may send.
 func pongAt(b []byte) (n int, whole bool) {
