@@ -68,8 +68,9 @@ var allowed = map[string][]string{
 	"cmd/roomctl":   {"net/http", kong, tint, module + "client", module + "protocol"},
 
 	"internal/faultproxy": {},
+	"internal/freeport":   {},
 	"internal/gatetest":   {"net/http", goleak},
-	"internal/redistest":  {goredis, miniredis},
+	"internal/redistest":  {goredis, miniredis, module + "internal/freeport"},
 }
 
 // Imports point one way. Tests are exempt: they may look at anything.

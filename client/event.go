@@ -24,8 +24,12 @@ type (
 	MemberLeft protocol.MembersChanged
 	// MessageReceived brings messages of others.
 	MessageReceived protocol.MessageReceived
-	// AttributesUpdated says what was set or deleted.
+	// AttributesUpdated says what attributes of a room were set, or deleted.
 	AttributesUpdated protocol.AttributesUpdated
+	// AttributesBatchUpdated says what was set and deleted at once.
+	AttributesBatchUpdated protocol.AttributesUpdated
+	// MemberAttributesUpdated says what attributes of members were set.
+	MemberAttributesUpdated protocol.MemberAttributesUpdated
 	// HistoryLost says that events of a room were missed for good. The client
 	// keeps no picture of a room; whoever does has to query it anew.
 	HistoryLost protocol.HistoryLost
@@ -45,16 +49,18 @@ type RawEvent struct {
 	Params json.RawMessage
 }
 
-func (*ConnectionStateChanged) event() {}
-func (*RoomStateChanged) event()       {}
-func (*MemberJoined) event()           {}
-func (*MemberLeft) event()             {}
-func (*MessageReceived) event()        {}
-func (*AttributesUpdated) event()      {}
-func (*HistoryLost) event()            {}
-func (*TokenWillExpire) event()        {}
-func (*ServerDraining) event()         {}
-func (*RawEvent) event()               {}
+func (*ConnectionStateChanged) event()  {}
+func (*RoomStateChanged) event()        {}
+func (*MemberJoined) event()            {}
+func (*MemberLeft) event()              {}
+func (*MessageReceived) event()         {}
+func (*AttributesUpdated) event()       {}
+func (*AttributesBatchUpdated) event()  {}
+func (*MemberAttributesUpdated) event() {}
+func (*HistoryLost) event()             {}
+func (*TokenWillExpire) event()         {}
+func (*ServerDraining) event()          {}
+func (*RawEvent) event()                {}
 
 // A place is the room an event belongs to, and its seq there if it has one; or,
 // if it says up to where the client knows of members, its membersSeq.
@@ -101,7 +107,15 @@ func decodeEvent(method, params []byte, raw bool) (Event, place, error) {
 		case protocol.EventRoomAttributesUpdated:
 			ev := new(AttributesUpdated)
 			err := json.Unmarshal(params, ev)
-			return ev, place{RoomID: ev.RoomID, Seq: ev.Seq}, err
+			return ev, place{ev.RoomID, ev.Seq, ev.MembersSeq}, err
+		case protocol.EventRoomAttributesBatchUpdated:
+			ev := new(AttributesBatchUpdated)
+			err := json.Unmarshal(params, ev)
+			return ev, place{ev.RoomID, ev.Seq, ev.MembersSeq}, err
+		case protocol.EventRoomMemberAttributesUpdated:
+			ev := new(MemberAttributesUpdated)
+			err := json.Unmarshal(params, ev)
+			return ev, place{ev.RoomID, ev.Seq, ev.MembersSeq}, err
 		}
 	}
 	// It may well be an event of a room and move its position, whatever it says.

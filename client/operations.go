@@ -96,6 +96,22 @@ func (c *Client) QueryRoomOnlineMemberCount(ctx context.Context, roomID string) 
 		protocol.RoomParams{RoomID: roomID})
 }
 
+// A History is a stretch of the messages that a room keeps, oldest first. NextSeq is the
+// BeforeSeq that gives what was before, 0 if there is nothing.
+type History struct {
+	RoomID      string             `json:"roomID"`
+	MessageList []protocol.Message `json:"messageList"`
+	NextSeq     int64              `json:"nextSeq"`
+	protocol.Position
+}
+
+// QueryRoomHistory returns messages that a room still keeps, also those from before the
+// caller came. It fails with [protocol.CodeMethodNotFound] where the operator has not
+// turned it on.
+func (c *Client) QueryRoomHistory(ctx context.Context, roomID string, cfg protocol.HistoryConfig) (*History, error) {
+	return request[History](ctx, c, protocol.MethodQueryRoomHistory, protocol.HistoryParams{RoomID: roomID, Config: cfg})
+}
+
 // Ping asks the gateway for its time. The client watches its link by itself;
 // this is for measuring, and for waiting until there is one.
 func (c *Client) Ping(ctx context.Context) (time.Time, error) {

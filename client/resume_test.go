@@ -36,12 +36,12 @@ func TestClient_resume(t *testing.T) {
 		p.event(protocol.EventRoomMessageReceived, protocol.MessageReceived{
 			FromConversationID: "a", MessageList: []protocol.Message{{Message: "barrage"}}, After: new(int64(40)),
 		})
-		p.event("roomMemberAttributesUpdated", map[string]any{"roomID": "z", "seq": 6})
+		p.event("roomPaintedBlue", map[string]any{"roomID": "z", "seq": 6})
 		p.event(protocol.EventRoomStateChanged, protocol.RoomStateChanged{
 			RoomID: "gone", State: protocol.RoomDisconnected, Event: protocol.RoomNotExist,
 		})
 		p.event(protocol.EventRoomHistoryLost, protocol.HistoryLost{RoomID: "a", FromSeq: 12, ToSeq: 20})
-		want(t, c, "joined z bo 4", `message a "hi"`, `message a "barrage"`, "raw roomMemberAttributesUpdated z",
+		want(t, c, "joined z bo 4", `message a "hi"`, `message a "barrage"`, "raw roomPaintedBlue z",
 			"room gone disconnected roomNotExist", "HistoryLost")
 
 		p.ws.CloseNow()

@@ -108,7 +108,7 @@ func BenchmarkMissed(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		missed(room, roomstore.Session{User: "ana", ID: "s"}, events, 0)
+		missed(room, &member{s: &session{who: roomstore.Session{User: "ana", ID: "s"}}}, events, 0)
 	}
 }
 

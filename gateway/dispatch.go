@@ -170,6 +170,51 @@ func (c *conn) prepare(r *protocol.Request, of *owner) (prepared, *protocol.Erro
 		var p protocol.RoomParams
 		return c.asking(r.Params, &p, &p.RoomID, func(s *session, answer reply) func() { return c.queryCount(s, &p, answer) })
 
+	case protocol.MethodQueryRoomHistory:
+		if !c.g.cfg.HistoryQuery {
+			return prepared{}, fail(protocol.CodeMethodNotFound, "queryRoomHistory is turned off here; the operator can turn it on by --history-query")
+		}
+		var p protocol.HistoryParams
+		return c.asking(r.Params, &p, &p.RoomID, func(s *session, answer reply) func() { return c.queryHistory(s, &p, answer) })
+
+	case protocol.MethodSetRoomAttributes:
+		var p protocol.SetAttributesParams
+		if err := parseParams(r.Params, &p); err != nil {
+			return prepared{}, err
+		}
+		return c.prepareAttributes(p.RoomID, p.RequestKey,
+			[]protocol.AttributesOperation{{Action: protocol.AttributesSet, RoomAttributes: p.RoomAttributes}}, p.Config)
+
+	case protocol.MethodDeleteRoomAttributes:
+		var p protocol.DeleteAttributesParams
+		if err := parseParams(r.Params, &p); err != nil {
+			return prepared{}, err
+		}
+		return c.prepareAttributes(p.RoomID, p.RequestKey,
+			[]protocol.AttributesOperation{{Action: protocol.AttributesDelete, Keys: p.Keys}}, p.Config)
+
+	case protocol.MethodBatchRoomAttributes:
+		var p protocol.BatchAttributesParams
+		if err := parseParams(r.Params, &p); err != nil {
+			return prepared{}, err
+		}
+		return c.prepareBatch(&p)
+
+	case protocol.MethodSetRoomMembersAttributes:
+		var p protocol.SetMembersAttributesParams
+		if err := parseParams(r.Params, &p); err != nil {
+			return prepared{}, err
+		}
+		return c.prepareMemberAttributes(&p)
+
+	case protocol.MethodQueryRoomMembersAttributes:
+		var p protocol.MembersAttributesParams
+		return c.asking(r.Params, &p, &p.RoomID, func(s *session, answer reply) func() { return c.queryMembersAttributes(s, &p, answer) })
+
+	case protocol.MethodQueryRoomMemberAttributesList:
+		var p protocol.MemberListParams
+		return c.asking(r.Params, &p, &p.RoomID, func(s *session, answer reply) func() { return c.queryMemberAttributesList(s, &p, answer) })
+
 	case protocol.MethodQueryRoomAllAttributes:
 		var p protocol.RoomParams
 		return c.asking(r.Params, &p, &p.RoomID, func(s *session, answer reply) func() { return c.queryAllAttributes(s, &p, answer) })

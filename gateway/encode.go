@@ -49,19 +49,6 @@ func historyLost(room roomstore.RoomID, from, to int64) []byte {
 	return notification(protocol.EventRoomHistoryLost, protocol.HistoryLost{RoomID: string(room), FromSeq: from, ToSeq: to})
 }
 
-// attributesOnEntry frames what an entering client is told of the room's
-// attributes: pairs is key, value, …
-func attributesOnEntry(room roomstore.RoomID, at roomstore.Position, pairs []string) []byte {
-	attributes := make(map[string]string, len(pairs)/2)
-	for i := 0; i+1 < len(pairs); i += 2 {
-		attributes[pairs[i]] = pairs[i+1]
-	}
-	return notification(protocol.EventRoomAttributesUpdated, protocol.AttributesUpdated{
-		RoomID: string(room), Seq: at.Seq,
-		Infos: []protocol.AttributesInfo{{Action: "set", RoomAttributes: attributes}},
-	})
-}
-
 // membersPosition is what an event about members says of the log: a JSON
 // member, and its value.
 type membersPosition struct {

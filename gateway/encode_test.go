@@ -91,7 +91,7 @@ func TestEncode(t *testing.T) {
 		}
 
 		var a protocol.AttributesUpdated
-		strict(t, attributesOnEntry(id, at(5, 9), []string{"k", text}), protocol.EventRoomAttributesUpdated, &a)
+		strict(t, attributesOnEntry(id, at(5, 9), []roomstore.Attribute{{Key: "k", Value: text}}), protocol.EventRoomAttributesUpdated, &a)
 		if a.Infos[0].RoomAttributes["k"] != text || a.Seq != 9 || a.RoomID != allIDs {
 			t.Errorf("got %+v", a)
 		}

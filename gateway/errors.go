@@ -54,6 +54,7 @@ var codes = []struct {
 	{roomstore.ErrExists, protocol.CodeRoomExists},
 	{roomstore.ErrMisused, protocol.CodeBadParameter},
 	{roomstore.ErrFull, protocol.CodeRoomFull},
+	{roomstore.ErrLocked, protocol.CodeAttributesLocked},
 	{roomstore.ErrNoRoom, protocol.CodeNoRoom},
 	{roomstore.ErrNotMember, protocol.CodeNotInRoom},
 	{roomstore.ErrRoomLimit, protocol.CodeRoomLimit},

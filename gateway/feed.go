@@ -60,8 +60,8 @@ type feed struct {
 	// What a heal needs to know of the room, besides at and members.
 	name       string
 	delay      int
-	attributes []string // key, value, …
-	described  bool     // attributes is known
+	attributes []roomstore.Attribute
+	described  bool // attributes is known
 	lineage    roomstore.Lineage
 	messageSeq int64 // the highest seen
 	orderKey   int64 // likewise
@@ -224,6 +224,8 @@ func (f *feed) pass(e roomstore.Event) {
 		f.entered(e)
 	case roomstore.KindMessage:
 		f.messageSeq, f.orderKey = max(f.messageSeq, e.MessageSeq), max(f.orderKey, e.OrderKey)
+	case roomstore.KindAttributes:
+		f.change(e.Attributes)
 	case roomstore.KindMoved:
 		f.depart(e.Old, e)
 	case roomstore.KindLeft:
@@ -237,8 +239,8 @@ func (f *feed) pass(e roomstore.Event) {
 	f.release(f.passed)
 }
 
-// deliver queues an event for each member that entered before seq, but the
-// session it comes from.
+// deliver queues an event for each member that entered before seq and is to hear
+// of it.
 func (f *feed) deliver(e roomstore.Event, c class, seq int64) {
 	if len(f.members) == 0 {
 		return
@@ -249,7 +251,10 @@ func (f *feed) deliver(e roomstore.Event, c class, seq int64) {
 	}
 	n := 0
 	for _, m := range f.members {
-		if m.from < seq && m.s.who.ID != e.Origin {
+		if m.from < seq && m.hears(e) {
+			if m.asking > 0 && m.s.who.ID == e.Origin {
+				m.s.c.sock.HoldRoom(string(f.room)) // its own request is answered first
+			}
 			m.s.event(b, c, f.room)
 			n++
 		}
@@ -345,8 +350,8 @@ func (f *feed) has(seq int64) bool {
 	return f.at.Seq <= seq || len(f.ring) > 0 && f.ring[0].Seq <= seq+1
 }
 
-// framed encodes an event for the members it does not come from, or gives nil
-// if they are told nothing of it.
+// framed encodes an event for the members that hear of it, or gives nil if nobody
+// does.
 func (f *feed) framed(e roomstore.Event) []byte {
 	switch e.Kind {
 	case roomstore.KindJoined:
@@ -358,6 +363,8 @@ func (f *feed) framed(e roomstore.Event) []byte {
 			return nil // no gateway wrote that
 		}
 		return messageReceived(f.room, e)
+	case roomstore.KindAttributes, roomstore.KindMemberAttributes:
+		return attributesFrame(f.room, e, 0)
 	}
 	return nil
 }

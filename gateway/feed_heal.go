@@ -64,7 +64,7 @@ func (f *feed) confirm() {
 }
 
 // describe notes the room's attributes.
-func (f *feed) describe(attributes []string) {
+func (f *feed) describe(attributes []roomstore.Attribute) {
 	f.attributes, f.described = slices.Clone(attributes), true
 }
 

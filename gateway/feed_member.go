@@ -17,6 +17,7 @@ type member struct {
 	from    int64 // gets events after this seq
 	entered int64 // seq of the membership's entry event
 	leaving bool  // a request of its own will say that it has left
+	asking  int   // requests that change attributes and are not answered
 
 	untold protocol.RoomEvent // why it ended while it was leaving, if it did
 }
@@ -152,7 +153,7 @@ func (f *feed) since(m *member, seq int64) {
 		if f.ownDeparture(m, e) {
 			return
 		}
-		if b := f.framed(e); b != nil && e.Origin != m.s.who.ID {
+		if b := f.framed(e); b != nil && m.hears(e) {
 			m.s.event(b, classKept, f.room)
 		}
 	}

@@ -150,7 +150,7 @@ func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Positio
 		if seen != nil {
 			known = max(known, seen.members)
 		}
-		frames := missed(f.room, s.who, told, known)
+		frames := missed(f.room, m, told, known)
 		if say != nil {
 			// An entry: it hears each event, as it would have right after it.
 			frames = f.framedFor(s, told)
@@ -167,8 +167,9 @@ func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Positio
 
 // framedFor encodes events for one session.
 func (f *feed) framedFor(s *session, events []roomstore.Event) (frames [][]byte) {
+	m := &member{s: s}
 	for _, e := range events {
-		if b := f.framed(e); b != nil && e.Origin != s.who.ID {
+		if b := f.framed(e); b != nil && m.hears(e) {
 			frames = append(frames, b)
 		}
 	}
@@ -183,23 +184,23 @@ func (f *feed) framedFor(s *session, events []roomstore.Event) (frames [][]byte)
 // and not the difference, moves the position, so that a link lost in between
 // loses nothing. The difference then carries membersSeq instead of a seq; if
 // it comes to nothing, the first message carries it.
-func missed(room roomstore.RoomID, who roomstore.Session, events []roomstore.Event, known int64) [][]byte {
+func missed(room roomstore.RoomID, m *member, events []roomstore.Event, known int64) [][]byte {
 	type change struct {
 		was, is bool
 		data    string
 	}
 	var users []roomstore.UserID
 	changes := map[roomstore.UserID]*change{}
-	var messages []roomstore.Event
+	var kept []roomstore.Event // messages, and changes of attributes
 	var count, last int64
 	for _, e := range events {
 		switch e.Kind {
-		case roomstore.KindMessage:
-			if e.Origin != who.ID {
-				messages = append(messages, e)
+		case roomstore.KindMessage, roomstore.KindAttributes, roomstore.KindMemberAttributes:
+			if m.hears(e) {
+				kept = append(kept, e)
 			}
 		case roomstore.KindJoined, roomstore.KindLeft:
-			if count, last = e.Count, e.Seq; e.User == who.User || e.Seq <= known {
+			if count, last = e.Count, e.Seq; e.User == m.s.who.User || e.Seq <= known {
 				continue
 			}
 			c := changes[e.User]
@@ -221,7 +222,7 @@ func missed(room roomstore.RoomID, who roomstore.Session, events []roomstore.Eve
 		}
 	}
 	final := seqOf(last)
-	if len(messages) > 0 {
+	if len(kept) > 0 {
 		final = membersSeqOf(last)
 	}
 	var frames [][]byte
@@ -235,14 +236,18 @@ func missed(room roomstore.RoomID, who roomstore.Session, events []roomstore.Eve
 	if len(joined) > 0 {
 		frames = append(frames, membersFrame(protocol.EventRoomMemberJoined, room, joined, count, final))
 	}
-	for i, e := range messages {
+	for i, e := range kept {
+		membersSeq := int64(0)
 		if i == 0 && len(frames) == 0 && last > known {
-			// A difference that comes to nothing: the message says it, since it
-			// moves the position to between changes of which none was told.
-			frames = append(frames, messageFrame(room, e, last))
-			continue
+			// A difference that comes to nothing: this says it, since it moves the
+			// position to between changes of which none was told.
+			membersSeq = last
 		}
-		frames = append(frames, messageReceived(room, e))
+		if e.Kind == roomstore.KindMessage {
+			frames = append(frames, messageFrame(room, e, membersSeq))
+		} else {
+			frames = append(frames, attributesFrame(room, e, membersSeq))
+		}
 	}
 	return frames
 }

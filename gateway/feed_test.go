@@ -597,7 +597,7 @@ func TestMissed_twice(t *testing.T) {
 		{"nothing of members", log[1:2], 6, []string{"R zoe: hi #7"}},
 	} {
 		w := newWire()
-		for _, b := range missed(room, ana, tt.events, tt.known) {
+		for _, b := range missed(room, &member{s: &session{who: ana}}, tt.events, tt.known) {
 			w.Write(b)
 		}
 		t.Run(tt.what, func(t *testing.T) { expect(t, w, tt.want...) })

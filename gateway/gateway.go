@@ -32,6 +32,7 @@ type Config struct {
 	AllowedOrigins []string // patterns of hosts; "*" for all; none: same origin
 	MaxConnections int      // 0 for any number
 	RateLimits     bool
+	HistoryQuery   bool // queryRoomHistory is served
 
 	SessionTTL        time.Duration // 35 s if 0
 	LeaseTTL          time.Duration // 10 s if 0

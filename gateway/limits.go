@@ -13,21 +13,26 @@ import (
 // Limits of what clients send (docs/protocol.md, section 8). Those that an operator
 // can change are in the store's Config.
 const (
-	maxRoomName     = 64
-	maxUserName     = 256
-	maxUserText     = 1024 // avatar URL, extended data
-	maxDelay        = 10800
-	maxAttributes   = 20
-	maxAttrKey      = 16
-	maxAttrValue    = 1024
-	maxAttrTotal    = 5120
-	maxText         = 2 << 10
-	maxCommand      = 5 << 10
-	maxExtendedData = 1 << 10
-	maxPage         = 100
-	maxLookup       = 10
-	maxResumed      = 500
-	maxWhole        = 1 << 53 // no whole number on the wire is as large, or as far below 0
+	maxRoomName         = 64
+	maxUserName         = 256
+	maxUserText         = 1024 // avatar URL, extended data
+	maxDelay            = 10800
+	maxAttributes       = 20
+	maxAttrKey          = 16
+	maxAttrValue        = 1024
+	maxAttrTotal        = 5120
+	maxMembersWithAttrs = 500
+	maxMemberAttrs      = 30
+	maxMemberAttrKey    = 8
+	maxMemberAttrValue  = 64
+	maxMemberAttrTotal  = 144
+	maxText             = 2 << 10
+	maxCommand          = 5 << 10
+	maxExtendedData     = 1 << 10
+	maxPage             = 100
+	maxLookup           = 10
+	maxResumed          = 500
+	maxWhole            = 1 << 53 // no whole number on the wire is as large, or as far below 0
 )
 
 func checkText(what, s string, most int) *protocol.Error {
@@ -60,10 +65,10 @@ func checkAttributes(a map[string]string) *protocol.Error {
 		return fail(protocol.CodeAttributeCount, "roomAttributes has %d keys, allowed are %d", len(a), maxAttributes)
 	}
 	total := 0
-	for _, k := range slices.Sorted(maps.Keys(a)) { // what is refused twice over is so for one reason
+	for _, k := range sortedKeys(a) {
 		v := a[k]
-		if k == "" || len(k) > maxAttrKey {
-			return fail(protocol.CodeAttributeKey, "the attribute key %q has %d bytes, allowed are 1 to %d", k, len(k), maxAttrKey)
+		if err := checkAttributeKey(k); err != nil {
+			return err
 		}
 		if len(v) > maxAttrValue {
 			return fail(protocol.CodeAttributeValue, "the attribute %q has a value of %d bytes, allowed are %d", k, len(v), maxAttrValue)
@@ -72,6 +77,44 @@ func checkAttributes(a map[string]string) *protocol.Error {
 	}
 	if total > maxAttrTotal {
 		return fail(protocol.CodeAttributesSize, "roomAttributes has %d bytes in all, allowed are %d", total, maxAttrTotal)
+	}
+	return nil
+}
+
+// sortedKeys gives the keys in one order: what is refused twice over is so for one
+// reason.
+func sortedKeys(a map[string]string) []string { return slices.Sorted(maps.Keys(a)) }
+
+func checkAttributeKey(k string) *protocol.Error {
+	if k == "" || len(k) > maxAttrKey {
+		return fail(protocol.CodeAttributeKey, "the attribute key %q has %d bytes, allowed are 1 to %d", k, len(k), maxAttrKey)
+	}
+	return nil
+}
+
+// checkMemberAttributes checks what each of some users is to get. Whether it is too much
+// together depends on what they have.
+func checkMemberAttributes(a map[string]string) *protocol.Error {
+	if len(a) == 0 {
+		return badParameter("there are no attributes to set")
+	}
+	if len(a) > maxMemberAttrs {
+		return fail(protocol.CodeMemberAttributeCount, "attributes has %d keys, allowed are %d", len(a), maxMemberAttrs)
+	}
+	for _, k := range sortedKeys(a) {
+		if k == "" || len(k) > maxMemberAttrKey {
+			return fail(protocol.CodeMemberAttributeKey, "the attribute key %q has %d bytes, allowed are 1 to %d", k, len(k), maxMemberAttrKey)
+		}
+		if len(a[k]) > maxMemberAttrValue {
+			return fail(protocol.CodeMemberAttributeValue, "the attribute %q has a value of %d bytes, allowed are %d", k, len(a[k]), maxMemberAttrValue)
+		}
+	}
+	return nil
+}
+
+func checkPage(count int) *protocol.Error {
+	if count < 1 || count > maxPage {
+		return badParameter("config.count %d is not between 1 and %d", count, maxPage)
 	}
 	return nil
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"slices"
 
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
@@ -13,8 +11,8 @@ import (
 
 func (c *conn) queryMemberList(s *session, p *protocol.MemberListParams, answer reply) func() {
 	room := roomstore.RoomID(p.RoomID)
-	if p.Config.Count < 1 || p.Config.Count > maxPage {
-		answer(nil, badParameter("config.count %d is not between 1 and %d", p.Config.Count, maxPage))
+	if err := checkPage(p.Config.Count); err != nil {
+		answer(nil, err)
 		return nil
 	}
 	page, _, err := attempt(c, func(ctx context.Context) (roomstore.Page, error) {
@@ -34,20 +32,10 @@ func (c *conn) queryMemberList(s *session, p *protocol.MemberListParams, answer 
 
 func (c *conn) queryMembers(s *session, p *protocol.MembersParams, answer reply) func() {
 	room := roomstore.RoomID(p.RoomID)
-	if len(p.UserIDs) < 1 || len(p.UserIDs) > maxLookup {
-		answer(nil, badParameter("userIDs has %d users, allowed are 1 to %d", len(p.UserIDs), maxLookup))
+	users, bad := parseUsers(p.UserIDs, maxLookup)
+	if bad != nil {
+		answer(nil, bad)
 		return nil
-	}
-	var users []roomstore.UserID // each once, in the order they were named
-	for i, id := range p.UserIDs {
-		user, err := roomstore.ParseUserID(id)
-		if err != nil {
-			answer(nil, badID(fmt.Sprintf("userIDs[%d]", i), err))
-			return nil
-		}
-		if !slices.Contains(users, user) {
-			users = append(users, user)
-		}
 	}
 	type found struct {
 		at   roomstore.Position
@@ -88,18 +76,28 @@ func (c *conn) queryCount(s *session, p *protocol.RoomParams, answer reply) func
 	})
 }
 
-func (c *conn) queryAllAttributes(s *session, p *protocol.RoomParams, answer reply) func() {
+func (c *conn) queryHistory(s *session, p *protocol.HistoryParams, answer reply) func() {
 	room := roomstore.RoomID(p.RoomID)
-	type known struct {
-		at         roomstore.Position
-		attributes map[string]string
+	if err := checkPage(p.Config.Count); err != nil {
+		answer(nil, err)
+		return nil
 	}
-	got, _, err := attempt(c, func(ctx context.Context) (k known, err error) {
-		k.at, k.attributes, err = c.g.store.Attributes(ctx, s.who, room)
-		return k, err
+	if p.Config.BeforeSeq < 0 {
+		answer(nil, badParameter("config.beforeSeq %d is below 0", p.Config.BeforeSeq))
+		return nil
+	}
+	got, _, err := attempt(c, func(ctx context.Context) (roomstore.Recent, error) {
+		return c.g.store.Recent(ctx, s.who, room, p.Config.Count, p.Config.BeforeSeq)
 	})
-	return c.answerQuery(s, room, got.at, err, answer, func() any {
-		return protocol.AllAttributesResult{RoomID: p.RoomID, RoomAttributes: got.attributes, Position: protocol.Position(got.at)}
+	return c.answerQuery(s, room, got.Position, err, answer, func() any {
+		r := protocol.HistoryResult{RoomID: p.RoomID, MessageList: []json.RawMessage{}, Position: protocol.Position(got.Position)}
+		for _, e := range got.Messages {
+			r.MessageList = append(r.MessageList, appendMessage(nil, e.Data, e.MessageID, e.MessageSeq, e.OrderKey, e.At))
+		}
+		if got.More {
+			r.NextSeq = got.Messages[0].MessageSeq
+		}
+		return r
 	})
 }
 

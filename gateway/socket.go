@@ -73,6 +73,7 @@ type socket struct {
 	last    bool // a close frame was queued
 	err     error
 	holding int         // events wait for the answers to as many batches
+	waiting []string    // rooms whose events wait, each for the answer to a request
 	held    []heldFrame // those that do
 }
 
@@ -319,7 +320,7 @@ func (s *socket) QueueLast(b []byte) error {
 func (s *socket) QueueEvent(b []byte, c class, room string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.holding == 0 {
+	if s.holding == 0 && !slices.Contains(s.waiting, room) {
 		return s.queueLocked(frame{b, c})
 	}
 	if ok, err := s.admit(len(b), c); !ok {
@@ -347,14 +348,49 @@ func (s *socket) Release(b []byte) error {
 	if s.holding--; s.holding > 0 {
 		return err
 	}
-	held := s.held
-	s.held = nil
-	for _, h := range held {
+	s.held = slices.DeleteFunc(s.held, func(h heldFrame) bool {
+		if slices.Contains(s.waiting, h.room) {
+			return false
+		}
 		if e := s.unhold(h.frame); err == nil {
 			err = e
 		}
+		return true
+	})
+	if len(s.held) == 0 {
+		s.held = nil // an idle connection holds no memory
 	}
 	return err
+}
+
+// HoldRoom makes the events of one room wait until LetRoomGoOn.
+func (s *socket) HoldRoom(room string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Contains(s.waiting, room) {
+		s.waiting = append(s.waiting, room)
+	}
+}
+
+// LetRoomGoOn queues the events of a room that waited, unless they wait for a
+// batch, too.
+func (s *socket) LetRoomGoOn(room string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Contains(s.waiting, room) {
+		return
+	}
+	s.stopWaiting(room)
+	if s.holding == 0 {
+		s.releaseRoom(room)
+	}
+}
+
+func (s *socket) stopWaiting(room string) {
+	s.waiting = slices.DeleteFunc(s.waiting, func(other string) bool { return other == room })
+	if len(s.waiting) == 0 {
+		s.waiting = nil
+	}
 }
 
 // unhold queues a frame that was held, and has its room.
@@ -370,6 +406,11 @@ func (s *socket) unhold(f frame) error {
 func (s *socket) ReleaseRoom(room string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.stopWaiting(room)
+	s.releaseRoom(room)
+}
+
+func (s *socket) releaseRoom(room string) {
 	s.held = slices.DeleteFunc(s.held, func(h heldFrame) bool {
 		if h.room != room {
 			return false

@@ -173,6 +173,42 @@ func TestSocket_hold(t *testing.T) {
 	})
 }
 
+// A room whose events wait for an answer waits alone; a batch that ends meanwhile does
+// not let it go on, nor does the answer while a batch waits.
+func TestSocket_holdRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		s := newSocket(w, 1<<20)
+		defer s.Close()
+		s.HoldRoom("A")
+		s.HoldRoom("A")
+		s.QueueEvent(payload("a1", 10), classKept, "A")
+		s.QueueEvent(payload("b1", 10), classKept, "B")
+		s.Hold()
+		s.QueueEvent(payload("b2", 10), classKept, "B")
+		s.QueueEvent(payload("a2", 10), classKept, "A")
+		s.Release(payload("batch", 10))
+		s.Queue(payload("answer", 10), classKept)
+		s.LetRoomGoOn("A")
+		s.QueueEvent(payload("a3", 10), classKept, "A")
+		s.HoldRoom("A")
+		s.QueueEvent(payload("a4", 10), classKept, "A")
+		s.Hold()
+		s.Queue(payload("inside", 10), classKept)
+		s.LetRoomGoOn("A")
+		s.LetRoomGoOn("A")
+		s.Release(payload("outer", 10))
+		s.HoldRoom("A")
+		s.QueueEvent(payload("a5", 10), classKept, "A")
+		s.ReleaseRoom("A")
+		s.QueueEvent(payload("a6", 10), classKept, "A")
+		want := "b1 batch b2 answer a1 a2 a3 inside outer a4 a5 a6"
+		if got := strings.Join(names(t, s, w), " "); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	})
+}
+
 // Control frames are whole and between messages; of pongs that wait there is
 // one; nothing follows a close frame, which has gone out when its Write returns.
 func TestSocket_control(t *testing.T) {

@@ -8,7 +8,7 @@
 -- ARGV[2]  user     who asks
 -- ARGV[3]  session
 --
--- Returns  {"ok", epoch, seq, key, value, …}
+-- Returns  {"ok", epoch, seq, key, field, …}  as attrs has them
 --          {"noroom"}
 --          {"notin"}  the session is not in the room
 

@@ -12,7 +12,7 @@
 --
 -- Returns  {"ok", epoch, seq, base, from, count, events, event, …, entries, seq,
 --          user, session, data, …, departures, seq, entered, user, session,
---          reason, "data NUL extended", …, attributes, key, value, …}  each part
+--          reason, "data NUL extended", …, attributes, key, field, …}  each part
 --                                led by how many it has; count is that of the
 --                                members now; base and from as in lives
 --          {"epoch", epoch, seq, base, from}  the room is in another epoch

@@ -1,7 +1,7 @@
 -- enter.lua makes a user a member of a room for one session: createRoom,
 -- joinRoom and enterRoom (rows 1–13 and 31).
 --
--- Uses     value clock room log request entry depart session limits join result
+-- Uses     value clock room log request entry attributes depart session limits join result
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  user       hash    the user's sessions and rooms
@@ -35,8 +35,9 @@
 -- ARGV[25]  attributes    how many; key and value of each follow; used if the room is created
 -- ARGV[26]  key, value, …
 --
--- Returns  {"ok", epoch, seq, count, created, entered, delay, name, attributes, key, value, …}
---                         entered is the seq of the membership's entry event
+-- Returns  {"ok", epoch, seq, count, created, entered, delay, name, attributes, key, field, …}
+--                         entered is the seq of the membership's entry event;
+--                         each attribute is as attrs has it
 --          {"again", …}   the same, of an earlier call under this request_key;
 --                         attributes are those of now, or "-1" if the session
 --                         is not in the room any more, or "-2" if it is since

@@ -5,7 +5,7 @@
 --
 -- Unguarded  it takes the term that the gateway is about to act under
 --
--- Uses     value clock room log depart session limits join term
+-- Uses     value clock room log attributes depart session limits join term
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  control    prefix  of clock and dead
@@ -28,7 +28,7 @@
 -- ARGV[12]  keep         "0": an emptied room loses name and attributes
 -- ARGV[13]  message_seq  the highest seen
 -- ARGV[14]  order_key    likewise
--- ARGV[15]  attributes   each key and value as "length:text"; "-" if not known
+-- ARGV[15]  attributes   list of keys and fields of attrs; "-" if not known
 -- ARGV[16]  max_members     asked of a client only
 -- ARGV[17]  max_user_rooms  likewise
 -- ARGV[18]  count        of the members; six arguments each follow
@@ -159,15 +159,12 @@ local newest = math.max(tonumber(call("HGET", clock, "epoch") or 0), tonumber(ep
 call("HDEL", clock, "epoch")
 
 local function set_attributes()
-  local attrs, at = key(part, "attrs", id), 1
-  local texts = {}
-  while attributes ~= "-" and at <= #attributes do
-    local length, first = attributes:match("^(%d+):()", at)
-    texts[#texts + 1] = attributes:sub(first, first + length - 1)
-    at = first + length
-  end
+  local texts = attributes == "-" and {} or texts_of(attributes)
   for i = 1, #texts, 2 do
-    call("HSET", attrs, texts[i], texts[i + 1])
+    call("HSET", key(part, "attrs", id), texts[i], texts[i + 1])
+    if attribute(texts[i + 1]).leaves == "1" then
+      call("HSET", room_key, "bequests", "1")
+    end
   end
 end
 

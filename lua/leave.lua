@@ -1,18 +1,20 @@
 -- leave.lua takes a session out of one room: leaveRoom (rows 21–23).
 --
--- Uses     value clock room request depart act
+-- Uses     value clock room log request attributes depart act
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  user       hash    the user's sessions and rooms
 --
--- ARGV[1]  room
--- ARGV[2]  user
--- ARGV[3]  session
--- ARGV[4]  generation
--- ARGV[5]  request_key  "" for none
--- ARGV[6]  did_ttl      ms
--- ARGV[7]  log_ttl      ms
--- ARGV[8]  gone_ttl     ms
+-- ARGV[1]   room
+-- ARGV[2]   user
+-- ARGV[3]   session
+-- ARGV[4]   generation
+-- ARGV[5]   request_key  "" for none
+-- ARGV[6]   did_ttl      ms
+-- ARGV[7]   log_size     events
+-- ARGV[8]   log_bytes
+-- ARGV[9]   log_ttl      ms
+-- ARGV[10]  gone_ttl     ms
 --
 -- Returns  {"ok", epoch, seq}     of the departure
 --          {"again", epoch, seq}  the same, of an earlier call under this request_key,
@@ -22,12 +24,12 @@
 --          {"misused"}            the request_key was another request's
 --          {"fenced"}             the session has moved to another connection, or is parked
 --
--- Publishes  "l"; "d" and "destroyed" if that was the last member and the
+-- Publishes  "l", "a" if attributes go with the user; "d" and "destroyed" if that was the last member and the
 -- room has no delay.
 
 local part, user_key = KEYS[1], KEYS[2]
 local id, user, session, generation, request_key = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local did_ttl, ttls = ARGV[6], { log = ARGV[7], gone = ARGV[8] }
+local did_ttl, limits = ARGV[6], { size = ARGV[7], bytes = ARGV[8], ttl = ARGV[9], gone = ARGV[10] }
 
 -- Decide.
 local before, misused = outcome(part, session, request_key, "leave", id)
@@ -47,6 +49,6 @@ if not room then
 end
 
 -- Apply and announce.
-local seq = number(depart(part, id, room, user_key, user, m, "left", "", request_key, ttls, now_ms))
+local seq = number(depart(part, id, room, user_key, user, m, "left", "", request_key, limits, now_ms))
 remember(part, session, request_key, "leave", id, room.epoch .. NUL .. seq, did_ttl)
 return { "ok", room.epoch, seq }

@@ -1,20 +1,22 @@
 -- leaveall.lua takes a session out of all its rooms, and ends it if asked to:
 -- leaveAllRoom and logout (rows 24 and 25).
 --
--- Uses     value clock room request depart session
+-- Uses     value clock room log request attributes depart session
 --
 -- KEYS[1]  user   hash    the user's sessions and rooms
 -- KEYS[2]  uslot  prefix  of the keys in the user's slot
 --
--- ARGV[1]  user
--- ARGV[2]  session
--- ARGV[3]  generation
--- ARGV[4]  request_key  "" for none
--- ARGV[5]  end_session  "1" to end the session, too
--- ARGV[6]  did_ttl      ms
--- ARGV[7]  log_ttl      ms
--- ARGV[8]  gone_ttl     ms
--- ARGV[9]  partitions
+-- ARGV[1]   user
+-- ARGV[2]   session
+-- ARGV[3]   generation
+-- ARGV[4]   request_key  "" for none
+-- ARGV[5]   end_session  "1" to end the session, too
+-- ARGV[6]   did_ttl      ms
+-- ARGV[7]   log_size     events
+-- ARGV[8]   log_bytes
+-- ARGV[9]   log_ttl      ms
+-- ARGV[10]  gone_ttl     ms
+-- ARGV[11]  partitions
 --
 -- Returns  {"ok", room, epoch, seq, …}     each room left, with its departure
 --          {"again", room, epoch, seq, …}  the same, of an earlier call under
@@ -23,11 +25,11 @@
 --          {"fenced"}  the session has moved to another connection, or has ended
 --          {"misused"} the request_key was another request's
 --
--- Publishes  "l" in each room, and what the emptiness rule adds
+-- Publishes  in each room what leave does
 
 local user_key, uslot = KEYS[1], KEYS[2]
 local user, session, generation, request_key, end_session = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local did_ttl, ttls = ARGV[6], { log = ARGV[7], gone = ARGV[8] }
+local did_ttl, limits = ARGV[6], { size = ARGV[7], bytes = ARGV[8], ttl = ARGV[9], gone = ARGV[10] }
 
 -- Decide.
 local before, misused = outcome(uslot, session, request_key, "all", "")
@@ -54,7 +56,7 @@ local function say(id, epoch, seq)
 end
 
 local function take_out(part, id, room, m)
-  return number(depart(part, id, room, user_key, user, m, "left", "", request_key, ttls, now_ms))
+  return number(depart(part, id, room, user_key, user, m, "left", "", request_key, limits, now_ms))
 end
 
 for id, epoch, seq in (before or ""):gmatch("([^%z]*)%z(%d+)%z(%d+)%z") do
@@ -89,6 +91,6 @@ if not before then
   remember(uslot, session, request_key, "all", "", table.concat(left), did_ttl)
 end
 if end_session == "1" and mine then
-  forget_outcomes(uslot, tonumber(ARGV[9]), session, ttls.gone)
+  forget_outcomes(uslot, tonumber(ARGV[11]), session, limits.gone)
 end
 return reply

@@ -1,7 +1,7 @@
 -- login.lua begins a session of a user. A session of the same device is
 -- replaced; what is over the device limit is sent away and its rooms are left.
 --
--- Uses     value clock room depart session
+-- Uses     value clock room log attributes depart session
 --
 -- KEYS[1]  user     hash    the user's sessions and rooms
 -- KEYS[2]  uslot    prefix  of the keys in the user's slot
@@ -13,29 +13,32 @@
 -- ARGV[4]   device       "" for a device of its own
 -- ARGV[5]   session_ttl  ms
 -- ARGV[6]   max_devices
--- ARGV[7]   log_ttl      ms
--- ARGV[8]   gone_ttl     ms
--- ARGV[9]   valid_until  Redis's time in ms, "" for ever
--- ARGV[10]  partitions
+-- ARGV[7]   log_size     events
+-- ARGV[8]   log_bytes
+-- ARGV[9]   log_ttl      ms
+-- ARGV[10]  gone_ttl     ms
+-- ARGV[11]  valid_until  Redis's time in ms, "" for ever
+-- ARGV[12]  partitions
 --
 -- Returns  {"ok", generation}
 --          {"fenced"}  the node has been given up
 --          {"late"}    the call came after valid_until
 --
 -- Publishes  an order to close on the channel of each node whose session had
--- to go, and "l" in each room that such a session left.
+-- to go, and in each room that such a session left what leave does.
 
 local user_key, uslot, control = KEYS[1], KEYS[2], KEYS[3]
 local user, session, node, device = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local session_ttl, max_devices = tonumber(ARGV[5]), tonumber(ARGV[6])
-local ttls, partitions = { log = ARGV[7], gone = ARGV[8] }, tonumber(ARGV[10])
+local limits = { size = ARGV[7], bytes = ARGV[8], ttl = ARGV[9], gone = ARGV[10] }
+local partitions = tonumber(ARGV[12])
 
 -- Decide.
 if dead(control, node) then
   return { "fenced" }
 end
 local now_ms, now_us = now()
-if late(now_ms, ARGV[9]) then
+if late(now_ms, ARGV[11]) then
   return { "late" }
 end
 local awake_ms = awake(control, now_ms)
@@ -77,8 +80,8 @@ local function drop(s, why, code)
   call("ZREM", uslot .. "parked", s.id .. NUL .. user)
   local gone = key(uslot, "gone", s.id)
   call("HSET", gone, "", why)
-  call("PEXPIRE", gone, ttls.gone)
-  forget_outcomes(uslot, partitions, s.id, ttls.gone)
+  call("PEXPIRE", gone, limits.gone)
+  forget_outcomes(uslot, partitions, s.id, limits.gone)
   if s.node ~= "" then
     call("SREM", key(uslot, "nodesessions", s.node), s.id .. NUL .. user)
     order(control, s.node, code, s.id, number(tonumber(s.generation) + 1))
@@ -102,7 +105,7 @@ for i = 1, #others + 1 - max_devices do
     local room = load(part, r.id, now_ms)
     local m = room and membership(call("HGET", key(part, "info", r.id), user))
     if m and m.session == s.id then
-      depart(part, r.id, room, user_key, user, m, "kicked", "", "", ttls, now_ms)
+      depart(part, r.id, room, user_key, user, m, "kicked", "", "", limits, now_ms)
     else
       void(part, r.id, user_key, user, s.id, s.node)
     end

@@ -379,7 +379,7 @@ var bulk = regexp.MustCompile(`call\("((?:HGETALL|HKEYS|LRANGE|Z(?:REV)?RANGE\w*
 
 // bounded is what such commands may read: it has a limit, there or where it is
 // written.
-var bounded = regexp.MustCompile(`"LIMIT", |^HGETALL", (?:user_key|attrs|did)\)|^HKEYS", did\)|^LRANGE", key\(part, "log", id\), 0, -1\)|^LRANGE", log, -LOG_LOOKED_AT, -1\)|^ZRANGE", index, (?:0, 0|-1, -1), |^SRANDMEMBER", \w+, budget\)|^SSCAN", .*, "COUNT", count\)`)
+var bounded = regexp.MustCompile(`"LIMIT", |^HGETALL", (?:user_key|attrs|did)\)|^HKEYS", (?:did|of_members)\)|^LRANGE", key\(part, "log", id\), 0, -1\)|^LRANGE", log, -LOG_LOOKED_AT, -1\)|^ZRANGE", index, (?:0, 0|-1, -1), |^SRANDMEMBER", \w+, budget\)|^SSCAN", .*, "COUNT", count\)`)
 
 // No script does work that grows with a room's members.
 func TestScripts_bounds(t *testing.T) {

@@ -2,19 +2,21 @@
 -- past their deadline, evicts sessions past theirs, parks what a dead node
 -- held, and keeps the awake clock.
 --
--- Uses     value clock room depart session
+-- Uses     value clock room log attributes depart session
 --
 -- KEYS[1]  nodes    zset    node incarnations by the end of their lease, awake ms
 -- KEYS[2]  control  prefix  of clock and dead
 --
--- ARGV[1]  node
--- ARGV[2]  partitions
--- ARGV[3]  limit        how much of anything to do in this call
--- ARGV[4]  session_ttl  ms
--- ARGV[5]  log_ttl      ms
--- ARGV[6]  gone_ttl     ms
--- ARGV[7]  count        of nodes to claim; two arguments each follow
--- ARGV[8]  node, lease_end, …  as a sweep returned it a lease TTL ago
+-- ARGV[1]   node
+-- ARGV[2]   partitions
+-- ARGV[3]   limit        how much of anything to do in this call
+-- ARGV[4]   session_ttl  ms
+-- ARGV[5]   log_size     events
+-- ARGV[6]   log_bytes
+-- ARGV[7]   log_ttl      ms
+-- ARGV[8]   gone_ttl     ms
+-- ARGV[9]   count        of nodes to claim; two arguments each follow
+-- ARGV[10]  node, lease_end, …  as a sweep returned it a lease TTL ago
 --
 -- Returns  {"ok", more, next, finished, evicted, claimed, lapsed node, lease_end, …}
 --                      more is "1" if the limit left something to do; next is ms
@@ -23,12 +25,12 @@
 --                      is not counted as time, and nothing else was done
 --          {"fenced"}  the node has been given up
 --
--- Publishes  "d" and "destroyed" for rooms finished, "l" for members evicted
+-- Publishes  "d" and "destroyed" for rooms finished, for members evicted what leave does
 
 local nodes, control = KEYS[1], KEYS[2]
 local node, partitions, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local session_ttl, ttls = tonumber(ARGV[4]), { log = ARGV[5], gone = ARGV[6] }
-local claims = tonumber(ARGV[7])
+local session_ttl, claims = tonumber(ARGV[4]), tonumber(ARGV[9])
+local limits = { size = ARGV[5], bytes = ARGV[6], ttl = ARGV[7], gone = ARGV[8] }
 
 -- How long an incarnation that was given up is remembered, to be fenced.
 local DEAD_KEPT_MS = 24 * 3600 * 1000
@@ -102,7 +104,7 @@ for p = 0, partitions - 1 do
     local m = room and membership(call("HGET", key(part, "info", id), user))
     if m and m.session == session and m.node == "" then
       local user_key = key(slot(part, m.user_slot), "user", user)
-      depart(part, id, room, user_key, user, m, "timeout", "", "", ttls, now_ms)
+      depart(part, id, room, user_key, user, m, "timeout", "", "", limits, now_ms)
       evicted = evicted + 1
     end
   end)
@@ -114,14 +116,14 @@ for p = 0, partitions - 1 do
     -- One that was replaced has no record any more.
     if not s or s.deadline ~= "" and tonumber(s.deadline) <= awake_ms then
       call("HDEL", user_key, "s:" .. session)
-      forget_outcomes(uslot, partitions, session, ttls.gone)
+      forget_outcomes(uslot, partitions, session, limits.gone)
       drop_void(uslot, user_key, user)
     end
   end)
 end
 
 for i = 1, claims do
-  local claim, lease_end = ARGV[6 + 2 * i], tonumber(ARGV[7 + 2 * i])
+  local claim, lease_end = ARGV[8 + 2 * i], tonumber(ARGV[9 + 2 * i])
   local now_end = tonumber(call("ZSCORE", nodes, claim) or -1)
   if now_end == lease_end and lease_end < awake_ms then
     call("ZADD", control .. "dead", "NX", lease_end, claim)

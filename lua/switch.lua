@@ -1,7 +1,7 @@
 -- switch.lua takes a session out of one room and into another, at once:
 -- switchRoom (rows 15–20). Nobody can see the user in both, or in neither.
 --
--- Uses     value clock room log request entry depart session limits join result
+-- Uses     value clock room log request entry attributes depart session limits join result
 --
 -- KEYS[1]  from     prefix  of the keys in the partition of the room left
 -- KEYS[2]  to       prefix  of the keys in the partition of the room entered
@@ -36,7 +36,7 @@
 -- ARGV[25]  attributes    how many; key and value of each follow; used if the room is created
 -- ARGV[26]  key, value, …
 --
--- Returns  {"ok", from_epoch, from_seq, epoch, seq, count, created, entered, delay, name, attributes, key, value, …}
+-- Returns  {"ok", from_epoch, from_seq, epoch, seq, count, created, entered, delay, name, attributes, key, field, …}
 --                         from_seq is that of the departure; the rest is as enter has it
 --          {"again", …}   the same, of an earlier call under this request_key;
 --                         attributes are those of now, or "-1" if the session
@@ -61,8 +61,8 @@ local from_id, id, user, session, generation, node = ARGV[1], ARGV[2], ARGV[3], 
 local request_key, partition, user_slot, data = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local may_create, name, delay, keep = ARGV[11], ARGV[12], ARGV[13], ARGV[14]
 local max_members, max_rooms, partitions = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17])
-local did_ttl, gone_ttl, log_ttl = ARGV[18], ARGV[19], ARGV[22]
-local limits = { size = tonumber(ARGV[20]), bytes = tonumber(ARGV[21]), ttl = tonumber(log_ttl) }
+local did_ttl, gone_ttl = ARGV[18], ARGV[19]
+local limits = { size = tonumber(ARGV[20]), bytes = tonumber(ARGV[21]), ttl = tonumber(ARGV[22]), gone = gone_ttl }
 local try, ask, attributes = ARGV[23], ARGV[24] == "1", {}
 for i = 1, tonumber(ARGV[25]) do
   attributes[2 * i - 1], attributes[2 * i] = ARGV[24 + 2 * i], ARGV[25 + 2 * i]
@@ -102,7 +102,7 @@ if before then
     local room = load(from, from_id, now_ms)
     local old = membership(call("HGET", key(from, "info", from_id), user))
     before_epoch, before_seq = room.epoch, number(depart(from, from_id, room, user_key, user, old, "left", "", request_key,
-      { log = log_ttl, gone = gone_ttl }, now_ms))
+      limits, now_ms))
   end
   return with_departure(before_epoch, before_seq, repeated(rest, to, id, m, session))
 end
@@ -161,7 +161,7 @@ if gone then
   call("HDEL", key(to, "gone", session), id)
 end
 local from_seq = number(depart(from, from_id, from_room, user_key, user, old, "left", "", request_key,
-  { log = log_ttl, gone = gone_ttl }, now_ms))
+  limits, now_ms))
 remember(to, session, request_key, "switch", id, table.concat(
   { from_id, from_room.epoch, from_seq, room.epoch, seq, count, created, entered, room.delay, room.name }, NUL), did_ttl)
 return with_departure(from_room.epoch, from_seq, reply)

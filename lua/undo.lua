@@ -2,7 +2,7 @@
 -- client had been told that it failed, and gives up its tries so far. A later
 -- one is decided anew.
 --
--- Uses     value clock room request entry depart act
+-- Uses     value clock room log request entry attributes depart act
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  user       hash    the user's sessions and rooms
@@ -15,8 +15,10 @@
 -- ARGV[6]   mode         of the entry
 -- ARGV[7]   try          the last of the entry
 -- ARGV[8]   did_ttl      ms
--- ARGV[9]   log_ttl      ms
--- ARGV[10]  gone_ttl     ms
+-- ARGV[9]   log_size     events
+-- ARGV[10]  log_bytes
+-- ARGV[11]  log_ttl      ms
+-- ARGV[12]  gone_ttl     ms
 --
 -- Returns  {"ok", epoch, seq}  of the departure
 --          {"late"}     there is nothing to take back, any more
@@ -30,7 +32,7 @@
 local part, user_key = KEYS[1], KEYS[2]
 local id, user, session, generation = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local request_key, mode, try = ARGV[5], ARGV[6], ARGV[7]
-local did_ttl, ttls = ARGV[8], { log = ARGV[9], gone = ARGV[10] }
+local did_ttl, limits = ARGV[8], { size = ARGV[9], bytes = ARGV[10], ttl = ARGV[11], gone = ARGV[12] }
 
 -- Decide.
 local before, misused = entry_outcome(part, session, request_key, mode, id, generation, try)
@@ -52,6 +54,6 @@ if room.epoch ~= epoch and not from:find("," .. epoch .. ",", 1, true) or entere
 end
 
 -- Apply and announce. Nothing overtakes the tries to come.
-local left = number(depart(part, id, room, user_key, user, m, "left", "", "", ttls, now_ms))
+local left = number(depart(part, id, room, user_key, user, m, "left", "", "", limits, now_ms))
 give_up(part, session, request_key, mode, id, generation, try, did_ttl)
 return { "ok", epoch, left }

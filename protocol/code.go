@@ -34,6 +34,12 @@ const (
 	CodeAttributeKey     Code = 6000335
 	CodeAttributeValue   Code = 6000336
 	CodeAttributesSize   Code = 6000337
+
+	CodeMemberAttributeCount Code = 6000350 // of one user
+	CodeMemberAttributesSize Code = 6000351 // likewise
+	CodeMemberAttributeKey   Code = 6000352
+	CodeMemberAttributeValue Code = 6000353
+	CodeMemberAttributeUsers Code = 6000357 // users of a room that have attributes
 )
 
 // A CloseCode is the status of a WebSocket close frame (RFC 6455, section 7.4).

@@ -79,3 +79,12 @@ const (
 	PriorityMedium MessagePriority = 2
 	PriorityHigh   MessagePriority = 3
 )
+
+// AttributesAction is what became of room attributes.
+type AttributesAction string
+
+// What can become of room attributes.
+const (
+	AttributesSet    AttributesAction = "set"
+	AttributesDelete AttributesAction = "delete"
+)

@@ -42,24 +42,41 @@ type MessageInfo struct {
 	IsOfflineMessage bool `json:"isOfflineMessage"`
 }
 
-// AttributesUpdated are the parameters of "roomAttributesUpdated".
+// AttributesUpdated are the parameters of "roomAttributesUpdated", and, where one
+// operation has set and deleted attributes, of "roomAttributesBatchUpdated". They
+// may have MembersSeq as [MessageReceived] has it.
 type AttributesUpdated struct {
 	RoomID       string            `json:"roomID"`
-	Infos        []AttributesInfo  `json:"infos"`
+	Infos        []AttributesInfo  `json:"infos"` // what was set comes before what was deleted
 	OperatedInfo AttributeOperator `json:"operatedInfo"`
 	Seq          int64             `json:"seq"`
+	MembersSeq   int64             `json:"membersSeq,omitempty"`
 }
 
-// AttributesInfo is one change of room attributes. Action is "set" or "delete";
-// deleted keys have the value "".
+// AttributesInfo is one change of room attributes; deleted keys have the value "".
 type AttributesInfo struct {
-	Action         string            `json:"action"`
+	Action         AttributesAction  `json:"action"`
 	RoomAttributes map[string]string `json:"roomAttributes"`
 }
 
 // AttributeOperator is who changed attributes.
 type AttributeOperator struct {
 	UserID string `json:"userID"`
+}
+
+// MemberAttributesUpdated are the parameters of "roomMemberAttributesUpdated":
+// what was set, by user. They may have MembersSeq as [MessageReceived] has it.
+type MemberAttributesUpdated struct {
+	RoomID       string                 `json:"roomID"`
+	Infos        []MemberAttributesInfo `json:"infos"`
+	OperatedInfo AttributeOperator      `json:"operatedInfo"`
+	Seq          int64                  `json:"seq"`
+	MembersSeq   int64                  `json:"membersSeq,omitempty"`
+}
+
+// MemberAttributesInfo wraps a member's attributes, as in ZIM.
+type MemberAttributesInfo struct {
+	AttributesInfo MemberAttributes `json:"attributesInfo"`
 }
 
 // HistoryLost are the parameters of "roomHistoryLost": events in

@@ -88,18 +88,28 @@ const (
 	MethodQueryRoomMemberList        = "queryRoomMemberList"
 	MethodQueryRoomMembers           = "queryRoomMembers"
 	MethodQueryRoomOnlineMemberCount = "queryRoomOnlineMemberCount"
+	MethodSetRoomAttributes          = "setRoomAttributes"
+	MethodDeleteRoomAttributes       = "deleteRoomAttributes"
+	MethodBatchRoomAttributes        = "batchRoomAttributes"
 	MethodQueryRoomAllAttributes     = "queryRoomAllAttributes"
+	MethodSetRoomMembersAttributes   = "setRoomMembersAttributes"
+	MethodQueryRoomMembersAttributes = "queryRoomMembersAttributes"
+	MethodQueryRoomHistory           = "queryRoomHistory"
+	// It has a page of members and their attributes.
+	MethodQueryRoomMemberAttributesList = "queryRoomMemberAttributesList"
 )
 
 // Methods of events.
 const (
-	EventRoomStateChanged       = "roomStateChanged"
-	EventRoomMemberJoined       = "roomMemberJoined"
-	EventRoomMemberLeft         = "roomMemberLeft"
-	EventRoomMessageReceived    = "roomMessageReceived"
-	EventRoomAttributesUpdated  = "roomAttributesUpdated"
-	EventRoomHistoryLost        = "roomHistoryLost"
-	EventConnectionStateChanged = "connectionStateChanged"
-	EventTokenWillExpire        = "tokenWillExpire"
-	EventServerDraining         = "serverDraining"
+	EventRoomStateChanged            = "roomStateChanged"
+	EventRoomMemberJoined            = "roomMemberJoined"
+	EventRoomMemberLeft              = "roomMemberLeft"
+	EventRoomMessageReceived         = "roomMessageReceived"
+	EventRoomAttributesUpdated       = "roomAttributesUpdated"
+	EventRoomAttributesBatchUpdated  = "roomAttributesBatchUpdated"
+	EventRoomMemberAttributesUpdated = "roomMemberAttributesUpdated"
+	EventRoomHistoryLost             = "roomHistoryLost"
+	EventConnectionStateChanged      = "connectionStateChanged"
+	EventTokenWillExpire             = "tokenWillExpire"
+	EventServerDraining              = "serverDraining"
 )

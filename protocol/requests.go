@@ -191,7 +191,8 @@ type PageConfig struct {
 	NextFlag string `json:"nextFlag"`
 }
 
-// MemberListParams are the parameters of "queryRoomMemberList".
+// MemberListParams are the parameters of "queryRoomMemberList" and
+// "queryRoomMemberAttributesList".
 type MemberListParams struct {
 	RoomID string     `json:"roomID" required:"true"`
 	Config PageConfig `json:"config" required:"true"`
@@ -234,9 +235,136 @@ type CountResult struct {
 	Position
 }
 
+// HistoryConfig asks for messages whose MessageSeq is below BeforeSeq; 0: the newest.
+type HistoryConfig struct {
+	Count     int   `json:"count" required:"true"` // 1–100
+	BeforeSeq int64 `json:"beforeSeq,omitempty"`
+}
+
+// HistoryParams are the parameters of "queryRoomHistory".
+type HistoryParams struct {
+	RoomID string        `json:"roomID" required:"true"`
+	Config HistoryConfig `json:"config" required:"true"`
+}
+
+// HistoryResult answers "queryRoomHistory", oldest first. NextSeq is the BeforeSeq that
+// gives what was before; 0 means that there is nothing.
+type HistoryResult struct {
+	RoomID      string            `json:"roomID"`
+	MessageList []json.RawMessage `json:"messageList"` // each a Message
+	NextSeq     int64             `json:"nextSeq"`
+	Position
+}
+
 // AllAttributesResult answers "queryRoomAllAttributes".
 type AllAttributesResult struct {
 	RoomID         string            `json:"roomID"`
 	RoomAttributes map[string]string `json:"roomAttributes"`
+	Position
+}
+
+// AttributesConfig says how room attributes are changed. Only IsForce matters
+// where they are deleted.
+type AttributesConfig struct {
+	IsForce                bool `json:"isForce"`                // also those of other owners
+	IsUpdateOwner          bool `json:"isUpdateOwner"`          // who sets them owns them from now on
+	IsDeleteAfterOwnerLeft bool `json:"isDeleteAfterOwnerLeft"` // they go when their owner leaves
+}
+
+// SetAttributesParams are the parameters of "setRoomAttributes".
+type SetAttributesParams struct {
+	RoomID         string            `json:"roomID" required:"true"`
+	RoomAttributes map[string]string `json:"roomAttributes" required:"true"`
+	Config         *AttributesConfig `json:"config,omitempty"`
+	RequestKey     int64             `json:"requestKey,omitempty"`
+}
+
+// DeleteAttributesParams are the parameters of "deleteRoomAttributes".
+type DeleteAttributesParams struct {
+	RoomID     string            `json:"roomID" required:"true"`
+	Keys       []string          `json:"keys" required:"true"`
+	Config     *AttributesConfig `json:"config,omitempty"`
+	RequestKey int64             `json:"requestKey,omitempty"`
+}
+
+// AttributesOperation is one of a batch: RoomAttributes are set, or Keys deleted.
+type AttributesOperation struct {
+	Action         AttributesAction  `json:"action" required:"true"`
+	RoomAttributes map[string]string `json:"roomAttributes,omitempty"`
+	Keys           []string          `json:"keys,omitempty"`
+}
+
+// BatchAttributesParams are the parameters of "batchRoomAttributes". The
+// operations are carried out one after another, all at once for everybody else.
+type BatchAttributesParams struct {
+	RoomID     string                `json:"roomID" required:"true"`
+	Operations []AttributesOperation `json:"operations" required:"true"`
+	Config     *AttributesConfig     `json:"config,omitempty"`
+	RequestKey int64                 `json:"requestKey,omitempty"`
+}
+
+// AttributesResult answers "setRoomAttributes", "deleteRoomAttributes" and
+// "batchRoomAttributes". ErrorKeys belong to other owners, and were not changed.
+type AttributesResult struct {
+	RoomID    string   `json:"roomID"`
+	ErrorKeys []string `json:"errorKeys"`
+}
+
+// MemberAttributesConfig says how attributes of members are set.
+type MemberAttributesConfig struct {
+	IsDeleteAfterOwnerLeft *bool `json:"isDeleteAfterOwnerLeft,omitempty"` // they go when the member leaves; true if absent
+}
+
+// SetMembersAttributesParams are the parameters of "setRoomMembersAttributes": each of
+// the users gets the attributes.
+type SetMembersAttributesParams struct {
+	RoomID     string                  `json:"roomID" required:"true"`
+	UserIDs    []string                `json:"userIDs" required:"true"` // 1–100
+	Attributes map[string]string       `json:"attributes" required:"true"`
+	Config     *MemberAttributesConfig `json:"config,omitempty"`
+	RequestKey int64                   `json:"requestKey,omitempty"`
+}
+
+// MemberAttributes are attributes of one member.
+type MemberAttributes struct {
+	UserID     string            `json:"userID"`
+	Attributes map[string]string `json:"attributes"`
+}
+
+// MemberAttributesSet is what became of one user's: those set, and the keys that were
+// too many, or too long together.
+type MemberAttributesSet struct {
+	AttributesInfo MemberAttributes `json:"attributesInfo"`
+	ErrorKeys      []string         `json:"errorKeys"`
+}
+
+// SetMembersAttributesResult answers "setRoomMembersAttributes". ErrorUserList are
+// those who are not in the room, or for whom it has too many users with attributes.
+type SetMembersAttributesResult struct {
+	RoomID        string                `json:"roomID"`
+	Infos         []MemberAttributesSet `json:"infos"`
+	ErrorUserList []string              `json:"errorUserList"`
+}
+
+// MembersAttributesParams are the parameters of "queryRoomMembersAttributes".
+type MembersAttributesParams struct {
+	RoomID  string   `json:"roomID" required:"true"`
+	UserIDs []string `json:"userIDs" required:"true"` // 1–100
+}
+
+// MembersAttributesResult answers "queryRoomMembersAttributes". Users who are not in
+// the room, or have no attributes, are not in it.
+type MembersAttributesResult struct {
+	RoomID string             `json:"roomID"`
+	Infos  []MemberAttributes `json:"infos"`
+	Position
+}
+
+// MemberAttributesListResult answers "queryRoomMemberAttributesList", by userID. An
+// empty NextFlag means that this was the last page.
+type MemberAttributesListResult struct {
+	RoomID   string             `json:"roomID"`
+	Infos    []MemberAttributes `json:"infos"`
+	NextFlag string             `json:"nextFlag"`
 	Position
 }

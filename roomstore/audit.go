@@ -45,7 +45,7 @@ var layout = []struct {
 	kind string
 	look string
 }{
-	{regexp.MustCompile(`(?s)^\{(\d+)\}:(?:room|attrs|attrmeta|memberattrs|blocked):(.+)$`), "hash", "room"},
+	{regexp.MustCompile(`(?s)^\{(\d+)\}:(?:room|attrs|memberattrs|blocked):(.+)$`), "hash", "room"},
 	{regexp.MustCompile(`(?s)^\{(\d+)\}:info:(.+)$`), "hash", "members"},
 	{regexp.MustCompile(`(?s)^\{(\d+)\}:members:(.+)$`), "zset", "members"},
 	{regexp.MustCompile(`(?s)^\{(\d+)\}:left:(.+)$`), "zset", "room"},

@@ -9,14 +9,14 @@ import (
 )
 
 // roomKinds are the kinds of keys that belong to one life of a room.
-var roomKinds = []string{"room", "members", "info", "left", "log", "attrs", "attrmeta", "memberattrs", "blocked"}
+var roomKinds = []string{"room", "members", "info", "left", "log", "attrs", "memberattrs", "blocked"}
 
 // layout is every key there may be, behind the prefix, and its type.
 var layout = []struct {
 	key  *regexp.Regexp
 	kind string
 }{
-	{regexp.MustCompile(`(?s)^\{(\d+)\}:(?:room|info|attrs|attrmeta|memberattrs|blocked):(.+)$`), "hash"},
+	{regexp.MustCompile(`(?s)^\{(\d+)\}:(?:room|info|attrs|memberattrs|blocked):(.+)$`), "hash"},
 	{regexp.MustCompile(`(?s)^\{(\d+)\}:(?:members|left):(.+)$`), "zset"},
 	{regexp.MustCompile(`(?s)^\{(\d+)\}:log:(.+)$`), "list"},
 	{regexp.MustCompile(`^\{\d+\}:(?:rooms|due|parked)$`), "zset"},

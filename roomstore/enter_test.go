@@ -486,7 +486,7 @@ func TestStore_Enter_epoch(t *testing.T) {
 func TestStore_Enter_clean(t *testing.T) {
 	contract(t, roomstore.Config{}, func(w *world) {
 		key := func(kind string) string { return w.part("a") + kind + ":a" }
-		for _, kind := range []string{"info", "attrs", "attrmeta", "memberattrs", "blocked"} {
+		for _, kind := range []string{"info", "attrs", "memberattrs", "blocked"} {
 			w.must(w.rdb.HSet(w.ctx(), key(kind), "ben", "1").Err())
 		}
 		for _, kind := range []string{"members", "left"} {
@@ -499,7 +499,7 @@ func TestStore_Enter_clean(t *testing.T) {
 			t.Errorf("got %+v", e)
 		}
 		for _, key := range w.keys() {
-			for _, kind := range []string{"attrs", "attrmeta", "memberattrs", "blocked", "left", "log"} {
+			for _, kind := range []string{"attrs", "memberattrs", "blocked", "left", "log"} {
 				if key == w.part("a")+kind+":a" {
 					t.Errorf("%s is left", kind)
 				}
@@ -627,12 +627,12 @@ func TestStore_Enter_dropEmptiedData(t *testing.T) {
 		drop  bool
 		mode  roomstore.Mode
 		name  string
-		attrs []string
+		attrs map[string]string
 	}{
 		{true, roomstore.ModeEnter, "B", nil},
 		{true, roomstore.ModeJoin, "", nil},
-		{false, roomstore.ModeEnter, "A", []string{"k", "v"}},
-		{false, roomstore.ModeJoin, "A", []string{"k", "v"}},
+		{false, roomstore.ModeEnter, "A", map[string]string{"k": "v"}},
+		{false, roomstore.ModeJoin, "A", map[string]string{"k": "v"}},
 	} {
 		t.Run(string(tt.mode)+strconv.FormatBool(tt.drop), func(t *testing.T) {
 			contract(t, roomstore.Config{DropEmptiedData: tt.drop}, func(w *world) {
@@ -642,7 +642,7 @@ func TestStore_Enter_dropEmptiedData(t *testing.T) {
 				w.leave(who, "a")
 				e, err := w.try(ben(w), roomstore.EntryRequest{Room: "a", Mode: tt.mode, Name: "B", Delay: 1, Attributes: map[string]string{"x": "y"}})
 				w.must(err)
-				if e.Name != tt.name || !slices.Equal(e.Attributes, tt.attrs) || e.Delay != 60 || e.Created {
+				if e.Name != tt.name || !maps.Equal(valuesOf(e.Attributes), tt.attrs) || e.Delay != 60 || e.Created {
 					t.Errorf("got %+v, want name %q and attributes %v", e, tt.name, tt.attrs)
 				}
 				// And it stays so for the next.
@@ -660,10 +660,7 @@ func TestStore_Enter_anyBytes(t *testing.T) {
 		odd := map[string]string{"": "", "\x00": "\xff\x00", "1": "1e400", "é": "\n"}
 		e, err := w.try(ana(w), roomstore.EntryRequest{Room: "a", Name: "\x00 \xff%z", Attributes: odd, Data: "d\xff%"})
 		w.must(err)
-		got := map[string]string{}
-		for i := 0; i < len(e.Attributes); i += 2 {
-			got[e.Attributes[i]] = e.Attributes[i+1]
-		}
+		got := valuesOf(e.Attributes)
 		if !maps.Equal(got, odd) || e.Name != "\x00 \xff%z" {
 			t.Errorf("got %q %q, want %q", e.Name, got, odd)
 		}

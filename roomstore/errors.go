@@ -10,6 +10,7 @@ var (
 	ErrExists    = errors.New("the room exists already")
 	ErrFenced    = errors.New("the session or its gateway has been replaced")
 	ErrFull      = errors.New("the room is full")
+	ErrLocked    = errors.New("all of these attributes belong to others")
 	ErrMisused   = errors.New("the requestKey was that of another request")
 	ErrLate      = errors.New("the call came after the time it was valid for")
 	ErrNoRoom    = errors.New("no such room")
@@ -17,6 +18,13 @@ var (
 	ErrNotFrom   = errors.New("not in the room to switch from")
 	ErrRoomLimit = errors.New("as many rooms exist as are allowed")
 	ErrUserLimit = errors.New("the user is in as many rooms as are allowed")
+
+	// ErrKeys and ErrBytes mean that a room, or each of the users named, would have
+	// more attributes, or longer ones, than are allowed.
+	ErrKeys  = errors.New("more attributes than are allowed")
+	ErrBytes = errors.New("the attributes are longer together than is allowed")
+	// ErrUsers means that as many users of the room have attributes as are allowed.
+	ErrUsers = errors.New("as many members of the room have attributes as are allowed")
 
 	// ErrEpoch means that the room is in another life than the one asked about.
 	ErrEpoch = errors.New("the room was destroyed and created again")
@@ -43,22 +51,27 @@ var ErrBadReply = errors.New("script broke its contract")
 // refusals maps the status a script returns to the error it means.
 var refusals = map[string]error{
 	"blocked":    ErrBlocked,
+	"bytes":      ErrBytes,
 	"epoch":      ErrEpoch,
 	"exists":     ErrExists,
 	"fenced":     ErrFenced,
 	"full":       ErrFull,
 	"held":       ErrHeld,
+	"keys":       ErrKeys,
 	"late":       ErrLate,
+	"locked":     ErrLocked,
 	"misused":    ErrMisused,
 	"noroom":     ErrNoRoom,
 	"notfrom":    ErrNotFrom,
 	"notin":      ErrNotMember,
 	"partitions": ErrPartitions,
+	"pairs":      ErrKeys,
 	"paused":     ErrPaused,
 	"recreated":  ErrRecreated,
 	"roomlimit":  ErrRoomLimit,
 	"term":       ErrTerm,
 	"userlimit":  ErrUserLimit,
+	"users":      ErrUsers,
 }
 
 // An OpError says which operation failed, and on which room or user.

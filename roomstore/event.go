@@ -25,7 +25,11 @@ const (
 	KindMessage   Kind = 'm' // a text or custom message; Data is its payload
 	KindCommand   Kind = 'c' // a command or barrage; Seq is the position it comes after
 	KindDestroyed Kind = 'd' // the room's life has ended, for Reason
-	KindHealed    Kind = 'h' // Redis lost data: the life goes on under this epoch, which goes back to Lineage
+
+	KindAttributes       Kind = 'a' // User, or its departure, changed Attributes of the room
+	KindMemberAttributes Kind = 'u' // User set Attributes of members
+
+	KindHealed Kind = 'h' // Redis lost data: the life goes on under this epoch, which goes back to Lineage
 )
 
 // A Reason says why a membership or a room ended.
@@ -54,7 +58,7 @@ type Event struct {
 	Origin SessionID // whose membership it is about, or who sent it
 	User   UserID
 
-	Count      int64     // members after it: joined, left, moved
+	Count      int64     // members after it: joined, left, moved, memberattributes
 	Reason     Reason    // left, destroyed
 	Old        SessionID // moved
 	MessageSeq int64     // message, command
@@ -62,6 +66,8 @@ type Event struct {
 	MessageID  string    // message, command
 	Priority   int       // command
 	Lineage    Lineage   // healed
+
+	Attributes *AttributesChanged // attributes, memberattributes
 
 	Data     string // opaque: what others see of the user, or a message's payload
 	Extended string // left: what a kicked user is told
@@ -123,6 +129,19 @@ func eventOf(f [envelopeFields]string) (Event, error) {
 		e.MessageSeq, e.OrderKey = n.pair(a)
 	case "d":
 		e.Kind, e.Reason = KindDestroyed, Reason(b)
+	case "a":
+		set := n.parse("attributes", a)
+		if n.err == nil {
+			e.Kind = KindAttributes
+			e.Attributes, n.err = roomChange(set, e.Data)
+			e.Data = ""
+		}
+	case "u":
+		e.Kind, e.Count = KindMemberAttributes, n.parse("count", a)
+		if n.err == nil {
+			e.Attributes, n.err = membersChange(e.Data)
+			e.Data = ""
+		}
 	case "h":
 		e.Kind, e.Lineage = KindHealed, Lineage(b)
 	default:

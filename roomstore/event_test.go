@@ -55,6 +55,33 @@ func TestDecodeEvent(t *testing.T) {
 			name: "destroyed", in: joined("9", "7", "d", "5", "", "", "", "emptied", ""),
 			want: roomstore.Event{Position: at, Kind: roomstore.KindDestroyed, At: 5, Reason: roomstore.ReasonEmptied},
 		},
+		{
+			name: "attributes", in: joined("9", "7", "a", "5", "s", "u", "2", "", "1:k4:o\x001\x000:6:\x000\x00a:\x001:d3:e\x00f"),
+			want: roomstore.Event{
+				Position: at, Kind: roomstore.KindAttributes, At: 5, Origin: "s", User: "u",
+				Attributes: &roomstore.AttributesChanged{
+					Set:     []roomstore.Attribute{{Key: "k", Owner: "o", Leaves: true}, {Value: "a:\x00"}},
+					Deleted: []string{"d", "e\x00f"},
+				},
+			},
+		},
+		{
+			name: "attributes of members", in: joined("9", "7", "u", "5", "s", "u", "3", "", "3:ana1:21:k1:v0:2:\x00:2:bo1:0"),
+			want: roomstore.Event{
+				Position: at, Kind: roomstore.KindMemberAttributes, At: 5, Origin: "s", User: "u", Count: 3,
+				Attributes: &roomstore.AttributesChanged{Members: []roomstore.MemberAttributes{
+					{User: "ana", Pairs: []roomstore.Pair{{Key: "k", Value: "v"}, {Value: "\x00:"}}}, {User: "bo"},
+				}},
+			},
+		},
+		{name: "attributes too few", in: joined("9", "7", "a", "5", "s", "u", "2", "", "1:k4:o\x001\x00"), err: roomstore.ErrBadEvent},
+		{name: "attributes uncounted", in: joined("9", "7", "a", "5", "s", "u", "", "", ""), err: roomstore.ErrBadEvent},
+		{name: "attribute without owner", in: joined("9", "7", "a", "5", "s", "u", "1", "", "1:k1:v"), err: roomstore.ErrBadEvent},
+		{name: "attribute of no such flag", in: joined("9", "7", "a", "5", "s", "u", "1", "", "1:k5:o\x002\x00v"), err: roomstore.ErrBadEvent},
+		{name: "attributes cut off", in: joined("9", "7", "a", "5", "s", "u", "0", "", "2:k"), err: roomstore.ErrBadEvent},
+		{name: "attributes of length below 0", in: joined("9", "7", "a", "5", "s", "u", "0", "", "-1:k"), err: roomstore.ErrBadEvent},
+		{name: "member attributes cut off", in: joined("9", "7", "u", "5", "s", "u", "3", "", "3:ana1:21:k1:v"), err: roomstore.ErrBadEvent},
+		{name: "member attributes uncounted", in: joined("9", "7", "u", "5", "s", "u", "3", "", "3:ana"), err: roomstore.ErrBadEvent},
 		{name: "empty", in: "", err: roomstore.ErrBadEvent},
 		{name: "field missing", in: joined("9", "7", "j", "5", "s", "u", "3", ""), err: roomstore.ErrBadEvent},
 		{name: "kind unknown", in: joined("9", "7", "z", "5", "s", "u", "3", "", ""), err: roomstore.ErrBadEvent},
@@ -86,6 +113,7 @@ func FuzzDecodeEvent(f *testing.F) {
 	for _, s := range []string{
 		"", joined("9", "7", "j", "5", "s", "u", "3", "", "data"), joined("9", "7", "l", "5", "s", "u", "3", "kicked", "data", "why"),
 		joined("9", "7", "m", "5", "s", "u", "4:88", "id", "a\x00b"), joined("9", "7", "c", "5", "s", "u", "4:88", "2:id", ""),
+		joined("9", "7", "a", "5", "s", "u", "1", "", "1:k4:o\x001\x001:d"), joined("9", "7", "u", "5", "s", "u", "3", "", "3:ana1:11:k1:v"),
 		joined("9", "7", "d", "5", "", "", "", "emptied", ""), joined("99999999999999999999", "7", "v", "5", "", "", "1", "o", ""),
 	} {
 		f.Add(s)

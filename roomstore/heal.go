@@ -77,8 +77,8 @@ type Record struct {
 	Delay      int // seconds
 	MessageSeq int64
 	OrderKey   int64
-	Attributes []string // key, value, …
-	Described  bool     // Attributes is known
+	Attributes []Attribute
+	Described  bool // Attributes is known
 
 	Members []Placed // those of its own sockets
 }
@@ -120,11 +120,11 @@ func (s *Store) Witness(ctx context.Context, node string, known Record) (absent 
 func (s *Store) heal(ctx context.Context, term, knew, witness, node string, known Record) (absent []SessionID, err error) {
 	attributes := "-"
 	if known.Described {
-		var text strings.Builder
+		var texts []string
 		for _, a := range known.Attributes {
-			text.WriteString(strconv.Itoa(len(a)) + ":" + a)
+			texts = append(texts, a.Key, a.stored())
 		}
-		attributes = text.String()
+		attributes = listOf(texts...)
 	}
 	p := s.keys.partition(known.Room)
 	members := known.Members

@@ -139,9 +139,7 @@ func (w *world) knows(node string, room roomstore.RoomID) *knower {
 		Room: room, Position: roomstore.Position{Epoch: n(h["epoch"]), Seq: n(h["seq"])}, Lineage: roomstore.Lineage(h["from"]),
 		Name: h["name"], Delay: int(n(h["delay"])), MessageSeq: n(h["messageSeq"]), OrderKey: n(h["order"]), Described: true,
 	}
-	for key, value := range w.rdb.HGetAll(w.ctx(), part+"attrs:"+string(room)).Val() {
-		k.rec.Attributes = append(k.rec.Attributes, key, value)
-	}
+	k.rec.Attributes = w.attributes(room)
 	for user, info := range w.rdb.HGetAll(w.ctx(), part+"info:"+string(room)).Val() {
 		f := strings.SplitN(info, "\x00", 5)
 		if f[2] != node {
@@ -342,10 +340,13 @@ func TestStore_term(t *testing.T) {
 		}
 		w.store.Adopt(now)
 		w.must(<-done)
-		short, cancel := context.WithTimeout(w.ctx(), 50*time.Millisecond)
+		short, cancel := context.WithCancel(w.ctx())
 		defer cancel()
 		w.store.Adopt(old)
-		if _, _, err := w.store.Count(short, who, "a"); !errors.Is(err, roomstore.ErrTerm) {
+		go func() { _, _, err := w.store.Count(short, who, "a"); done <- err }()
+		<-w.store.Stale()
+		cancel()
+		if err := <-done; !errors.Is(err, roomstore.ErrTerm) {
 			t.Errorf("got %v, want %v in the end", err, roomstore.ErrTerm)
 		}
 		w.store.Adopt(now)
@@ -380,7 +381,7 @@ func TestStore_Heal_missing(t *testing.T) {
 			life := fmt.Sprintf("#%d", n+2)
 			w.heard("healed a" + life)
 			w.stored("a", life+":10 ana/ana1@1 n1 ben/ben1@2 n2 dan/dan1@4 n1 eve/eve1@5 n2 fay/fay1@6 n3 cy/cy1@9 n3")
-			if diff := cmp.Diff(attributes, w.rdb.HGetAll(w.ctx(), w.part("a")+"attrs:a").Val()); diff != "" {
+			if diff := cmp.Diff(knowers[0].rec.Attributes, w.attributes("a")); diff != "" {
 				t.Errorf("attributes (-want +got):\n%s", diff)
 			}
 			h := w.rdb.HGetAll(w.ctx(), w.part("a")+"room:a").Val()

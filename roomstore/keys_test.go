@@ -14,7 +14,7 @@ func FuzzKeys(f *testing.F) {
 		f.Add(s, "log:"+s, uint8(16))
 	}
 	kinds := []string{
-		"room", "members", "info", "left", "log", "attrs", "attrmeta", "memberattrs", "blocked",
+		"room", "members", "info", "left", "log", "attrs", "memberattrs", "blocked",
 		"did", "gone", "node", "nodesessions", "user", "ch",
 	}
 	f.Fuzz(func(t *testing.T, a, b string, partitions uint8) {

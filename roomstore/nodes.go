@@ -90,7 +90,8 @@ type Swept struct {
 // It fails with [ErrPaused] if it only noted a gap in time, and with
 // [ErrFenced] if the node has been given up.
 func (s *Store) Sweep(ctx context.Context, node string, claims []Lapse) (Swept, error) {
-	args := []any{node, s.cfg.Partitions, sweepLimit, ms(s.cfg.SessionTTL), ms(s.cfg.LogTTL), s.goneTTL(), len(claims)}
+	args := []any{node, s.cfg.Partitions, sweepLimit, ms(s.cfg.SessionTTL),
+		s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), s.goneTTL(), len(claims)}
 	for _, c := range claims {
 		args = append(args, c.Node, c.End)
 	}

@@ -91,19 +91,30 @@ func (s *Store) Count(ctx context.Context, who Session, room RoomID) (Position, 
 	return at, n, opErr("count", string(room), r.done())
 }
 
-// Attributes gives all attributes of a room. It fails with [ErrNoRoom] or
-// [ErrNotMember].
-func (s *Store) Attributes(ctx context.Context, who Session, room RoomID) (Position, map[string]string, error) {
-	r, err := s.query(ctx, lua.Attributes, who, room)
+// A Recent is a stretch of a room's kept messages, oldest first.
+type Recent struct {
+	Position         // of the room, when it was asked
+	Messages []Event // of [KindMessage]
+	More     bool    // there are older ones
+}
+
+// Recent gives the newest kept messages of a room, up to count, whose messageSeq is
+// below before; 0: the newest of all. If they are long it may be fewer, but not none.
+// It fails with [ErrNoRoom] or [ErrNotMember].
+func (s *Store) Recent(ctx context.Context, who Session, room RoomID, count int, before int64) (Recent, error) {
+	r, err := s.query(ctx, lua.History, who, room, count, before, pageBytes, ms(s.cfg.LogTTL))
 	if err != nil {
-		return Position{}, nil, err
+		return Recent{}, err
 	}
-	at, attributes := r.position(), map[string]string{}
+	recent := Recent{Position: r.position(), More: r.text() == "1"}
 	for len(r.fields) > 0 && r.err == nil {
-		k := r.text()
-		attributes[k] = r.text()
+		e, err := DecodeEvent(r.text())
+		if err != nil {
+			r.fail(err.Error())
+		}
+		recent.Messages = append(recent.Messages, e)
 	}
-	return at, attributes, opErr("attributes", string(room), r.done())
+	return recent, opErr("history", string(room), r.done())
 }
 
 func (s *Store) query(ctx context.Context, script lua.Script, who Session, room RoomID, args ...any) (*reply, error) {
@@ -123,8 +134,8 @@ type History struct {
 	Events   []Event
 	Complete bool
 
-	Life       Life     // that the room is in, known also with [ErrEpoch]
-	Attributes []string // key, value, …
+	Life       Life // that the room is in, known also with [ErrEpoch]
+	Attributes []Attribute
 }
 
 // Catchup gives what happened in a room after a position. It fails with
@@ -172,7 +183,7 @@ func (s *Store) Catchup(ctx context.Context, room RoomID, after Position) (Histo
 		member(left)
 	}
 	for range r.int() {
-		h.Attributes = append(h.Attributes, r.text(), r.text())
+		h.Attributes = append(h.Attributes, r.attribute())
 	}
 	slices.SortFunc(h.Events, func(a, b Event) int { return int(a.Seq - b.Seq) })
 	if h.Complete = complete(h.Events, after.Seq, h.Seq); h.Complete {

@@ -44,8 +44,12 @@ func TestStore_queries(t *testing.T) {
 		}, "#1:5 eve/e1,,ana/a1"},
 		{"attributes", func(w *world, who roomstore.Session) (string, error) {
 			at, attributes, err := w.store.Attributes(w.ctx(), who, "a")
-			return fmt.Sprint(w.at(at), " ", attributes), err
+			return fmt.Sprint(w.at(at), " ", valuesOf(attributes)), err
 		}, "#1:5 map[]"},
+		{"attributes of members", func(w *world, who roomstore.Session) (string, error) {
+			at, found, err := w.store.MembersAttributes(w.ctx(), who, "a", []roomstore.UserID{"eve", "nobody", "ana"})
+			return w.at(at) + memberText(found), err
+		}, "#1:5"},
 	}
 	var rows []row
 	all := given(inRoom("ana", "a"), inRoom("fay", "a"), inRoom("ben", "a"), inRoom("eve", "a"),
@@ -470,13 +474,6 @@ var oddAttributes = map[string]string{
 // Attributes are those given at the room's creation, in whatever way it came
 // about. Later entries are told them and do not change them, whatever they bring.
 func TestStore_Attributes(t *testing.T) {
-	pairs := func(list []string) map[string]string {
-		m := map[string]string{}
-		for i := 0; i+1 < len(list); i += 2 {
-			m[list[i]] = list[i+1]
-		}
-		return m
-	}
 	other := map[string]string{"topic": "other", "new": "x"}
 	enter := func(w *world, who roomstore.Session, mode roomstore.Mode, attributes map[string]string) roomstore.Entry {
 		e, err := w.try(who, roomstore.EntryRequest{Room: "a", Mode: mode, Attributes: attributes, Delay: 60})
@@ -506,12 +503,12 @@ func TestStore_Attributes(t *testing.T) {
 					told := func(how string, e roomstore.Entry, err error) {
 						t.Helper()
 						w.must(err)
-						if d := cmp.Diff(attributes, pairs(e.Attributes)); d != "" || len(e.Attributes) != 2*len(attributes) {
-							t.Errorf("%s is told %q (-want +got):\n%s", how, e.Attributes, d)
+						if d := cmp.Diff(attributes, valuesOf(e.Attributes)); d != "" || len(e.Attributes) != len(attributes) {
+							t.Errorf("%s is told %v (-want +got):\n%s", how, e.Attributes, d)
 						}
 						at, got, err := w.store.Attributes(w.ctx(), w.s("a1"), "a")
 						w.must(err)
-						if d := cmp.Diff(attributes, got); d != "" || at != e.Position {
+						if d := cmp.Diff(attributes, valuesOf(got)); d != "" || at != e.Position {
 							t.Errorf("after %s, at %+v, want %+v (-want +got):\n%s", how, at, e.Position, d)
 						}
 					}
@@ -524,10 +521,10 @@ func TestStore_Attributes(t *testing.T) {
 					told("another device", enter(w, w.login("ben", "b2"), roomstore.ModeEnter, other), nil)
 					w.must(w.store.Destroy(w.ctx(), "a"))
 					if e := enter(w, who, roomstore.ModeEnter, nil); len(e.Attributes) > 0 {
-						t.Errorf("the next life has %q", e.Attributes)
+						t.Errorf("the next life has %v", e.Attributes)
 					}
 					if _, got, err := w.store.Attributes(w.ctx(), who, "a"); err != nil || len(got) > 0 {
-						t.Errorf("the next life has %q (%v)", got, err)
+						t.Errorf("the next life has %v (%v)", got, err)
 					}
 				})
 			})
@@ -546,8 +543,8 @@ func TestStore_Attributes(t *testing.T) {
 				if drop {
 					want = map[string]string{}
 				}
-				if !maps.Equal(got, want) || !maps.Equal(pairs(e.Attributes), want) || at != e.Position || e.Created {
-					t.Errorf("got %q, told %q, want %q", got, e.Attributes, want)
+				if !maps.Equal(valuesOf(got), want) || !maps.Equal(valuesOf(e.Attributes), want) || at != e.Position || e.Created {
+					t.Errorf("got %v, told %v, want %q", got, e.Attributes, want)
 				}
 			})
 		})
@@ -734,6 +731,37 @@ func TestStore_queries_cost(t *testing.T) {
 			if most := 12 + 2*(count+1); few.Work > most || len(few.Commands) > 6 {
 				t.Errorf("%s reads %d values in %q, want at most %d in 6 commands", name, few.Work, few.Commands, most)
 			}
+		}
+	})
+}
+
+// What a room keeps is there to be asked for until it is too old, though it is in Redis
+// for longer.
+func TestStore_Recent_age(t *testing.T) {
+	contract(t, roomstore.Config{LogTTL: time.Minute}, func(w *world) {
+		w.enter(ana(w), "a")
+		for _, text := range []string{"one", "two", "three"} {
+			_, err := sendAs("a1", text)(w)
+			w.must(err)
+		}
+		w.hear()
+		log := w.part("a") + "log:a"
+		for i, age := range []time.Duration{2 * time.Minute, 50 * time.Second} {
+			f := strings.Split(w.rdb.LIndex(w.ctx(), log, int64(i)).Val(), "\x00")
+			f[3] = strconv.FormatInt(w.now().Add(-age).UnixMilli(), 10)
+			text := strings.Join(f, "\x00")
+			w.must(w.rdb.LSet(w.ctx(), log, int64(i), text).Err())
+		}
+		w.dropped = true
+		recent, err := w.store.Recent(w.ctx(), w.s("a1"), "a", 10, 0)
+		w.must(err)
+		if len(recent.Messages) != 2 || recent.Messages[0].Data != "two" || recent.Messages[1].Data != "three" || recent.More {
+			t.Errorf("got %+v", recent)
+		}
+		recent, err = w.store.Recent(w.ctx(), w.s("a1"), "a", 1, 3)
+		w.must(err)
+		if len(recent.Messages) != 1 || recent.Messages[0].Data != "two" || recent.More {
+			t.Errorf("below the third there are %+v", recent)
 		}
 	})
 }

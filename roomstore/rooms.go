@@ -51,13 +51,13 @@ type EntryRequest struct {
 
 // An Entry is the outcome of an entry.
 type Entry struct {
-	Position            // right after the entry
-	Count      int64    // members then
-	Created    bool     // by this entry
-	Entered    int64    // seq of the membership's entry event
-	Delay      int      // seconds, of the room
-	Name       string   // of the room
-	Attributes []string // key, value, …; of the room now
+	Position               // right after the entry
+	Count      int64       // members then
+	Created    bool        // by this entry
+	Entered    int64       // seq of the membership's entry event
+	Delay      int         // seconds, of the room
+	Name       string      // of the room
+	Attributes []Attribute // of the room now
 
 	Already bool // the session was in the room before; nothing changed
 	Again   bool // the outcome of an earlier call under this RequestKey
@@ -118,7 +118,7 @@ func (r *reply) entry() Entry {
 	case -2:
 		e.Later = true
 	default:
-		e.Attributes, r.fields = r.fields, nil
+		e.Attributes = r.attributes()
 	}
 	return e
 }
@@ -181,7 +181,7 @@ func (s *Store) keep() string {
 //
 // It fails with [ErrNoRoom], [ErrNotMember], [ErrMisused] or [ErrFenced].
 func (s *Store) Leave(ctx context.Context, who Session, room RoomID, key RequestKey) (Position, error) {
-	return s.leave(ctx, who, lua.Leave, room, key, ms(outcomesFor), ms(s.cfg.LogTTL), s.goneTTL())
+	return s.leave(ctx, who, lua.Leave, room, key, ms(outcomesFor), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), s.goneTTL())
 }
 
 // Undo takes back an entry that was applied after its client had been told that
@@ -192,7 +192,7 @@ func (s *Store) Leave(ctx context.Context, who Session, room RoomID, key Request
 // take back, and with [ErrMisused] or [ErrFenced].
 func (s *Store) Undo(ctx context.Context, who Session, req EntryRequest) (Position, error) {
 	return s.leave(ctx, who, lua.Undo, req.Room, req.RequestKey, string(req.Mode), req.Try,
-		ms(outcomesFor), ms(s.cfg.LogTTL), s.goneTTL())
+		ms(outcomesFor), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), s.goneTTL())
 }
 
 func (s *Store) leave(ctx context.Context, who Session, script lua.Script, room RoomID, key RequestKey, args ...any) (Position, error) {
@@ -225,7 +225,7 @@ func (s *Store) LeaveAll(ctx context.Context, who Session, key RequestKey, end b
 	r, err := s.run(ctx, string(who.User), string(who.User), lua.LeaveAll,
 		[]string{s.keys.user(who.User), s.keys.uslot(s.keys.userSlot(who.User))},
 		string(who.User), string(who.ID), who.Generation, string(key), ending,
-		ms(outcomesFor), ms(s.cfg.LogTTL), s.goneTTL(), s.cfg.Partitions)
+		ms(outcomesFor), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), s.goneTTL(), s.cfg.Partitions)
 	if err != nil {
 		return nil, err
 	}
@@ -299,7 +299,7 @@ func (s *Store) Kick(ctx context.Context, room RoomID, user UserID, extended str
 	}
 	_, err := s.run(ctx, string(room), string(room), lua.Kick,
 		[]string{s.keys.part(s.keys.partition(room)), s.keys.user(user)},
-		string(room), string(user), extended, ms(s.cfg.LogTTL), s.goneTTL())
+		string(room), string(user), extended, s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), s.goneTTL())
 	return err
 }
 

@@ -21,7 +21,7 @@ func (s *Store) Login(ctx context.Context, node string, user UserID, id SessionI
 	r, err := s.run(ctx, string(user), string(user), lua.Login,
 		[]string{s.keys.user(user), s.keys.uslot(slot), s.keys.control()},
 		string(user), string(id), node, device, ms(s.cfg.SessionTTL), s.cfg.MaxDevices,
-		ms(s.cfg.LogTTL), s.goneTTL(), s.validUntil(ctx), s.cfg.Partitions)
+		s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), s.goneTTL(), s.validUntil(ctx), s.cfg.Partitions)
 	if err != nil {
 		return Session{}, err
 	}

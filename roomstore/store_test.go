@@ -67,8 +67,9 @@ type world struct {
 	order  map[int64]int64 // newest order key, by epoch
 
 	sessions map[roomstore.SessionID]roomstore.Session
-	said     []string // heard, and not yet asked for
-	all      []string // keys, while they are checked
+	said     []string          // heard, and not yet asked for
+	all      []string          // keys, while they are checked
+	events   []roomstore.Event // of attributes, heard
 
 	end context.Context
 }
@@ -422,6 +423,9 @@ func (w *world) tell(channel, payload string) string {
 		}
 		w.order[e.Epoch] = e.OrderKey
 	}
+	if e.Kind == roomstore.KindAttributes {
+		w.events = append(w.events, e)
+	}
 	return l.name + ":" + eventText(e)
 }
 
@@ -495,6 +499,17 @@ func eventText(e roomstore.Event) string {
 		return text + "ended " + string(e.Reason)
 	case roomstore.KindHealed:
 		return text + "healed"
+	case roomstore.KindAttributes:
+		text += "attributes" + who
+		for _, a := range e.Attributes.Set {
+			text += " +" + owned([]roomstore.Attribute{a})
+		}
+		for _, k := range e.Attributes.Deleted {
+			text += " -" + k
+		}
+		return text
+	case roomstore.KindMemberAttributes:
+		return text + "memberattributes" + who + fmt.Sprintf(" n=%d ", e.Count) + memberText(e.Attributes.Members)
 	}
 	return text + "?" + string(e.Kind)
 }
@@ -509,8 +524,8 @@ func (w *world) entryText(e roomstore.Entry) string {
 	text := fmt.Sprintf("%s n=%d entered=%d delay=%d %q", w.at(e.Position), e.Count, e.Entered, e.Delay, e.Name)
 	if len(e.Attributes) > 0 {
 		pairs := []string{}
-		for i := 0; i+1 < len(e.Attributes); i += 2 {
-			pairs = append(pairs, e.Attributes[i]+"="+e.Attributes[i+1])
+		for _, a := range e.Attributes {
+			pairs = append(pairs, a.Key+"="+a.Value)
 		}
 		slices.Sort(pairs)
 		text += " " + strings.Join(pairs, ",")

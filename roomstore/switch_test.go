@@ -286,7 +286,7 @@ func TestStore_Switch_again(t *testing.T) {
 		}
 		first, left, err := w.store.Switch(w.ctx(), who, "a", r)
 		w.must(err)
-		if !first.Created || len(first.Attributes) != 2 || first.Again || left.Seq != 3 {
+		if !first.Created || len(first.Attributes) != 1 || first.Again || left.Seq != 3 {
 			t.Fatalf("got %+v, left %v", first, left)
 		}
 		w.enter(w.s("b1"), "b")

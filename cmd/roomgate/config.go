@@ -72,6 +72,7 @@ type Config struct {
 	LogSize         int           `group:"rooms" default:"256" help:"Events that a room keeps for clients that come back, 1 to 10000."`
 	LogTTL          time.Duration `group:"rooms" name:"log-ttl" default:"2m" help:"How long a room keeps them. At least --session-ttl + --lease-ttl + --drain-window."`
 	KeepEmptiedData bool          `group:"rooms" default:"true" negatable:"" help:"Keep name and attributes of a room that is empty and not yet destroyed. On by default; --keep-emptied-data=false turns it off."`
+	HistoryQuery    bool          `group:"rooms" negatable:"" help:"Let members ask for the messages that a room still keeps, also those from before they came (queryRoomHistory). Off by default."`
 	RateLimits      bool          `group:"rooms" default:"true" negatable:"" help:"Limit how often a connection may send. On by default; --rate-limits=false turns it off."`
 
 	NodeName    string     `group:"process" placeholder:"NAME" help:"Name of this gateway among the others. Default: the host's name."`

@@ -90,7 +90,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	bus := pubsub.New(rdb, pubsub.Config{Log: log.With("pkg", "pubsub")})
 	gw := gateway.New(store, bus, verifier, gateway.Config{
 		Log: log.With("pkg", "gateway"), Node: cfg.NodeName, APIKeys: cfg.apiKeys(), AllowedOrigins: cfg.origins(),
-		MaxConnections: cfg.MaxConnections, QueueBytes: cfg.QueueBytes, RateLimits: cfg.RateLimits,
+		MaxConnections: cfg.MaxConnections, QueueBytes: cfg.QueueBytes, RateLimits: cfg.RateLimits, HistoryQuery: cfg.HistoryQuery,
 		SessionTTL: cfg.SessionTTL, LeaseTTL: cfg.LeaseTTL, HeartbeatInterval: cfg.HeartbeatInterval,
 		RedisTimeout: cfg.RedisTimeout, DrainWindow: cfg.DrainWindow,
 		OnRequest: m.request, OnClose: m.close,

@@ -113,7 +113,9 @@ var methods = set(
 	protocol.MethodCreateRoom, protocol.MethodJoinRoom, protocol.MethodEnterRoom,
 	protocol.MethodSwitchRoom, protocol.MethodLeaveRoom, protocol.MethodLeaveAllRoom, protocol.MethodSendRoomMessage,
 	protocol.MethodQueryRoomMemberList, protocol.MethodQueryRoomMembers, protocol.MethodQueryRoomOnlineMemberCount,
-	protocol.MethodQueryRoomAllAttributes,
+	protocol.MethodQueryRoomHistory, protocol.MethodSetRoomAttributes, protocol.MethodDeleteRoomAttributes, protocol.MethodBatchRoomAttributes,
+	protocol.MethodQueryRoomAllAttributes, protocol.MethodSetRoomMembersAttributes,
+	protocol.MethodQueryRoomMembersAttributes, protocol.MethodQueryRoomMemberAttributesList,
 )
 
 // closeCodes are ours, and those that a client's WebSocket library sends, or

@@ -176,7 +176,7 @@ func (w *world) rest() {
 		if want := "The " + room; r.meta["name"] != want || r.meta["delay"] != strconv.Itoa(delays[room]) {
 			w.blame("%s has the name %q and the delay %q", room, r.meta["name"], r.meta["delay"])
 		}
-		attributes := w.rdb.HGetAll(w.ctx, "rg:{0}:attrs:"+room).Val()
+		attributes := gatetest.AttributeValues(w.rdb.HGetAll(w.ctx, "rg:{0}:attrs:"+room).Val())
 		if d := cmp.Diff(map[string]string{"room": room}, attributes); d != "" {
 			w.blame("attributes of %s (-want +got):\n%s", room, d)
 		}

@@ -46,7 +46,7 @@ func onHostileGround(t *testing.T, test func(g *ground)) {
 			t.Parallel()
 			server, rdb := redisServer(t)
 			a, b := startPair(t, server.Addr(),
-				append(unhurried, fmt.Sprintf("--partitions=%d", partitions), "--rate-limits=false", "--max-rooms-per-user=500")...)
+				append(unhurried, fmt.Sprintf("--partitions=%d", partitions), "--rate-limits=false", "--history-query", "--max-rooms-per-user=500")...)
 			g := &ground{T: t, a: a, b: b, rdb: rdb, partitions: partitions, ana: enroll(a, t, "ana"), bo: enroll(b, t, "bo")}
 			g.ana.enter("R")
 			g.bo.enter("R")
@@ -208,6 +208,18 @@ var specimens = []struct {
 	{"queryRoomMembers", `{"userIDs":["ana","bo"],"roomID":"R"}`, []string{"userIDs", "roomID"}},
 	{"queryRoomOnlineMemberCount", `{"roomID":"R","requestKey":7}`, []string{"roomID"}},
 	{"queryRoomAllAttributes", `{"roomID":"R","requestKey":7}`, []string{"roomID"}},
+	{"queryRoomHistory", `{"roomID":"R","config":{"count":10,"beforeSeq":7}}`, []string{"roomID", "config", "config.count"}},
+	{"setRoomAttributes", `{"roomID":"R","roomAttributes":{"k":"v"},"config":{"isForce":true,"isUpdateOwner":true,"isDeleteAfterOwnerLeft":true},"requestKey":9}`,
+		[]string{"roomID", "roomAttributes"}},
+	{"batchRoomAttributes", `{"roomID":"R","operations":[{"action":"set","roomAttributes":{"k":"v"}},{"action":"delete","keys":["l"]}],` +
+		`"config":{"isForce":true,"isUpdateOwner":true,"isDeleteAfterOwnerLeft":true},"requestKey":10}`,
+		[]string{"roomID", "operations", "operations[0].action", "operations[1].action"}},
+	{"deleteRoomAttributes", `{"roomID":"R","keys":["k"],"config":{"isForce":true,"isUpdateOwner":true,"isDeleteAfterOwnerLeft":true},"requestKey":11}`,
+		[]string{"roomID", "keys"}},
+	{"setRoomMembersAttributes", `{"roomID":"R","userIDs":["ana"],"attributes":{"k":"v"},"config":{"isDeleteAfterOwnerLeft":true},"requestKey":12}`,
+		[]string{"roomID", "userIDs", "attributes"}},
+	{"queryRoomMembersAttributes", `{"roomID":"R","userIDs":["ana"]}`, []string{"roomID", "userIDs"}},
+	{"queryRoomMemberAttributesList", `{"roomID":"R","config":{"count":10,"nextFlag":""}}`, []string{"roomID", "config", "config.count"}},
 	{"leaveAllRoom", `{"requestKey":8}`, nil},
 	{"renewToken", `{"token":"t"}`, []string{"token"}},
 	{"ping", `{}`, nil},
@@ -267,7 +279,7 @@ func mishaps(t testing.TB, params string, required []string) (list []mishap) {
 				})
 			}
 		case map[string]any:
-			table := strings.HasSuffix(path, "Attributes")
+			table := strings.HasSuffix(strings.ToLower(path), "attributes")
 			inside := func(k string) string {
 				if table {
 					return fmt.Sprintf("%s[%q]", path, k)
@@ -403,7 +415,7 @@ func (g *ground) creates(room, name, delay string, seconds int, attributes map[s
 	}
 	var stored []string
 	for k, v := range attributes {
-		stored = append(stored, k+" = "+v)
+		stored = append(stored, k+" = ana\x000\x00"+v)
 	}
 	slices.Sort(stored)
 	if got := g.stored("attrs", room); got != strings.Join(stored, "\n") {
@@ -458,7 +470,13 @@ func TestHostile_rooms(t *testing.T) {
 			"leaveRoom": `{"roomID":%s}`, "sendRoomMessage": `{"roomID":%s,"message":{"type":1,"message":"x"}}`,
 			"queryRoomMemberList": `{"roomID":%s,"config":{"count":1}}`, "queryRoomMembers": `{"roomID":%s,"userIDs":["ana"]}`,
 			"queryRoomOnlineMemberCount": `{"roomID":%s}`, "queryRoomAllAttributes": `{"roomID":%s}`,
-			"switchRoom": `{"fromRoomID":"R","toRoomInfo":{"roomID":%s},"isCreateWhenRoomNotExisted":true}`,
+			"queryRoomHistory":  `{"roomID":%s,"config":{"count":1}}`,
+			"setRoomAttributes": `{"roomID":%s,"roomAttributes":{"k":"v"}}`, "deleteRoomAttributes": `{"roomID":%s,"keys":["k"]}`,
+			"batchRoomAttributes":           `{"roomID":%s,"operations":[{"action":"delete","keys":["k"]}]}`,
+			"setRoomMembersAttributes":      `{"roomID":%s,"userIDs":["ana"],"attributes":{"k":"v"}}`,
+			"queryRoomMembersAttributes":    `{"roomID":%s,"userIDs":["ana"]}`,
+			"queryRoomMemberAttributesList": `{"roomID":%s,"config":{"count":1}}`,
+			"switchRoom":                    `{"fromRoomID":"R","toRoomInfo":{"roomID":%s},"isCreateWhenRoomNotExisted":true}`,
 		}
 		for i, bad := range ids {
 			for method, params := range takes {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -91,12 +90,7 @@ func TestKilled_switching(t *testing.T) {
 	var links []*faultproxy.Proxy
 	var urls []string
 	for i := range 3 {
-		l, err := net.Listen("tcp", "127.0.0.1:0") // its address is used again when it comes back
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := l.Addr().String()
-		l.Close()
+		addr := addrToKeep(t)
 		links = append(links, faultproxy.StartRedis(t, server.Addr()))
 		urls = append(urls, "ws://"+addr)
 		gates = append(gates, startGateway(t, links[i].Addr(), append([]string{"--listen=" + addr}, flags...)...))

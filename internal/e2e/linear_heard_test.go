@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -107,8 +108,8 @@ func (c *annals) restart(ctx context.Context, server *redistest.Server) error {
 	case <-ctx.Done():
 		return errors.New("the annals do not hear any more")
 	}
+	c.deafen() // first: else it tries for long to hear one that is not there
 	server.Restart()
-	c.deafen()
 	return c.listen(ctx)
 }
 
@@ -133,11 +134,18 @@ func (c *annals) take(m *redis.Message) {
 
 // close waits for all that there is of a history, and gives it.
 func (c *annals) close(ctx context.Context, h *history) ([]entry, error) {
-	if err := c.rdb.Publish(ctx, "rg:{0}:ch:"+h.name+lastWord, "").Err(); err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	for {
+		// While Redis is started anew it may be there and the annals not yet.
+		heard, err := c.rdb.Publish(ctx, "rg:{0}:ch:"+h.name+lastWord, "").Result()
+		if err == nil && heard > 0 {
+			break
+		}
+		if !pause(ctx, 20*time.Millisecond) {
+			return nil, fmt.Errorf("nobody heard the end of the annals in %v: %w", patience, errors.Join(err, ctx.Err()))
+		}
+	}
 	for {
 		c.mu.Lock()
 		arrived, closed, entries, err := c.arrived, c.closed[h.name], c.entries[h.name], c.err
@@ -221,7 +229,8 @@ func (p *player) listen(n int, lives map[int64]*chapter) (*listener, error) {
 }
 
 // knows says whether the player has heard of all that has happened in a room up
-// to an answer of now.
+// to an answer of now. What it has heard before the annals have makes no sense yet,
+// so an error means so only when they are whole.
 func (p *player) knows(n int, got *outcome) (bool, error) {
 	s := &p.rooms[n]
 	if got.code != 0 || !s.in || s.epoch != got.epoch {
@@ -374,30 +383,30 @@ func (l *listener) disconnected(what news) error {
 
 // otherwise says whether a client may be told something else of an end than what
 // that was. If it has been away, or the end was lost on its way, it is told of
-// what came after. Of a room that is over nothing else can be had any more: only
-// that, or, where Redis was started anew meanwhile and the room is there in
-// another life, that its place was not kept.
+// what came after. Of a room that is over by then nothing else can be had any
+// more: only that, or, where the room is there in another life, that its place was
+// not kept, as one is told who comes back, and whoever is in a room while Redis is
+// started anew.
 func (l *listener) otherwise(what news, end roomstore.Event) bool {
 	events := l.lives[end.Epoch].events
-	over := events[len(events)-1].Kind == roomstore.KindDestroyed
-	switch {
-	case what.event == protocol.RoomNotExist:
+	last := events[len(events)-1]
+	over := last.Kind == roomstore.KindDestroyed && last.At <= what.at
+	if what.event == protocol.RoomNotExist {
 		return over
-	case what.event == protocol.RoomConnectTimeout && over && l.p.h.site.plan.durable:
-		return true
 	}
 	if !l.lossy && !what.back {
 		return false
 	}
+	again := what.back || over && l.p.h.site.plan.durable
 	for epoch, c := range l.lives {
 		for _, e := range c.events {
-			if epoch < end.Epoch || epoch == end.Epoch && e.Seq <= end.Seq {
+			if epoch < end.Epoch || epoch == end.Epoch && e.Seq <= end.Seq || e.At > what.at {
 				continue
 			}
 			event, ends := l.p.ends(e)
 			switch {
 			case ends && event == what.event,
-				what.back && what.event == protocol.RoomConnectTimeout && epoch > end.Epoch,
+				again && what.event == protocol.RoomConnectTimeout && epoch > end.Epoch,
 				what.back && what.event == protocol.RoomKickedOutByOtherDevice && string(e.User) == l.p.h.userID(l.p.user):
 				return true
 			}

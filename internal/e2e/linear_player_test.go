@@ -638,6 +638,7 @@ func (p *player) read(o *operation, text json.RawMessage, got *outcome) error {
 func (p *player) settle(ctx context.Context) error {
 	for n := range p.h.rooms {
 		deadline := time.Now().Add(3 * patience)
+		var wrong error // in what it has heard
 		for wait := 2 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 			o := operation{act: actCount, session: p.session, user: p.user, room: uint8(n), to: uint8(n)}
 			got, _, err := p.perform(ctx, o, false)
@@ -645,16 +646,13 @@ func (p *player) settle(ctx context.Context) error {
 				return err
 			}
 			if got != nil {
-				known, err := p.knows(n, got)
-				if err != nil {
-					return err
-				}
-				if known {
+				var known bool
+				if known, wrong = p.knows(n, got); known {
 					break
 				}
 			}
 			if time.Now().After(deadline) {
-				return fmt.Errorf("believes %+v of room %s, was answered %+v, and is told no better", p.rooms[n], roomName(uint8(n)), got)
+				return errors.Join(wrong, fmt.Errorf("believes %+v of room %s, was answered %+v, and is told no better", p.rooms[n], roomName(uint8(n)), got))
 			}
 			if !pause(ctx, wait) {
 				return ctx.Err()

@@ -366,11 +366,14 @@ func (h *history) run(ctx context.Context) error {
 	for _, p := range h.players {
 		p.drop()
 	}
+	end := done{operation: operation{act: actEnd}, called: h.now()}
 	var unknown error
 	h.entries, unknown = h.site.book.close(ctx, h)
 	if err := errors.Join(err, unknown); err != nil {
 		return err
 	}
+	// Until now an operation of a session that was given up may still have happened.
+	h.note(end)
 	if err := h.evictions(); err != nil {
 		return err
 	}
@@ -404,7 +407,6 @@ func (h *history) play(ctx context.Context) error {
 			return err
 		}
 	}
-	h.note(done{operation: operation{act: actEnd}, called: h.now()})
 	return nil
 }
 

@@ -236,7 +236,7 @@ func TestDelay_limit(t *testing.T) {
 // roomKeys are the keys of a room that exist.
 func roomKeys(t testing.TB, rdb *redis.Client, room string) (keys []string) {
 	t.Helper()
-	for _, kind := range []string{"room", "members", "info", "left", "log", "attrs", "attrmeta", "memberattrs", "blocked"} {
+	for _, kind := range []string{"room", "members", "info", "left", "log", "attrs", "memberattrs", "blocked"} {
 		if key := "rg:{0}:" + kind + ":" + room; rdb.Exists(t.Context(), key).Val() == 1 {
 			keys = append(keys, key)
 		}
@@ -255,14 +255,14 @@ func TestDelay_over(t *testing.T) {
 	var first, second protocol.Room
 	ana.ask(protocol.MethodCreateRoom, `{"roomInfo":{"roomID":"R","roomName":"A room"},"config":{"roomDestroyDelayTime":1,"roomAttributes":{"k":"v"}}}`, &first)
 	ana.say("R", "hello")
-	for _, kind := range []string{"attrmeta", "memberattrs", "blocked"} {
+	for _, kind := range []string{"memberattrs", "blocked"} {
 		if err := rdb.HSet(t.Context(), "rg:{0}:"+kind+":R", "x", "1").Err(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	ana.ask(protocol.MethodLeaveRoom, joinR, nil)
 	keys := roomKeys(t, rdb, "R")
-	if _, over := book.counts(); over == 0 && len(keys) < 7 {
+	if _, over := book.counts(); over == 0 && len(keys) < 6 {
 		t.Errorf("while the delay runs there are %q", keys)
 	}
 	ana.until("R disconnected success")

@@ -16,6 +16,7 @@ import (
 
 	"github.com/roomgate/roomgate/client"
 	"github.com/roomgate/roomgate/internal/faultproxy"
+	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/protocol"
 )
@@ -315,7 +316,7 @@ func (d *disaster) sameRoom(room string, members []*person) {
 	if delay := d.rdb.HGet(t.Context(), "rg:{0}:room:"+room, "delay").Val(); delay != "7" {
 		t.Errorf("%s has the delay %q, want 7", room, delay)
 	}
-	attributes := d.rdb.HGetAll(t.Context(), "rg:{0}:attrs:"+room).Val()
+	attributes := gatetest.AttributeValues(d.rdb.HGetAll(t.Context(), "rg:{0}:attrs:"+room).Val())
 	if diff := cmp.Diff(roomConfig.RoomAttributes, attributes); diff != "" {
 		t.Errorf("attributes of %s (-want +got):\n%s", room, diff)
 	}

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net"
 	"os"
 	"strconv"
 	"testing"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/roomgate/roomgate/internal/freeport"
 	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/internal/redistest"
 )
@@ -42,6 +44,16 @@ func startGateway(t testing.TB, redisAddr string, flags ...string) *gateway {
 func startPair(t testing.TB, redisAddr string, flags ...string) (a, b *gateway) {
 	t.Helper()
 	return startGateway(t, redisAddr, flags...), startGateway(t, redisAddr, flags...)
+}
+
+// addrToKeep gives an address for a gateway that is to come back at the same one.
+func addrToKeep(t testing.TB) string {
+	t.Helper()
+	port, err := freeport.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 }
 
 func eventually(t testing.TB, what string, ok func() bool) {

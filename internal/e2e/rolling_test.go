@@ -6,7 +6,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -88,14 +87,8 @@ func TestRollingRestart(t *testing.T) {
 		return startGateway(t, server.Addr(), "--listen="+addrs[i], "--drain-window="+drainWindow.String(), "--session-ttl=20s", "--lease-ttl=4s", "--rate-limits=false")
 	}
 	for i := range 3 {
-		// Its address is used again when it comes back.
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addrs = append(addrs, l.Addr().String())
+		addrs = append(addrs, addrToKeep(t))
 		urls = append(urls, "ws://"+addrs[i])
-		l.Close()
 	}
 	for i := range addrs {
 		gateways = append(gateways, start(i))

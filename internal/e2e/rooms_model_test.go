@@ -1461,7 +1461,7 @@ func (x *trial) storedView(part, room string) string {
 		members = append(members, "and a deadline that is not in the index, or the reverse")
 	}
 	return roomView(room, f["name"], strings.TrimPrefix(f["creator"], x.tag), f["delay"], x.at(room, protocol.Position{Epoch: epoch, Seq: seq}), f["messageSeq"],
-		attributesText(rdb.HGetAll(ctx, part+"attrs:"+id).Val()), members, due)
+		attributesText(gatetest.AttributeValues(rdb.HGetAll(ctx, part+"attrs:"+id).Val())), members, due)
 }
 
 func (x *trial) modelUser(user string) string {
@@ -1503,7 +1503,7 @@ func (x *trial) storedUser(user string) string {
 
 // nothingOf makes sure that a room that has ended is not in Redis any more.
 func (x *trial) nothingOf(room string) {
-	for _, kind := range []string{"room", "members", "info", "left", "log", "attrs", "attrmeta", "memberattrs", "blocked"} {
+	for _, kind := range []string{"room", "members", "info", "left", "log", "attrs", "memberattrs", "blocked"} {
 		if part := x.d.holds(x, x.d.parts(false), kind+":"+x.tag+room); part != "" {
 			x.fail("%s of %q is left", kind, room)
 		}

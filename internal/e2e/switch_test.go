@@ -155,7 +155,7 @@ func TestSwitch_open(t *testing.T) {
 		{name: "it did not happen", lose: faultproxy.Calls,
 			told: []string{"$R connecting activeSwitch", "$R disconnected switchFailed", "error 6000007"},
 			after: func(o *outage) {
-				o.free("$R")
+				o.ana.free(o.of("$R"))
 				o.bo.say(o.of("$F"), "still here")
 				o.hears("$F $B: still here")
 				// The same request may be made again.

@@ -383,6 +383,20 @@ func brief(frame string) string {
 		read(&p)
 		b, _ := json.Marshal(p.Infos)
 		return fmt.Sprintf("%s attributes %s", p.RoomID, b)
+	case protocol.EventRoomAttributesBatchUpdated:
+		var p protocol.AttributesUpdated
+		read(&p)
+		b, _ := json.Marshal(p.Infos)
+		return fmt.Sprintf("%s attributes batch %s", p.RoomID, b)
+	case protocol.EventRoomMemberAttributesUpdated:
+		var p protocol.MemberAttributesUpdated
+		read(&p)
+		var parts []string
+		for _, info := range p.Infos {
+			b, _ := json.Marshal(info.AttributesInfo.Attributes)
+			parts = append(parts, info.AttributesInfo.UserID+" "+string(b))
+		}
+		return fmt.Sprintf("%s %s sets %s", p.RoomID, p.OperatedInfo.UserID, strings.Join(parts, ", "))
 	case protocol.EventRoomHistoryLost:
 		var p protocol.HistoryLost
 		read(&p)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/roomgate/roomgate/internal/faultproxy"
+	"github.com/roomgate/roomgate/internal/freeport"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -215,12 +217,11 @@ func TestProxy_Hold(t *testing.T) {
 // A target that is away ends connections as a refusal does.
 func TestProxy_noTarget(t *testing.T) {
 	t.Parallel()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln.Close()
-	p := faultproxy.Start(t, ln.Addr().String())
+	p := faultproxy.Start(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err := answers(dial(t, p.Addr())); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("got %v, want the end of the connection", err)
 	}

@@ -315,3 +315,14 @@ func Eventually(t testing.TB, what string, ok func() bool) {
 		}
 	}
 }
+
+// AttributeValues gives the values of a room's attributes as Redis has them, by key: each
+// is stored behind its owner and whether it goes with it.
+func AttributeValues(stored map[string]string) map[string]string {
+	values := make(map[string]string, len(stored))
+	for key, field := range stored {
+		_, rest, _ := strings.Cut(field, "\x00")
+		_, values[key], _ = strings.Cut(rest, "\x00")
+	}
+	return values
+}

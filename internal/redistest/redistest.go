@@ -30,6 +30,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/roomgate/roomgate/internal/freeport"
 )
 
 // startTimeout bounds how long a server may take until it answers.
@@ -212,7 +214,7 @@ func (p *process) addr() string { return net.JoinHostPort("127.0.0.1", strconv.I
 // before the server does, so it tries a few.
 func start(command, args []string) (p *process, err error) {
 	for range 3 {
-		port, perr := freePort()
+		port, perr := freeport.New()
 		if perr != nil {
 			return nil, perr
 		}
@@ -309,13 +311,4 @@ func (p *process) kill() {
 	p.killed = true
 	p.stdin.Close()
 	p.cmd.Wait() // its status is that of a server that was killed
-}
-
-func freePort() (int, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port, nil
 }

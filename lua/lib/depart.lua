@@ -7,7 +7,7 @@ local LEFT_KEPT = 1024
 local ORPHAN_MS = 3600 * 1000
 
 -- What an empty room still has, and does not expire by itself.
-local LASTING = { "room", "attrs", "attrmeta", "memberattrs", "blocked" }
+local LASTING = { "room", "attrs", "memberattrs", "blocked" }
 
 -- keep_for lets an empty room's keys expire by themselves; 0 takes that back.
 local function keep_for(part, id, ms)
@@ -48,16 +48,17 @@ local function emptied(part, id, room, now_ms)
   call("ZADD", part .. "due", deadline, id .. NUL .. room.epoch)
   if call("HGET", k, "keep") == "0" then
     call("HSET", k, "name", "")
-    call("UNLINK", key(part, "attrs", id), key(part, "attrmeta", id), key(part, "memberattrs", id))
+    call("UNLINK", key(part, "attrs", id), key(part, "memberattrs", id))
   end
   keep_for(part, id, delay_ms + ORPHAN_MS)
 end
 
--- depart takes user, whose membership is m, out of a room and says so. What
--- ended it is kept for the session to find when it comes back. The first write
--- frees memory, so that a full Redis lets people go.
+-- depart takes user, whose membership is m, out of a room and says so; then go
+-- the attributes that go with it. What ended it is kept for the session to find when
+-- it comes back. The first write frees memory, so that a full Redis lets people go.
+-- limits are those of the log, and gone, for how long that is kept: all as text.
 -- Returns the event's seq.
-local function depart(part, id, room, user_key, user, m, reason, extended, request_key, ttls, now_ms)
+local function depart(part, id, room, user_key, user, m, reason, extended, request_key, limits, now_ms)
   local members = key(part, "members", id)
   local entered = call("ZSCORE", members, user)
   call("ZREM", members, user)
@@ -74,14 +75,18 @@ local function depart(part, id, room, user_key, user, m, reason, extended, reque
   call("ZADD", left, room.seq, table.concat(
     { user, number(tonumber(entered or 0)), m.session, reason, m.data, extended }, NUL))
   call("ZREMRANGEBYRANK", left, 0, -LEFT_KEPT - 1)
-  call("PEXPIRE", left, ttls.log)
+  call("PEXPIRE", left, limits.ttl)
   local gone = key(part, "gone", m.session)
   call("HSET", gone, id, table.concat({ room.epoch, m.generation, request_key, reason, extended }, NUL))
-  call("PEXPIRE", gone, ttls.gone)
+  call("PEXPIRE", gone, limits.gone)
 
   local seq, count = room.seq, call("ZCARD", members)
   publish(part, id,
     event(room.epoch, seq, "l", now_ms, m.session, user, number(count), reason, m.data .. NUL .. extended))
+  if room.bequests then
+    bequeath(part, id, room, user, now_ms,
+      { size = tonumber(limits.size), bytes = tonumber(limits.bytes), ttl = tonumber(limits.ttl) })
+  end
   if count == 0 then
     emptied(part, id, room, now_ms)
   end

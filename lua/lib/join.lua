@@ -16,7 +16,8 @@ local function create(part, control, id, user, config, now_ms, now_us)
     call("HSET", room_key, "keep", "0")
   end
   for i = 1, #config.attributes, 2 do
-    call("HSET", key(part, "attrs", id), config.attributes[i], config.attributes[i + 1])
+    call("HSET", key(part, "attrs", id), config.attributes[i],
+      attribute_value({ owner = user, leaves = "0", value = config.attributes[i + 1] }))
   end
   if call("ZADD", part .. "rooms", 0, id) == 0 then
     end_orphan(part, id, now_ms)

@@ -1,7 +1,7 @@
 -- room.lua: a room's life, and what is announced of it.
 
 -- Everything a room has. due and rooms index it.
-local KINDS = { "room", "members", "info", "left", "log", "attrs", "attrmeta", "memberattrs", "blocked" }
+local KINDS = { "room", "members", "info", "left", "log", "attrs", "memberattrs", "blocked" }
 
 local function room_keys(part, id)
   local keys = {}
@@ -57,13 +57,13 @@ end
 -- finished first: it does not exist for any operation.
 local function load(part, id, now_ms)
   local f = call("HMGET", key(part, "room", id),
-    "epoch", "seq", "deadline", "delay", "name", "messageSeq", "order", "logbytes", "term")
+    "epoch", "seq", "deadline", "delay", "name", "messageSeq", "order", "logbytes", "term", "bequests")
   if not f[1] then
     return nil
   end
   local room = {
     epoch = f[1], seq = tonumber(f[2]), deadline = f[3], delay = f[4], name = f[5],
-    message_seq = f[6], order = tonumber(f[7] or 0), log_bytes = tonumber(f[8] or 0),
+    message_seq = f[6], order = tonumber(f[7] or 0), log_bytes = tonumber(f[8] or 0), bequests = f[10],
   }
   if room.deadline and tonumber(room.deadline) <= now_ms then
     finish(part, id, room, "emptied", now_ms)
