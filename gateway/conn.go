@@ -205,18 +205,20 @@ var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 // read reads and handles a message. It fails when the connection has ended, or is
 // about to.
 func (c *conn) read() (task func(), err error) {
-	kind, r, err := c.ws.Reader(context.Background()) // what ends a read is the socket
-	if err != nil {
-		return nil, err
-	}
-	if kind != websocket.MessageText {
-		c.close(protocol.CloseNotThisProtocol, "binary frames are not spoken here")
-		return nil, net.ErrClosed
-	}
 	buf := buffers.Get().(*bytes.Buffer) // an idle connection holds none
 	buf.Reset()
-	if _, err := buf.ReadFrom(r); err != nil {
-		return nil, err
+	if !c.sock.text(buf) {
+		kind, r, err := c.ws.Reader(context.Background()) // what ends a read is the socket
+		if err != nil {
+			return nil, err
+		}
+		if kind != websocket.MessageText {
+			c.close(protocol.CloseNotThisProtocol, "binary frames are not spoken here")
+			return nil, net.ErrClosed
+		}
+		if _, err := buf.ReadFrom(r); err != nil {
+			return nil, err
+		}
 	}
 	select {
 	case <-c.gone:
