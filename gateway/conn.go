@@ -322,8 +322,8 @@ func (c *conn) shut(code protocol.CloseCode, reason string) {
 func (c *conn) request(r incoming, size int) (task func()) {
 	answer := func(result any, err *protocol.Error) {
 		c.g.answered(r.Method, err)
-		if b := answerText(&r.Request, result, err); b != nil {
-			c.queue(textOf(b))
+		if b := framedAnswer(&r.Request, result, err); b != nil {
+			c.queue(b)
 		}
 	}
 	err := c.count()
@@ -373,10 +373,26 @@ func answerText(r *protocol.Request, result any, err *protocol.Error) []byte {
 	if err != nil {
 		return errorText(r.ID, err)
 	}
-	if raw, ok := result.(json.RawMessage); ok {
-		return resultText(r.ID, raw)
+	return resultText(r.ID, resultOf(result))
+}
+
+// framedAnswer is answerText, framed.
+func framedAnswer(r *protocol.Request, result any, err *protocol.Error) []byte {
+	switch {
+	case len(r.ID) == 0:
+		return nil
+	case err != nil:
+		return textOf(errorText(r.ID, err))
 	}
-	return resultText(r.ID, encoded(result))
+	raw := resultOf(result)
+	return textFrame(resultRoom+len(r.ID)+len(raw), func(b []byte) []byte { return appendResult(b, r.ID, raw) })
+}
+
+func resultOf(result any) []byte {
+	if raw, ok := result.(json.RawMessage); ok {
+		return raw
+	}
+	return encoded(result)
 }
 
 // batch serves a JSON-RPC batch: one request after another, the answers in one
