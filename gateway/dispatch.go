@@ -272,6 +272,10 @@ func (c *conn) asking(raw json.RawMessage, params any, room *string, do operatio
 			return prepared{}, wireError(err, "")
 		}
 		p.rooms = []roomstore.RoomID{id}
+		p.run = c.loggedIn(func(s *session, answer reply) func() {
+			defer s.exactly(id)()
+			return do(s, answer)
+		})
 	}
 	return p, nil
 }

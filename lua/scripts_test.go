@@ -20,10 +20,14 @@ import (
 
 // source is a .lua file: its header, and its code without comments.
 type source struct {
-	name   string // without ".lua"
+	name   string   // without ".lua"
+	parts  []string // files of lib/ that stand in it as they are
 	header string
 	body   string
 }
+
+// here finds where a file of lib/ stands in a script.
+var here = regexp.MustCompile(`(?m)^-- Here (\w+)\n`)
 
 func read(t *testing.T, pattern string) map[string]source {
 	t.Helper()
@@ -39,6 +43,14 @@ func read(t *testing.T, pattern string) map[string]source {
 		}
 		s := source{name: strings.TrimSuffix(filepath.Base(file), ".lua")}
 		header := true
+		text = here.ReplaceAllFunc(text, func(line []byte) []byte {
+			s.parts = append(s.parts, string(here.FindSubmatch(line)[1]))
+			part, err := os.ReadFile("lib/" + s.parts[len(s.parts)-1] + ".lua")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return part
+		})
 		for line := range strings.Lines(string(text)) {
 			comment := strings.HasPrefix(line, "--")
 			if header = header && comment; header {
@@ -323,7 +335,7 @@ func TestScripts_uses(t *testing.T) {
 		if diff := cmp.Diff(sorted(want), sorted(set(uses...))); diff != "" {
 			t.Errorf("%s: libs (-needed +named):\n%s", name, diff)
 		}
-		for _, lib := range uses {
+		for _, lib := range append(uses, s.parts...) {
 			everUsed[lib] = true
 		}
 	}

@@ -942,7 +942,10 @@ func (x *trial) backend(want protocol.Code, method string, g *gateway, room, pat
 func (x *trial) block(r *modelRoom, user string, over bool) {
 	x.say("block %q from %q, over %v", user, r.id, over)
 	r.blocked[user] = !over
-	if err := x.d.rdb.HSet(x.Context(), x.part(r.id)+"blocked:"+x.tag+r.id, x.tag+user, map[bool]int{true: 1}[over]).Err(); err != nil {
+	if err := errors.Join(
+		x.d.rdb.HSet(x.Context(), x.part(r.id)+"room:"+x.tag+r.id, "blocked", 1).Err(),
+		x.d.rdb.HSet(x.Context(), x.part(r.id)+"blocked:"+x.tag+r.id, x.tag+user, map[bool]int{true: 1}[over]).Err(),
+	); err != nil {
 		x.Fatal(err)
 	}
 }

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -65,7 +66,10 @@ func (s *stage) block(user string) {
 	for p := range s.partitions {
 		part := fmt.Sprintf("%s:{%d}:", s.prefix, p)
 		if n := s.rdb.Exists(s.Context(), part+"room:R").Val(); n == 1 {
-			if err := s.rdb.HSet(s.Context(), part+"blocked:R", user, 0).Err(); err != nil {
+			if err := errors.Join(
+				s.rdb.HSet(s.Context(), part+"room:R", "blocked", 1).Err(),
+				s.rdb.HSet(s.Context(), part+"blocked:R", user, 0).Err(),
+			); err != nil {
 				s.Fatal(err)
 			}
 			return
