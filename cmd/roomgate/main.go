@@ -115,6 +115,9 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	back, backing := errgroup.WithContext(backing)
 	back.Go(func() error { return calls.Run(backing) })
 	back.Go(func() error { return bus.Run(backing) })
+	if pace, _ := env("GOGC"); pace == "" { // the operator has not set one
+		back.Go(func() error { tendGarbage(backing); return nil })
+	}
 	if err := firstGreeting(ctx, store); err != nil {
 		release()
 		return errors.Join(fmt.Errorf("redis: %w", err), back.Wait())
