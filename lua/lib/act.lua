@@ -2,7 +2,7 @@
 -- ends it if the session may not. Of the script it takes now_ms, the arguments
 -- part, id, user, session and generation, and head, what the script has read of
 -- the room: epoch, seq, term and deadline first. It leaves info, the user's
--- membership of the room as it is stored.
+-- membership of the room as it is stored, and mine, what that begins with.
 
 if not head[1] or head[4] or (head[3] or "") ~= TERM then -- seldom
   if not load(part, id, now_ms) then
