@@ -1,7 +1,7 @@
 -- holds.lua says whether a session may leave a room, for a switch to one in another
 -- hash slot.
 --
--- Uses     value clock room act
+-- Uses     value clock room
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --
@@ -17,9 +17,9 @@
 --
 -- Publishes  nothing
 
+local part, id, user, session, generation = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+
 local now_ms = now()
-local room, refused = may_act(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], now_ms)
-if not room then
-  return refused
-end
+local head = call("HMGET", part .. "room:" .. id, "epoch", "seq", "term", "deadline")
+-- Here act
 return { "ok" }

@@ -35,7 +35,7 @@ local node, reason, request_key = ARGV[5], ARGV[6], ARGV[7]
 local did_ttl, limits = ARGV[8], { size = ARGV[9], bytes = ARGV[10], ttl = ARGV[11], gone = ARGV[12] }
 
 -- Decide.
-local before, misused = outcome(part, session, request_key, "quit", id)
+local before, misused, did_at = outcome(part, session, request_key, "quit", id)
 if misused then
   return { "misused" }
 end
@@ -51,7 +51,7 @@ if before then
     return { "again", epoch, seq, "0" }
   end
 end
-local now_ms = now()
+local now_ms, now_us = now()
 local room = load(part, id, now_ms)
 local m = room and membership(call("HGET", key(part, "info", id), user))
 if m and m.session == session and tonumber(ticket_of(m.user_slot)) > tonumber(ticket) then
@@ -64,6 +64,6 @@ if not m or m.session ~= session then
 end
 
 -- Apply and announce.
-local seq = number(depart(part, id, room, "", user, m, reason, "", "", limits, now_ms))
-remember(part, session, request_key, "quit", id, room.epoch .. NUL .. seq, did_ttl)
+local seq = depart(part, id, room, "", user, m, reason, "", "", limits, now_ms)
+remember(part, session, request_key, "quit", id, room.epoch .. NUL .. seq, did_ttl, did_at, now_ms, now_us)
 return { "ok", room.epoch, seq }

@@ -1,7 +1,7 @@
 -- settle.lua ends what places began: it takes the reservations back of the rooms
 -- left, notes the outcome, and ends the session if it is to.
 --
--- Uses     value request apart
+-- Uses     value clock request apart
 --
 -- KEYS[1]  user   hash    the user's sessions and reservations
 -- KEYS[2]  uslot  prefix  of the keys in the user's slot
@@ -44,8 +44,9 @@ if end_session == "1" then
   call("ZREM", uslot .. "parked", session .. NUL .. user)
   call("SREM", key(uslot, "nodesessions", s.node), session .. NUL .. user)
 end
+local _, _, did_at = outcome(uslot, session, request_key, "all", "")
 call("HDEL", key(uslot, "did", session), request_key)
-remember(uslot, session, request_key, "all", "", left, did_ttl)
+remember(uslot, session, request_key, "all", "", left, did_ttl, did_at, now())
 if end_session == "1" then
   forget_outcomes(uslot, 0, session, gone_ttl)
 end

@@ -178,6 +178,12 @@ func TestKilled_switching(t *testing.T) {
 	moving.Wait()
 	eventually(t, "those to be evicted who do not come back", func() bool { return len(book.departures(roomstore.ReasonTimeout)) >= len(lost) })
 
+	// What anybody has been told of has been announced before this.
+	movers[0].say(where[0], "the end")
+	eventually(t, "the registry to be whole", func() bool {
+		return slices.ContainsFunc(book.all(), func(e announced) bool { return e.Kind == roomstore.KindMessage })
+	})
+
 	// The registry, replayed: where everybody is.
 	is := map[string]map[string]bool{}
 	switched := 0

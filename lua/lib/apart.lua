@@ -6,11 +6,9 @@
 -- "u3#ticket". What is given back is fenced: no entry that shows a ticket so old
 -- has any effect any more.
 
--- LISTED is what the caller has to see to; it is put behind the script's reply.
--- Seven values each: what, user, session, room, ticket, the node that has the
--- session, or had it until now, and a detail.
-local LISTED = {}
-
+-- list adds to LISTED, which the script that this is put into has: what the caller
+-- has to see to, put behind the reply. Seven values each: what, user, session, room,
+-- ticket, the node that has the session, or had it until now, and a detail.
 local function list(what, user, session, id, ticket, node, detail)
   local n = #LISTED
   LISTED[n + 1], LISTED[n + 2], LISTED[n + 3], LISTED[n + 4] = what, user, session, id

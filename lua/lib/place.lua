@@ -8,10 +8,10 @@ local function stale()
   return false
 end
 
--- acts says whether a session is connected, under this generation.
-local function acts(user_key, session, generation)
-  local s = session_record(call("HGET", user_key, "s:" .. session))
-  return s and s.generation == generation and s.deadline == ""
+-- acts says whether a session is connected to a node, under this generation.
+local function acts(user_key, session, generation, node)
+  local mine = generation .. NUL .. node .. NUL .. NUL -- and no deadline
+  return (call("HGET", user_key, "s:" .. session) or ""):sub(1, #mine) == mine
 end
 
 -- acts_on is acts for one node only.
@@ -52,7 +52,7 @@ end
 -- take_place is hold_place for one that enters. other is the membership whose
 -- place it takes, or nil.
 local function take_place(part, id, room, user_key, user, mine, other, partition)
-  if call("HSETNX", user_key, "r:" .. id, room.epoch .. NUL .. partition .. NUL .. mine.session) == 0 then
+  if call("HSETNX", user_key, "r:" .. id, room.epoch .. NUL .. partition .. NUL .. mine.session) == 0 then -- seldom
     -- From an earlier life of the room, or the place that is taken.
     local before = user_room(call("HGET", user_key, "r:" .. id))
     if before.session ~= mine.session then
