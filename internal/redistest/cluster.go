@@ -35,7 +35,8 @@ type Cluster struct {
 
 // StartCluster starts a Redis Cluster of some masters for one test, each with a
 // replica if wanted, and ends it with the test. The hash slots are spread evenly
-// over the masters, in their order. The arguments are as for [Start].
+// over the masters, in their order, and each master serves its own whatever becomes of
+// the others. The arguments are as for [Start].
 func StartCluster(t testing.TB, masters int, replicas bool, args ...string) *Cluster {
 	t.Helper()
 	return form(t, masters, replicas, func() *Server { return Start(t, append(clusterArgs(t), args...)...) })
@@ -81,7 +82,7 @@ func clusterArgs(t testing.TB) []string {
 	}
 	return []string{"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus),
 		"--cluster-node-timeout", strconv.FormatInt(nodeTimeout.Milliseconds(), 10), "--cluster-replica-validity-factor", "0",
-		"--repl-diskless-sync-delay", "0"}
+		"--repl-diskless-sync-delay", "0", "--cluster-require-full-coverage", "no"}
 }
 
 // form makes a Cluster of nodes that have just been started.
