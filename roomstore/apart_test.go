@@ -332,8 +332,14 @@ var meanwhile = []steps{
 		if _, err := s.LeaveAll(w.ctx(), who, "50", false); err != nil {
 			return err
 		}
-		_, err = s.Enter(w.ctx(), who, roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "b", RequestKey: "51", Data: "ana/a1"})
-		return err
+		for i, room := range []roomstore.RoomID{"a", "b"} {
+			key := roomstore.RequestKey(strconv.Itoa(51 + i))
+			_, err = s.Enter(w.ctx(), who, roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: room, RequestKey: key, Data: "ana/a1"})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
 	}},
 	{name: "park", do: func(s *roomstore.Store, w *world) error { return s.Park(w.ctx(), w.s("a1"), 20*time.Second) }},
 	{name: "logout", do: func(s *roomstore.Store, w *world) error {
