@@ -243,6 +243,26 @@ func TestApart_dead_nobodyReturns(t *testing.T) {
 	})
 }
 
+// Wherever an operation is given up by a gateway that goes on, and abandons the
+// sessions that it may concern, nothing of them is left when their time is over.
+func TestApart_givenUp(t *testing.T) {
+	dieAnywhere(t, func(t *testing.T, w *world, _ steps) {
+		for _, id := range []roomstore.SessionID{"a1", "a2", "a9"} {
+			err := w.store.Abandon(w.ctx(), roomstore.Session{User: "ana", ID: id, Node: "n1"}, time.Second)
+			if err != nil && !errors.Is(err, roomstore.ErrFenced) {
+				t.Fatal(err)
+			}
+		}
+		for range 4 {
+			w.pass(time.Minute)
+			w.lease("n1")
+			w.sweep("n1")
+		}
+		w.forget()
+		w.nothingLeft()
+	})
+}
+
 // Wherever a gateway dies, a session that comes back to another one is in the rooms
 // that it is told, and in no others; and a switch has happened or has not.
 func TestApart_dead_returns(t *testing.T) {
