@@ -30,6 +30,9 @@ type (
 	AttributesBatchUpdated protocol.AttributesUpdated
 	// MemberAttributesUpdated says what attributes of members were set.
 	MemberAttributesUpdated protocol.MemberAttributesUpdated
+	// RoomModeChanged says whether all entries and departures are told, or some: then
+	// only the counts of MemberJoined and MemberLeft are exact.
+	RoomModeChanged protocol.RoomModeChanged
 	// HistoryLost says that events of a room were missed for good. The client
 	// keeps no picture of a room; whoever does has to query it anew.
 	HistoryLost protocol.HistoryLost
@@ -57,6 +60,7 @@ func (*MessageReceived) event()         {}
 func (*AttributesUpdated) event()       {}
 func (*AttributesBatchUpdated) event()  {}
 func (*MemberAttributesUpdated) event() {}
+func (*RoomModeChanged) event()         {}
 func (*HistoryLost) event()             {}
 func (*TokenWillExpire) event()         {}
 func (*ServerDraining) event()          {}
@@ -108,6 +112,10 @@ func decodeEvent(method, params []byte, raw bool) (Event, place, error) {
 			ev := new(AttributesUpdated)
 			err := json.Unmarshal(params, ev)
 			return ev, place{ev.RoomID, ev.Seq, ev.MembersSeq}, err
+		case protocol.EventRoomModeChanged:
+			ev := new(RoomModeChanged)
+			err := json.Unmarshal(params, ev)
+			return ev, place{RoomID: ev.RoomID, Seq: ev.Seq}, err
 		case protocol.EventRoomAttributesBatchUpdated:
 			ev := new(AttributesBatchUpdated)
 			err := json.Unmarshal(params, ev)

@@ -53,7 +53,7 @@ type conn struct {
 
 	session atomic.Pointer[session] // set by the login
 
-	// Owned by the reader.
+	// Owned by whoever reads: one at a time.
 	tasks    tasks
 	bad      []time.Time
 	tooFast  int
@@ -90,7 +90,7 @@ func newRates() *rates {
 }
 
 // accept serves the WebSocket endpoint. It returns when the connection stands;
-// a goroutine of its own reads from it, so that what net/http keeps for a
+// a goroutine of its own waits for the client, so that what net/http keeps for a
 // request is freed.
 func (g *Gateway) accept(w http.ResponseWriter, r *http.Request) {
 	if offered := r.Header.Values("Sec-WebSocket-Protocol"); len(offered) > 0 {
@@ -124,13 +124,44 @@ func (g *Gateway) accept(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c.login = time.AfterFunc(g.cfg.LoginTimeout, func() { c.close(protocol.CloseLoginTimeout, "no login in time") })
-	go c.serve() // conns waits for it
+	go c.wait() // conns waits for it
 }
 
-// serve reads until the connection ends, and then gives up what it held.
-func (c *conn) serve() {
+// wait is a connection at rest: it waits until the client has sent something, with
+// a stack that never grows. A worker goes on.
+func (c *conn) wait() {
+	c.sock.pace()
+	err := c.sock.await()
+	c.g.workers.do(func() { c.serve(err) })
+}
+
+// serve handles the messages that have come, and then lets the connection wait for
+// more, unless it has ended. The last request is carried out by serve itself.
+func (c *conn) serve(err error) {
+	var task func()
+	for err == nil {
+		if task, err = c.read(); err != nil || c.sock.rests() {
+			break
+		}
+		if task != nil {
+			c.g.workers.do(task)
+		}
+		c.sock.pace()
+		err = c.sock.await()
+	}
+	if err != nil {
+		c.end(err)
+		return
+	}
+	go c.wait() // conns waits for it
+	if task != nil {
+		task()
+	}
+}
+
+// end gives up what the connection held.
+func (c *conn) end(err error) {
 	defer c.g.remove(c)
-	err := c.read()
 	c.login.Stop()
 	c.closer.Do(func() {
 		close(c.gone)
@@ -171,39 +202,37 @@ func (c *conn) serve() {
 // buffers are for messages while they are handled.
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// read reads messages until the connection ends.
-func (c *conn) read() error {
-	ctx := context.Background() // what ends a read is the socket
-	for {
-		if err := c.sock.await(); err != nil {
-			return err
-		}
-		kind, r, err := c.ws.Reader(ctx)
+// read reads and handles a message. It fails when the connection has ended, or is
+// about to.
+func (c *conn) read() (task func(), err error) {
+	buf := buffers.Get().(*bytes.Buffer) // an idle connection holds none
+	buf.Reset()
+	if !c.sock.text(buf) {
+		kind, r, err := c.ws.Reader(context.Background()) // what ends a read is the socket
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if kind != websocket.MessageText {
 			c.close(protocol.CloseNotThisProtocol, "binary frames are not spoken here")
-			return nil
+			return nil, net.ErrClosed
 		}
-		buf := buffers.Get().(*bytes.Buffer) // an idle connection holds none
-		buf.Reset()
 		if _, err := buf.ReadFrom(r); err != nil {
-			return err
+			return nil, err
 		}
-		select {
-		case <-c.gone:
-			return nil
-		default:
-		}
-		c.message(buf.Bytes())
-		buffers.Put(buf)
-		c.sock.pace()
 	}
+	select {
+	case <-c.gone:
+		return nil, net.ErrClosed
+	default:
+	}
+	task = c.message(buf.Bytes())
+	buffers.Put(buf)
+	return task, nil
 }
 
-// message handles one message of the client. text is valid until it returns.
-func (c *conn) message(text []byte) {
+// message handles one message of the client, but for task, which is to run beside
+// what comes next. text is valid until it returns.
+func (c *conn) message(text []byte) (task func()) {
 	c.tasks.tidy()
 	requests, batch, err := parseRequests(text)
 	switch {
@@ -218,10 +247,11 @@ func (c *conn) message(text []byte) {
 			c.queue(textOf(errorText(nil, err)))
 		}
 	case batch:
-		c.batch(requests, len(text))
+		return c.batch(requests, len(text))
 	default:
-		c.request(requests[0], len(text))
+		return c.request(requests[0], len(text))
 	}
+	return nil
 }
 
 // notJSON answers text that is not JSON; too much of it closes the connection.
@@ -289,11 +319,11 @@ func (c *conn) shut(code protocol.CloseCode, reason string) {
 }
 
 // request serves one request that came alone, in a message of some size.
-func (c *conn) request(r incoming, size int) {
+func (c *conn) request(r incoming, size int) (task func()) {
 	answer := func(result any, err *protocol.Error) {
 		c.g.answered(r.Method, err)
-		if b := answerText(&r.Request, result, err); b != nil {
-			c.queue(textOf(b))
+		if b := framedAnswer(&r.Request, result, err); b != nil {
+			c.queue(b)
 		}
 	}
 	err := c.count()
@@ -305,21 +335,21 @@ func (c *conn) request(r incoming, size int) {
 	}
 	if err != nil {
 		answer(nil, err)
-		return
+		return nil
 	}
 	p, err := c.prepare(&r.Request, new(owner))
 	r.Params = nil // they end with the text
 	if err != nil {
 		c.dismiss(size)
 		answer(nil, err)
-		return
+		return nil
 	}
 	if p.immediate {
 		c.dismiss(size)
 		p.run(false, answer)
-		return
+		return nil
 	}
-	c.tasks.add(p.rooms, c.g.cfg.RedisTimeout, func(late bool) func() {
+	return c.tasks.add(p.rooms, c.g.cfg.RedisTimeout, func(late bool) func() {
 		rest := p.run(late, func(result any, err *protocol.Error) {
 			p.settle()
 			answer(result, err)
@@ -343,17 +373,33 @@ func answerText(r *protocol.Request, result any, err *protocol.Error) []byte {
 	if err != nil {
 		return errorText(r.ID, err)
 	}
-	if raw, ok := result.(json.RawMessage); ok {
-		return resultText(r.ID, raw)
+	return resultText(r.ID, resultOf(result))
+}
+
+// framedAnswer is answerText, framed.
+func framedAnswer(r *protocol.Request, result any, err *protocol.Error) []byte {
+	switch {
+	case len(r.ID) == 0:
+		return nil
+	case err != nil:
+		return textOf(errorText(r.ID, err))
 	}
-	return resultText(r.ID, encoded(result))
+	raw := resultOf(result)
+	return textFrame(resultRoom+len(r.ID)+len(raw), func(b []byte) []byte { return appendResult(b, r.ID, raw) })
+}
+
+func resultOf(result any) []byte {
+	if raw, ok := result.(json.RawMessage); ok {
+		return raw
+	}
+	return encoded(result)
 }
 
 // batch serves a JSON-RPC batch: one request after another, the answers in one
 // array. What its rooms send meanwhile follows the array. No request begins
 // later than one Redis timeout after the first, so that a silent store holds
 // the answers up for no longer than two.
-func (c *conn) batch(requests []incoming, size int) {
+func (c *conn) batch(requests []incoming, size int) (task func()) {
 	type item struct {
 		prepared
 		err  *protocol.Error
@@ -365,7 +411,7 @@ func (c *conn) batch(requests []incoming, size int) {
 	}
 	if err := c.admit(size); err != nil {
 		c.queue(textOf(errorText(nil, err)))
-		return
+		return nil
 	}
 	of := new(owner)
 	for i := range requests {
@@ -378,7 +424,7 @@ func (c *conn) batch(requests []incoming, size int) {
 		}
 		r.Params = nil // they end with the text
 	}
-	c.tasks.add(nil, c.g.cfg.RedisTimeout, func(late bool) func() {
+	return c.tasks.add(nil, c.g.cfg.RedisTimeout, func(late bool) func() {
 		c.sock.Hold()
 		began := time.Now()
 		var answers [][]byte

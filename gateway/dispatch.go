@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/roomgate/roomgate/protocol"
@@ -273,6 +272,10 @@ func (c *conn) asking(raw json.RawMessage, params any, room *string, do operatio
 			return prepared{}, wireError(err, "")
 		}
 		p.rooms = []roomstore.RoomID{id}
+		p.run = c.loggedIn(func(s *session, answer reply) func() {
+			defer s.exactly(id)()
+			return do(s, answer)
+		})
 	}
 	return p, nil
 }
@@ -284,9 +287,15 @@ func (c *conn) changing(rooms []roomstore.RoomID, do operation) (prepared, *prot
 		c.unanswered.Add(-1)
 		return prepared{}, fail(protocol.CodeTooFast, "more than %d state-changing requests of this connection are unanswered", protocol.MaxUnanswered)
 	}
+	counts := true
 	return prepared{
 		rooms: rooms, run: c.loggedIn(do),
-		answered: sync.OnceFunc(func() { c.unanswered.Add(-1) }),
+		answered: func() {
+			if counts {
+				counts = false
+				c.unanswered.Add(-1)
+			}
+		},
 	}, nil
 }
 

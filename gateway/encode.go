@@ -160,7 +160,13 @@ func encoded(v any) []byte {
 
 // resultText is the JSON-RPC answer to the request with this id.
 func resultText(id json.RawMessage, result []byte) []byte {
-	b := make([]byte, 0, len(id)+len(result)+40)
+	return appendResult(make([]byte, 0, resultRoom+len(id)+len(result)), id, result)
+}
+
+// resultRoom is what an answer is longer than its parts.
+const resultRoom = 40
+
+func appendResult(b []byte, id json.RawMessage, result []byte) []byte {
 	b = append(b, `{"jsonrpc":"2.0","id":`...)
 	b = append(b, id...)
 	b = append(b, `,"result":`...)

@@ -421,3 +421,10 @@ func payloadOf(user, text string, kind protocol.MessageType, priority protocol.M
 }
 
 func at(epoch, seq int64) roomstore.Position { return roomstore.Position{Epoch: epoch, Seq: seq} }
+
+// handle has a connection handle a message, and what it asks for beside that.
+func handle(c *conn, text []byte) {
+	if task := c.message(text); task != nil {
+		go task()
+	}
+}

@@ -57,6 +57,9 @@ type feed struct {
 	noRoom   bool               // says the store; the timer runs until that is believed
 	stopped  bool
 
+	crowd *gathering // how it tells of members, if it was ever large
+	exact int        // queries of members that are not answered
+
 	// What a heal needs to know of the room, besides at and members.
 	name       string
 	delay      int
@@ -93,6 +96,7 @@ func (f *feed) stop() {
 	defer f.mu.Unlock()
 	f.stopped = true
 	f.timer.Stop()
+	f.letGo()
 	f.release(func(waiter) bool { return true })
 }
 
@@ -211,9 +215,13 @@ func (f *feed) catchEarly() {
 func (f *feed) pass(e roomstore.Event) {
 	if e.Kind == roomstore.KindCommand {
 		if !f.repeated(e.MessageID) {
+			f.upToDate()
 			f.deliver(e, shedClass(e.Priority), e.Seq+1)
 		}
 		return
+	}
+	if e.Kind != roomstore.KindJoined && e.Kind != roomstore.KindLeft && e.Kind != roomstore.KindMoved {
+		f.upToDate()
 	}
 	f.at.Seq, f.fresh = e.Seq, false
 	switch e.Kind {
@@ -231,7 +239,11 @@ func (f *feed) pass(e roomstore.Event) {
 	case roomstore.KindLeft:
 		f.depart(e.Origin, e)
 	}
-	f.deliver(e, classKept, e.Seq)
+	if e.Kind == roomstore.KindJoined || e.Kind == roomstore.KindLeft {
+		f.tellOf(e)
+	} else {
+		f.deliver(e, classKept, e.Seq)
+	}
 	if len(f.ring) == 2*ringSize {
 		f.ring = append(f.ring[:0], f.ring[ringSize:]...)
 	}
@@ -277,6 +289,7 @@ func (f *feed) repeated(id string) bool {
 
 // over ends the room's life here.
 func (f *feed) over(event protocol.RoomEvent) {
+	f.tellMembers()
 	members := f.members
 	f.members = nil
 	for _, m := range members {
@@ -295,6 +308,8 @@ func (f *feed) over(event protocol.RoomEvent) {
 func (f *feed) reset() {
 	// What came early may be of the next life.
 	f.early = slices.DeleteFunc(f.early, func(e roomstore.Event) bool { return e.Epoch <= f.at.Epoch })
+	f.letGo()
+	f.crowd = nil
 	f.at = roomstore.Position{}
 	f.goesOn()
 	f.ring, f.commands, f.command = nil, nil, 0
@@ -381,6 +396,9 @@ func (f *feed) wait(w waiter) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.stopped || f.passed(w) {
+		if !w.out {
+			f.upToDate()
+		}
 		w.do()
 		return
 	}
@@ -413,6 +431,9 @@ func (f *feed) release(ready func(waiter) bool) {
 		return true
 	})
 	for _, w := range now {
+		if !w.out {
+			f.upToDate()
+		}
 		w.do()
 	}
 }

@@ -181,6 +181,7 @@ func (f *feed) catchUp(h roomstore.History) {
 
 // lose tells the members that what is missing up to a seq is lost for good.
 func (f *feed) lose(to int64) {
+	f.tellMembers()
 	f.hub.stats.HistoryLost.Add(1)
 	f.hub.log.Warn("events were lost for good", "room", f.room, "count", to-f.at.Seq)
 	b := historyLost(f.room, f.at.Seq, to)

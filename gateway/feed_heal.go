@@ -131,6 +131,7 @@ func (f *feed) goOn(l roomstore.Life, event protocol.RoomEvent) bool {
 		f.lastWords(event)
 		return false
 	}
+	f.tellMembers()
 	f.hub.stats.Healed.Add(1)
 	f.at, f.fresh = roomstore.Position{Epoch: l.Epoch, Seq: l.Base}, false
 	f.goesOn()

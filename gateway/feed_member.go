@@ -18,6 +18,7 @@ type member struct {
 	entered int64 // seq of the membership's entry event
 	leaving bool  // a request of its own will say that it has left
 	asking  int   // requests that change attributes and are not answered
+	exact   int   // queries that are not answered
 
 	untold protocol.RoomEvent // why it ended while it was leaving, if it did
 }
@@ -29,6 +30,7 @@ func (f *feed) depart(id roomstore.SessionID, e roomstore.Event) {
 		return
 	}
 	m := f.members[i]
+	f.tellLast(id)
 	f.remove(i)
 	switch {
 	case e.Kind == roomstore.KindMoved:
@@ -110,6 +112,7 @@ func (f *feed) admit(s *session, e roomstore.Entry, say func()) bool {
 		return true
 	}
 	say()
+	f.tellMode(m, e.Count, e.Position)
 	f.since(m, e.Seq)
 	f.catchEarly()
 	return true
@@ -146,12 +149,16 @@ func (f *feed) add(m *member) bool {
 // since hands a member that was just added the events after seq that the
 // others have had already. The feed must have them.
 func (f *feed) since(m *member, seq int64) {
+	told := f.told()
 	for _, e := range f.ring {
 		if e.Seq <= seq {
 			continue
 		}
 		if f.ownDeparture(m, e) {
 			return
+		}
+		if e.Seq > told && (e.Kind == roomstore.KindJoined || e.Kind == roomstore.KindLeft) {
+			continue // it is told with the others
 		}
 		if b := f.framed(e); b != nil && m.hears(e) {
 			m.s.event(b, classKept, f.room)
@@ -244,6 +251,7 @@ func (f *feed) standing(id roomstore.SessionID, say func(roomstore.Position)) bo
 	if f.find(id) < 0 {
 		return false
 	}
+	f.upToDate()
 	say(f.at)
 	return true
 }

@@ -82,7 +82,7 @@ func (f *feed) rejoinFromStore(s *session, back roomstore.Return, from roomstore
 		return false, nil
 	}
 	f.describe(h.Attributes)
-	f.welcome(s, back, from, seen, say, h.Events, h.Complete, h.Position)
+	f.welcome(s, back, from, seen, say, h.Events, h.Complete, h.Position, h.Count)
 	return true, nil
 }
 
@@ -99,7 +99,7 @@ func (f *feed) rejoinFromRing(s *session, back roomstore.Return, from roomstore.
 	if !whole(events, from.Seq, f.at.Seq) {
 		return false
 	}
-	f.welcome(s, back, from, seen, say, events, true, f.at)
+	f.welcome(s, back, from, seen, say, events, true, f.at, 0)
 	return true
 }
 
@@ -109,9 +109,10 @@ func whole(events []roomstore.Event, after, head int64) bool {
 }
 
 // welcome adds a member that has come back and tells it what it missed up to
-// head: events are those after from, if whole.
+// head: events are those after from, if whole. count is that of the members then, 0 if
+// it is not known.
 func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Position, seen *sight, say func(),
-	events []roomstore.Event, whole bool, head roomstore.Position) {
+	events []roomstore.Event, whole bool, head roomstore.Position, count int64) {
 	f.name, f.delay = back.Name, back.Delay
 	m := &member{s: s, from: head.Seq, entered: back.Entered}
 	if !f.add(m) {
@@ -159,6 +160,7 @@ func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Positio
 			s.event(b, classPull, f.room)
 		}
 	}
+	f.tellMode(m, count, head)
 	if end < 0 || !f.ownDeparture(m, events[end]) {
 		f.since(m, head.Seq)
 	}
@@ -185,12 +187,6 @@ func (f *feed) framedFor(s *session, events []roomstore.Event) (frames [][]byte)
 // loses nothing. The difference then carries membersSeq instead of a seq; if
 // it comes to nothing, the first message carries it.
 func missed(room roomstore.RoomID, m *member, events []roomstore.Event, known int64) [][]byte {
-	type change struct {
-		was, is bool
-		data    string
-	}
-	var users []roomstore.UserID
-	changes := map[roomstore.UserID]*change{}
 	var kept []roomstore.Event // messages, and changes of attributes
 	var count, last int64
 	for _, e := range events {
@@ -200,27 +196,10 @@ func missed(room roomstore.RoomID, m *member, events []roomstore.Event, known in
 				kept = append(kept, e)
 			}
 		case roomstore.KindJoined, roomstore.KindLeft:
-			if count, last = e.Count, e.Seq; e.User == m.s.who.User || e.Seq <= known {
-				continue
-			}
-			c := changes[e.User]
-			if c == nil {
-				c = &change{was: e.Kind == roomstore.KindLeft}
-				changes[e.User] = c
-				users = append(users, e.User)
-			}
-			c.is, c.data = e.Kind == roomstore.KindJoined, e.Data
+			count, last = e.Count, e.Seq
 		}
 	}
-	var left, joined []string
-	for _, u := range users {
-		switch c := changes[u]; {
-		case c.was && !c.is:
-			left = append(left, c.data)
-		case !c.was && c.is:
-			joined = append(joined, c.data)
-		}
-	}
+	left, joined := difference(events, func(e roomstore.Event) bool { return e.User != m.s.who.User && e.Seq > known })
 	final := seqOf(last)
 	if len(kept) > 0 {
 		final = membersSeqOf(last)

@@ -68,7 +68,7 @@ func FuzzMessage(f *testing.F) {
 		}
 		c.closer.Do(func() { ended = true }) // a close is not what is tested here
 		close(c.gone)
-		c.message(bytes.Clone(text))
+		handle(c, bytes.Clone(text))
 		done := make(chan struct{})
 		go func() { c.tasks.running.Wait(); close(done) }()
 		select {

@@ -67,6 +67,7 @@ type Gateway struct {
 	log      *slog.Logger
 	hub      *hub
 	writers  writers
+	workers  workers
 	beat     *heartbeat
 	stats    Stats
 	born     time.Time
@@ -191,6 +192,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	stopNodes()
 	end()
 	g.closing.Wait()
+	g.workers.stop()
 	if e := work.Wait(); err == nil {
 		err = e
 	}

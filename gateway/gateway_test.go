@@ -431,7 +431,12 @@ func masked(head byte, payload []byte) []byte {
 	} else {
 		b = append(b, 0x80|126, byte(n>>8), byte(n))
 	}
-	return append(append(b, 0, 0, 0, 0), payload...)
+	mask := [4]byte{0x11, 0x22, 0x44, 0x88}
+	b = append(b, mask[:]...)
+	for i, c := range payload {
+		b = append(b, c^mask[i%4])
+	}
+	return b
 }
 
 // Of two connections that one session came back over, the one that the store

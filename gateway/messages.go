@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strconv"
 
 	"golang.org/x/time/rate"
@@ -74,11 +73,13 @@ func (c *conn) send(s *session, room roomstore.RoomID, p *protocol.SendParams, p
 		}
 		return c.strange(s, room, err)
 	}
-	result := append([]byte(`{"message":`), appendMessage(nil, m.Payload, sent.ID, sent.MessageSeq, sent.OrderKey, sent.Timestamp)...)
+	result := append(make([]byte, 0, len(m.Payload)+200), `{"message":`...)
+	result = appendMessage(result, m.Payload, sent.ID, sent.MessageSeq, sent.OrderKey, sent.Timestamp)
 	c.inOrder(s, room, sent.Position, func(inTurn bool) {
 		if inTurn && p.Message.Type.Kept() {
 			// The sender's position moves on, since no event of it will come.
-			result = fmt.Appendf(result, `,"epoch":%d,"seq":%d`, sent.Epoch, sent.Seq)
+			result = strconv.AppendInt(append(result, `,"epoch":`...), sent.Epoch, 10)
+			result = strconv.AppendInt(append(result, `,"seq":`...), sent.Seq, 10)
 		}
 		answer(json.RawMessage(append(result, '}')), nil)
 	})

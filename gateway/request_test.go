@@ -418,7 +418,7 @@ func TestConn_message_counts(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { // no time passes
 				c, w := loose()
 				for range n / tt.requests {
-					c.message([]byte(tt.text))
+					handle(c, []byte(tt.text))
 				}
 				c.tasks.running.Wait()
 				sent := n / tt.requests * tt.requests
@@ -451,9 +451,9 @@ func TestConn_admit(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { // no time passes
 				c, w := loose()
 				release := make(chan struct{})
-				c.tasks.add(nil, 0, func(bool) func() { <-release; return nil })
+				go c.tasks.add(nil, 0, func(bool) func() { <-release; return nil })()
 				for range tt.want + 10 {
-					c.message(renew(tt.size))
+					handle(c, renew(tt.size))
 				}
 				if all, tooFast := refusals(t, c, w); all != 10 || tooFast != 10 {
 					t.Errorf("%d were answered while %d waited, %d as too fast, want 10", all, tt.want, tooFast)
@@ -482,9 +482,9 @@ func TestConn_admit_late(t *testing.T) {
 		c, w := loose()
 		c.g.cfg.RateLimits, c.g.cfg.RedisTimeout = false, time.Second
 		release := make(chan struct{})
-		c.tasks.add(nil, 0, func(bool) func() { <-release; return nil })
+		go c.tasks.add(nil, 0, func(bool) func() { <-release; return nil })()
 		ask := func() {
-			c.message([]byte(`{"jsonrpc":"2.0","id":1,"method":"queryRoomOnlineMemberCount","params":{"roomID":"R"}}`))
+			handle(c, []byte(`{"jsonrpc":"2.0","id":1,"method":"queryRoomOnlineMemberCount","params":{"roomID":"R"}}`))
 		}
 		for range maxQueued {
 			ask()

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -135,7 +136,7 @@ func (s *session) key(clients int64) roomstore.RequestKey {
 	defer s.mu.Unlock()
 	if clients > 0 {
 		s.lastKey = max(s.lastKey, clients)
-		return roomstore.RequestKey(fmt.Sprint(clients))
+		return roomstore.RequestKey(strconv.FormatInt(clients, 10))
 	}
 	s.made++
 	return roomstore.RequestKey(fmt.Sprintf("%d.%012d%d", s.lastKey, s.made, s.who.Generation))

@@ -357,6 +357,42 @@ func TestHijacker_early(t *testing.T) {
 	}
 }
 
+// A text in one frame is read without the WebSocket library once it has come
+// whole; anything else, and every byte of it, is left to that.
+func TestSocket_text(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, early string
+		left        int64
+		want        string // text, if any
+		rest        string
+	}{
+		{"nothing", "", 0, "", ""},
+		{"short", string(masked(opText, []byte("hi"))), 0, "hi", ""},
+		{"and more", string(masked(opText, []byte("hello, world"))) + "\x81\x80", 0, "hello, world", "\x81\x80"},
+		{"longest short", string(masked(opText, []byte(strings.Repeat("x", 125)))), 0, strings.Repeat("x", 125), ""},
+		{"long", string(masked(opText, []byte(strings.Repeat("0123456", 100)))), 0, strings.Repeat("0123456", 100), ""},
+		{"a part of it", string(masked(opText, []byte("hi"))[:7]), 0, "", string(masked(opText, []byte("hi"))[:7])},
+		{"a part of the header", "\x81\xfe\x01", 0, "", "\x81\xfe\x01"},
+		{"inside a frame", string(masked(opText, []byte("hi"))), 1, "", string(masked(opText, []byte("hi")))},
+		{"not masked", "\x81\x02hi\x81\x02hi", 0, "", "\x81\x02hi\x81\x02hi"},
+		{"binary", string(masked(0x82, []byte("hi"))), 0, "", string(masked(0x82, []byte("hi")))},
+		{"a fragment", string(masked(0x01, []byte("hi"))), 0, "", string(masked(0x01, []byte("hi")))},
+		{"compressed", string(masked(0xc1, []byte("hi"))), 0, "", string(masked(0xc1, []byte("hi")))},
+		{"very long", "\x81\xff\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00a", 0, "", "\x81\xff\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00a"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newSocket(newWire(), 1<<20)
+			s.early, s.left = []byte(tt.early), tt.left
+			buf := bytes.NewBufferString("before ")
+			ok := s.text(buf)
+			if got := strings.TrimPrefix(buf.String(), "before "); ok != (tt.want != "") || got != tt.want || string(s.early) != tt.rest {
+				t.Errorf("got %q, %v and %q left, want %q and %q", got, ok, s.early, tt.want, tt.rest)
+			}
+		})
+	}
+}
+
 // Pongs wake nobody: a connection at rest is read past them, however they are
 // cut. Anything else is for the WebSocket library, every byte of it, in order.
 func TestSocket_await(t *testing.T) {

@@ -13,8 +13,8 @@ import (
 // side. A task that names no room waits for all before it, and all behind it
 // wait for it.
 //
-// The goroutine of a task ends when its turn has come and it has run. add and
-// the tails belong to the connection's reader; wait may be called by anybody.
+// add and the tails belong to whoever reads from the connection; running may be
+// waited for by anybody.
 type tasks struct {
 	running sync.WaitGroup
 	tails   []tail        // one a room; few, so that a map would only be larger
@@ -27,10 +27,12 @@ type tail struct {
 	done chan struct{}
 }
 
-// add runs do when its turn comes; with late set if that took longer than
-// patience. What do returns, if anything, is run behind it, and not before its
-// turn has come. What comes behind both waits for its turn all the same.
-func (t *tasks) add(rooms []roomstore.RoomID, patience time.Duration, do func(late bool) (rest func())) {
+// add gives a task its place, and the task, which has to be run once, beside those
+// before it: it waits for its turn and then calls do, with late set if that took
+// longer than patience. What do returns, if anything, is run behind it, and not
+// before its turn has come. What comes behind both waits for its turn all the
+// same.
+func (t *tasks) add(rooms []roomstore.RoomID, patience time.Duration, do func(late bool) (rest func())) (task func()) {
 	done := make(chan struct{})
 	var before []chan struct{}
 	if t.barrier != nil {
@@ -52,7 +54,9 @@ func (t *tasks) add(rooms []roomstore.RoomID, patience time.Duration, do func(la
 			t.tails[i].done = done
 		}
 	}
-	t.running.Go(func() {
+	t.running.Add(1)
+	return func() {
+		defer t.running.Done()
 		defer close(done)
 		late := false
 		for _, b := range before {
@@ -81,10 +85,10 @@ func (t *tasks) add(rooms []roomstore.RoomID, patience time.Duration, do func(la
 		if rest != nil {
 			rest()
 		}
-	})
+	}
 }
 
-// tidy forgets tasks that have ended. It is called by the reader.
+// tidy forgets tasks that have ended.
 func (t *tasks) tidy() {
 	t.tails = slices.DeleteFunc(t.tails, func(tail tail) bool {
 		select {

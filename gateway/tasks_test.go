@@ -49,14 +49,14 @@ func TestTasks_order(t *testing.T) {
 		var d diary
 		began := time.Now()
 		add := func(name, about string, takes time.Duration) {
-			ts.add(rooms(about), time.Hour, func(late bool) func() {
+			go ts.add(rooms(about), time.Hour, func(late bool) func() {
 				d.note("%s %v", name, int(time.Since(began).Seconds()))
 				if late {
 					t.Errorf("%s is late", name)
 				}
 				time.Sleep(takes * time.Second)
 				return nil
-			})
+			})()
 			synctest.Wait() // those that begin at once begin in this order
 		}
 		add("a1", "A", 3)
@@ -89,14 +89,14 @@ func TestTasks_late(t *testing.T) {
 		var d diary
 		began := time.Now()
 		add := func(name, about string, takes time.Duration) {
-			ts.add(rooms(about), 2*time.Second, func(late bool) func() {
+			go ts.add(rooms(about), 2*time.Second, func(late bool) func() {
 				d.note("%s %v %v", name, late, time.Since(began))
 				time.Sleep(takes)
 				if !late {
 					return nil
 				}
 				return func() { d.note("rest of %s %v", name, time.Since(began)) }
-			})
+			})()
 			synctest.Wait()
 		}
 		add("slow", "A", 5*time.Second)

@@ -51,7 +51,7 @@ func piped(t *testing.T, cfg Config) (*Gateway, *conn, net.Conn) {
 	g := New(store, (*pubsub.Bus)(nil), nil, cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	g.life = ctx
-	t.Cleanup(func() { cancel(); g.conns.Wait(); g.closing.Wait() })
+	t.Cleanup(func() { cancel(); g.conns.Wait(); g.closing.Wait(); g.workers.stop() })
 
 	near, far := net.Pipe()
 	r := httptest.NewRequest(http.MethodGet, protocol.Path, nil)

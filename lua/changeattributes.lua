@@ -3,7 +3,7 @@
 -- Keys that belong to others are left as they are, unless forced; a limit refuses
 -- everything.
 --
--- Uses     value clock room log request act attributes
+-- Uses     value clock room log request attributes
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --
@@ -45,7 +45,7 @@ local force, update_owner, leaves = ARGV[10] == "1", ARGV[11] == "1", ARGV[12]
 local max_keys, max_bytes = tonumber(ARGV[13]), tonumber(ARGV[14])
 
 -- Decide.
-local before, misused = outcome(part, session, request_key, "attributes", id)
+local before, misused, did_at = outcome(part, session, request_key, "attributes", id)
 if misused then
   return { "misused" }
 end
@@ -53,11 +53,10 @@ if before then
   local epoch, seq, refused = before:match("^(%d+)%z(%d+)%z(.*)$")
   return { "again", epoch, seq, unpack(texts_of(refused)) }
 end
-local now_ms = now()
-local room, refusal = may_act(part, id, user, session, generation, now_ms)
-if not room then
-  return refusal
-end
+local now_ms, now_us = now()
+local head = call("HMGET", part .. "room:" .. id, "epoch", "seq", "term", "deadline")
+-- Here act
+local room = { epoch = head[1], seq = tonumber(head[2]) }
 local had, has, keys, bytes = {}, {}, 0, 0
 local attrs = key(part, "attrs", id)
 local fields = call("HGETALL", attrs)
@@ -115,5 +114,5 @@ end
 -- Apply and announce.
 changed_attributes(part, id, room, session, user, set, deleted, now_ms, limits)
 remember(part, session, request_key, "attributes", id,
-  room.epoch .. NUL .. number(room.seq) .. NUL .. list_of(refused), did_ttl)
+  room.epoch .. NUL .. number(room.seq) .. NUL .. list_of(refused), did_ttl, did_at, now_ms, now_us)
 return { "ok", room.epoch, number(room.seq), unpack(refused) }

@@ -69,41 +69,45 @@ for i = 1, tonumber(ARGV[25]) do
   attributes[2 * i - 1], attributes[2 * i] = ARGV[24 + 2 * i], ARGV[25 + 2 * i]
 end
 
-local info, members = key(part, "info", id), key(part, "members", id)
+local members = part .. "members:" .. id
 
 -- Decide.
 if dead(control, node) then
   return { "fenced" }
 end
-local s = session_record(call("HGET", user_key, "s:" .. session))
-if not s or s.generation ~= generation or s.deadline ~= "" then
+local mine = generation .. NUL .. node .. NUL .. NUL -- and no deadline
+if (call("HGET", user_key, "s:" .. session) or ""):sub(1, #mine) ~= mine then
   return { "fenced" }
 end
-local before, misused, late = entry_outcome(part, session, request_key, mode, id, generation, try)
+local before, misused, did_at, late = entry_outcome(part, session, request_key, mode, id, generation, try)
 if misused then
   return { "misused" }
 end
 if late then
   return { "late" }
 end
-local m = membership(call("HGET", info, user))
-if before then
+local m = call("HGET", part .. "info:" .. id, user)
+if m then -- seldom
+  m = membership(m)
+end
+if before then -- seldom
   return repeated(before, part, id, m, session)
 end
-if ask then
-  give_up(part, session, request_key, mode, id, generation, try, did_ttl)
+if ask then -- seldom
+  give_up(part, session, request_key, mode, id, generation, try, did_ttl, did_at)
   return { "late" }
 end
-local gone = call("HGET", key(part, "gone", session), id)
+local gone = call("HGET", part .. "gone:" .. session, id)
 if gone and overtaken(gone, generation, request_key) then
   return { "fenced" }
 end
 local now_ms, now_us = now()
 local room = load(part, id, now_ms)
+local size = room and call("ZCARD", members) or 0
 if room and mode == "create" then
   return { "exists" }
 end
-if not room then
+if not room then -- seldom
   m = nil
   if mode == "join" then
     return { "noroom" }
@@ -115,32 +119,32 @@ elseif m and m.session == session then
   if m.generation ~= generation then
     return { "fenced" }
   end
-  return result("already", part, id, room.epoch, number(room.seq), number(call("ZCARD", members)), "0",
+  return result("already", part, id, room.attrs, room.epoch, number(room.seq), number(size), "0",
     number(tonumber(call("ZSCORE", members, user))), room.delay, room.name)
 end
-if room and blocked(part, id, user, now_ms) then
+if room and room.blocked and blocked(part, id, user, now_ms) then -- seldom
   return { "blocked" }
 end
 if not m then
   if rooms_of_user(part, user_key, user, max_user_rooms) >= max_user_rooms then
     return { "userlimit" }
   end
-  if room and call("ZCARD", members) >= max_members then
+  if size >= max_members then
     return { "full" }
   end
 end
 
 -- Apply and announce.
 local created = room and "0" or "1"
-if not room then
+if not room then -- seldom
   room = create(part, control, id, user, { name = name, delay = delay, keep = keep, attributes = attributes }, now_ms, now_us)
 end
-local mine = { session = session, generation = generation, node = node, user_slot = user_slot, data = data }
-local seq, entered, count = join(part, id, room, user_key, user, mine, m, partition,
-  mode == "enter" and name or nil, limits, gone_ttl, now_ms)
+local seq, entered, count = join(part, id, room, user_key, user,
+  { session = session, generation = generation, node = node, user_slot = user_slot, data = data },
+  m, size, partition, mode == "enter" and name or nil, limits, gone_ttl, now_ms)
 if gone then
-  call("HDEL", key(part, "gone", session), id)
+  call("HDEL", part .. "gone:" .. session, id)
 end
-remember(part, session, request_key, mode, id,
-  table.concat({ room.epoch, seq, count, created, entered, room.delay, room.name }, NUL), did_ttl)
-return result("ok", part, id, room.epoch, seq, count, created, entered, room.delay, room.name)
+remember(part, session, request_key, mode, id, room.epoch .. NUL .. seq .. NUL .. count .. NUL .. created .. NUL ..
+  entered .. NUL .. room.delay .. NUL .. room.name, did_ttl, did_at, now_ms, now_us)
+return result("ok", part, id, room.attrs, room.epoch, seq, count, created, entered, room.delay, room.name)

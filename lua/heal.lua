@@ -160,6 +160,10 @@ call("HDEL", clock, "epoch")
 
 local function set_attributes()
   local texts = attributes == "-" and {} or texts_of(attributes)
+  if #texts == 0 then
+    return
+  end
+  call("HSET", room_key, "attrs", "1")
   for i = 1, #texts, 2 do
     call("HSET", key(part, "attrs", id), texts[i], texts[i + 1])
     if attribute(texts[i + 1]).leaves == "1" then
@@ -197,7 +201,7 @@ if verdict == "missing" or verdict == "older" or verdict == "lost" then
   room.message_seq, room.order = math.max(room.message_seq, message_seq), math.max(room.order, order_key)
   if verdict == "lost" then
     call("UNLINK", key(part, "log", id), key(part, "left", id))
-    call("HDEL", room_key, "deadline", "logbytes")
+    call("HDEL", room_key, "deadline", "logbytes", "leftat", "leftseq")
     keep_for(part, id, 0)
   else
     silent = true -- nobody is there to be told
@@ -213,7 +217,7 @@ if verdict == "missing" or verdict == "older" or verdict == "lost" then
   room.deadline = nil
   call("PUBLISH", part .. "life", "healed" .. NUL .. room.epoch .. NUL .. epoch .. NUL .. id)
   if late then
-    publish(part, id, event(room.epoch, room.seq, "h", now_ms, "", "", "", room.from, ""))
+    publish(part, id, event(room.epoch, number(room.seq), "h", number(now_ms), "", "", "", room.from, ""))
   end
 elseif verdict == "merge" then
   if not has(room.from, epoch) then
@@ -288,7 +292,7 @@ for i = 1, #reported do
       room.deadline = nil
     end
   else
-    join(part, id, room, user_key, who.user, who, nil, partition, nil, nil, nil, now_ms)
+    join(part, id, room, user_key, who.user, who, nil, call("ZCARD", members), partition, nil, nil, nil, now_ms)
   end
 end
 return reply

@@ -33,4 +33,4 @@ if not m then
   return { "notin" }
 end
 local seq = depart(part, id, room, user_key, user, m, "kicked", extended, "", limits, now_ms)
-return { "ok", room.epoch, number(seq) }
+return { "ok", room.epoch, seq }

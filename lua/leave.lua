@@ -1,6 +1,6 @@
 -- leave.lua takes a session out of one room: leaveRoom (rows 21–23).
 --
--- Uses     value clock room log request attributes depart act
+-- Uses     value clock room log request attributes depart
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  user       hash    the user's sessions and rooms
@@ -32,23 +32,27 @@ local id, user, session, generation, request_key = ARGV[1], ARGV[2], ARGV[3], AR
 local did_ttl, limits = ARGV[6], { size = ARGV[7], bytes = ARGV[8], ttl = ARGV[9], gone = ARGV[10] }
 
 -- Decide.
-local before, misused = outcome(part, session, request_key, "leave", id)
+local before, misused, did_at = outcome(part, session, request_key, "leave", id)
 if misused then
   return { "misused" }
 end
-if before then
+if before then -- seldom
   local epoch, seq = before:match("^(%d+)%z(%d+)")
   if not put_back(part, id, user, session, epoch, seq) then
     return { "again", epoch, seq }
   end
 end
-local now_ms = now()
-local room, m = may_act(part, id, user, session, generation, now_ms)
-if not room then
-  return m
-end
+local now_ms, now_us = now()
+local head = call("HMGET", part .. "room:" .. id,
+  "epoch", "seq", "term", "deadline", "delay", "bequests", "leftat", "leftseq")
+-- Here act
 
 -- Apply and announce.
-local seq = number(depart(part, id, room, user_key, user, m, "left", "", request_key, limits, now_ms))
-remember(part, session, request_key, "leave", id, room.epoch .. NUL .. seq, did_ttl)
+local room = {
+  epoch = head[1], seq = head[2] + 0, delay = head[5], bequests = head[6], left_at = head[7], left_seq = head[8],
+}
+local node, data = info:match("^([^%z]*)%z[^%z]*%z(.*)$", #mine + 1)
+local m = { session = session, generation = generation, node = node, data = data }
+local seq = depart(part, id, room, user_key, user, m, "left", "", request_key, limits, now_ms)
+remember(part, session, request_key, "leave", id, room.epoch .. NUL .. seq, did_ttl, did_at, now_ms, now_us)
 return { "ok", room.epoch, seq }

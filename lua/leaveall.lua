@@ -32,7 +32,7 @@ local user, session, generation, request_key, end_session = ARGV[1], ARGV[2], AR
 local did_ttl, limits = ARGV[6], { size = ARGV[7], bytes = ARGV[8], ttl = ARGV[9], gone = ARGV[10] }
 
 -- Decide.
-local before, misused = outcome(uslot, session, request_key, "all", "")
+local before, misused, did_at = outcome(uslot, session, request_key, "all", "")
 if misused then
   return { "misused" }
 end
@@ -44,7 +44,7 @@ end
 
 -- Apply and announce. The first write frees memory, so that a full Redis does it
 -- for a session in no room, too.
-local now_ms = now()
+local now_ms, now_us = now()
 local reply = { "again" }
 if not before then
   reply = { "ok" }
@@ -56,7 +56,7 @@ local function say(id, epoch, seq)
 end
 
 local function take_out(part, id, room, m)
-  return number(depart(part, id, room, user_key, user, m, "left", "", request_key, limits, now_ms))
+  return depart(part, id, room, user_key, user, m, "left", "", request_key, limits, now_ms)
 end
 
 for id, epoch, seq in (before or ""):gmatch("([^%z]*)%z(%d+)%z(%d+)%z") do
@@ -88,7 +88,7 @@ if not before then
   for i = 2, #reply do
     left[i - 1] = reply[i] .. NUL
   end
-  remember(uslot, session, request_key, "all", "", table.concat(left), did_ttl)
+  remember(uslot, session, request_key, "all", "", table.concat(left), did_ttl, did_at, now_ms, now_us)
 end
 if end_session == "1" and mine then
   forget_outcomes(uslot, tonumber(ARGV[11]), session, limits.gone)

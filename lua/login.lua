@@ -59,58 +59,61 @@ for i = 1, #fields, 2 do
     end
   end
 end
--- Parked ones go first, the oldest of them first, then the earliest login.
-table.sort(others, function(a, b)
-  if (a.deadline == "") ~= (b.deadline == "") then
-    return a.deadline ~= ""
-  end
-  local x, y = tonumber(a.login), tonumber(b.login)
-  if a.deadline ~= "" and a.deadline ~= b.deadline then
-    x, y = tonumber(a.deadline), tonumber(b.deadline)
-  end
-  if x ~= y then
-    return x < y
-  end
-  return a.id < b.id
-end)
 
 -- Apply and announce.
-local function drop(s, why, code)
-  call("HDEL", user_key, "s:" .. s.id)
-  call("ZREM", uslot .. "parked", s.id .. NUL .. user)
-  local gone = key(uslot, "gone", s.id)
-  call("HSET", gone, "", why)
-  call("PEXPIRE", gone, limits.gone)
-  forget_outcomes(uslot, partitions, s.id, limits.gone)
-  if s.node ~= "" then
-    call("SREM", key(uslot, "nodesessions", s.node), s.id .. NUL .. user)
-    order(control, s.node, code, s.id, number(tonumber(s.generation) + 1))
-  end
-end
-
-for _, s in ipairs(replaced) do
-  -- One that was parked already keeps its deadline.
-  local deadline = tonumber(s.deadline) or awake_ms + session_ttl
-  park_rooms(uslot, user_key, fields, user, s.id, s.node, deadline)
-  drop(s, "replaced", "4510")
-  if #rooms_of(fields, s.id) > 0 then
-    -- Then the sweep drops what is void of its places.
-    call("ZADD", uslot .. "parked", deadline, s.id .. NUL .. user)
-  end
-end
-for i = 1, #others + 1 - max_devices do
-  local s = others[i]
-  for _, r in ipairs(rooms_of(fields, s.id)) do
-    local part = slot(uslot, r.partition)
-    local room = load(part, r.id, now_ms)
-    local m = room and membership(call("HGET", key(part, "info", r.id), user))
-    if m and m.session == s.id then
-      depart(part, r.id, room, user_key, user, m, "kicked", "", "", limits, now_ms)
-    else
-      void(part, r.id, user_key, user, s.id, s.node)
+if #replaced > 0 or #others >= max_devices then -- seldom
+  local function drop(s, why, code)
+    call("HDEL", user_key, "s:" .. s.id)
+    call("ZREM", uslot .. "parked", s.id .. NUL .. user)
+    local gone = key(uslot, "gone", s.id)
+    call("HSET", gone, "", why)
+    call("PEXPIRE", gone, limits.gone)
+    forget_outcomes(uslot, partitions, s.id, limits.gone)
+    if s.node ~= "" then
+      call("SREM", key(uslot, "nodesessions", s.node), s.id .. NUL .. user)
+      order(control, s.node, code, s.id, number(tonumber(s.generation) + 1))
     end
   end
-  drop(s, "kicked", "4509")
+
+  for _, s in ipairs(replaced) do
+    -- One that was parked already keeps its deadline.
+    local deadline = tonumber(s.deadline) or awake_ms + session_ttl
+    park_rooms(uslot, user_key, fields, user, s.id, s.node, deadline)
+    drop(s, "replaced", "4510")
+    if #rooms_of(fields, s.id) > 0 then
+      -- Then the sweep drops what is void of its places.
+      call("ZADD", uslot .. "parked", deadline, s.id .. NUL .. user)
+    end
+  end
+
+  -- Parked ones go first, the oldest of them first, then the earliest login.
+  table.sort(others, function(a, b)
+    if (a.deadline == "") ~= (b.deadline == "") then
+      return a.deadline ~= ""
+    end
+    local x, y = tonumber(a.login), tonumber(b.login)
+    if a.deadline ~= "" and a.deadline ~= b.deadline then
+      x, y = tonumber(a.deadline), tonumber(b.deadline)
+    end
+    if x ~= y then
+      return x < y
+    end
+    return a.id < b.id
+  end)
+  for i = 1, #others + 1 - max_devices do
+    local s = others[i]
+    for _, r in ipairs(rooms_of(fields, s.id)) do
+      local part = slot(uslot, r.partition)
+      local room = load(part, r.id, now_ms)
+      local m = room and membership(call("HGET", key(part, "info", r.id), user))
+      if m and m.session == s.id then
+        depart(part, r.id, room, user_key, user, m, "kicked", "", "", limits, now_ms)
+      else
+        void(part, r.id, user_key, user, s.id, s.node)
+      end
+    end
+    drop(s, "kicked", "4509")
+  end
 end
 
 local generation, began = number(now_ms), number(now_us)

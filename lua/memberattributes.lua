@@ -1,7 +1,7 @@
 -- memberattributes.lua sets attributes of members of a room: each of the users gets
 -- the same. What cannot be set for one of them keeps nothing from the others.
 --
--- Uses     value clock room log request act attributes
+-- Uses     value clock room log request attributes
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --
@@ -44,7 +44,7 @@ local leaves, max_users, max_pairs, max_bytes = ARGV[10], tonumber(ARGV[11]), to
 local given, count = texts_of(ARGV[14]), tonumber(ARGV[15])
 
 -- Decide.
-local before, misused = outcome(part, session, request_key, "members", id)
+local before, misused, did_at = outcome(part, session, request_key, "members", id)
 if misused then
   return { "misused" }
 end
@@ -52,12 +52,11 @@ if before then
   local epoch, seq, verdicts = before:match("^(%d+)%z(%d+)%z(.*)$")
   return { "again", epoch, seq, unpack(texts_of(verdicts)) }
 end
-local now_ms = now()
-local room, refusal = may_act(part, id, user, session, generation, now_ms)
-if not room then
-  return refusal
-end
-local info, of_members = key(part, "info", id), key(part, "memberattrs", id)
+local now_ms, now_us = now()
+local head = call("HMGET", part .. "room:" .. id, "epoch", "seq", "term", "deadline", "logbytes")
+-- Here act
+local room = { epoch = head[1], seq = tonumber(head[2]) }
+local of_members = key(part, "memberattrs", id)
 local users = call("HLEN", of_members)
 local verdicts, announced, stored, why = {}, {}, {}, nil
 local function say(text)
@@ -67,7 +66,7 @@ for i = 1, count do
   local of = ARGV[15 + i]
   local old = call("HGET", of_members, of)
   say(of)
-  if call("HEXISTS", info, of) == 0 then
+  if call("HEXISTS", key(part, "info", id), of) == 0 then
     say("notin")
     say("0")
   elseif not old and users >= max_users then
@@ -126,10 +125,10 @@ end
 
 -- Apply. The first write needs memory, so that a full Redis refuses all of it.
 local seq = room.seq + 1
-local message = event(room.epoch, seq, "u", now_ms, session, user,
+local message = event(room.epoch, number(seq), "u", number(now_ms), session, user,
   number(call("ZCARD", key(part, "members", id))), "", list_of(announced))
 local room_key = key(part, "room", id)
-local bytes = append(part, id, message, seq, now_ms, room.log_bytes, limits)
+local bytes = append(part, id, message, now_us, nil, head[5] or 0, limits.size, limits.bytes, limits.ttl)
 call("HSET", room_key, "seq", number(seq), "logbytes", bytes)
 if leaves == "1" then
   call("HSET", room_key, "bequests", "1")
@@ -138,7 +137,7 @@ for i = 1, #stored, 2 do
   call("HSET", of_members, stored[i], stored[i + 1])
 end
 remember(part, session, request_key, "members", id,
-  room.epoch .. NUL .. number(seq) .. NUL .. list_of(verdicts), did_ttl)
+  room.epoch .. NUL .. number(seq) .. NUL .. list_of(verdicts), did_ttl, did_at, now_ms, now_us)
 
 -- Announce.
 publish(part, id, message)

@@ -2,7 +2,7 @@
 -- is stored: it carries the room's seq at this moment, and is delivered to
 -- those who had entered by then.
 --
--- Uses     value clock room act
+-- Uses     value clock room
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --
@@ -27,14 +27,12 @@ local message_id, priority, payload = ARGV[5], ARGV[6], ARGV[7]
 
 -- Decide.
 local now_ms, now_us = now()
-local room, refused = may_act(part, id, user, session, generation, now_ms)
-if not room then
-  return refused
-end
+local head = call("HMGET", part .. "room:" .. id, "epoch", "seq", "term", "deadline", "messageSeq", "order")
+-- Here act
 
 -- Announce.
-local message_seq = room.message_seq
-local order_key = number(math.max(now_us, room.order))
-publish(part, id, event(room.epoch, room.seq, "c", now_ms, session, user,
+local epoch, seq, message_seq = head[1], head[2], head[5]
+local order_key, at = number(math.max(now_us, head[6] or 0)), number(now_ms)
+call("PUBLISH", part .. "ch:" .. id, event(epoch, seq, "c", at, session, user,
   message_seq .. ":" .. order_key, priority .. ":" .. message_id, payload))
-return { "ok", room.epoch, number(room.seq), message_seq, order_key, number(now_ms), message_id }
+return { "ok", epoch, seq, message_seq, order_key, at, message_id }

@@ -2,7 +2,9 @@
 // operation, each with a header that is its specification. Functions that
 // several share are in lib/; a header's "Uses" line names the files that a
 // script takes some from, and only those it needs are put before it, since
-// Redis runs a prelude anew at each call.
+// Redis runs a prelude anew at each call. What only a block needs that begins
+// with a line ending in "-- seldom" is put into that block; and what all the busy
+// ones do in the same way stands in them as it is, where a line "-- Here" says so.
 package lua
 
 import (
@@ -57,6 +59,7 @@ var (
 	Positions         = load("positions")
 	Probe             = bare("probe")
 	Reclaim           = bare("reclaim")
+	Refused           = bare("refused")
 	Relay             = load("relay")
 	Release           = load("release")
 	Resume            = load("resume")
@@ -69,8 +72,23 @@ var (
 // All is every script there is.
 var All = []Script{
 	Absent, Attributes, AuditIndex, AuditRoom, AuditUser, Catchup, ChangeAttributes, Count, Destroy, Enter, Generations, Greet, Heal, Held, History, Kick, Lease, Leave,
-	LeaveAll, Lives, Login, MemberAttributes, MemberInfo, Members, MembersAttributes, Park, Positions, Probe, Reclaim, Relay, Release, Resume, Send, Sweep, Switch, Undo,
+	LeaveAll, Lives, Login, MemberAttributes, MemberInfo, Members, MembersAttributes, Park, Positions, Probe, Reclaim, Refused, Relay, Release, Resume, Send, Sweep, Switch, Undo,
 }
+
+// Commands gives every command that a script calls, in order.
+func Commands() []string {
+	var all []string
+	for _, s := range All {
+		for _, m := range called.FindAllStringSubmatch(text(s.Name)+read("lib/guard.lua"), -1) {
+			all = append(all, m[1])
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// called finds the name of a command in a call, or in a choice of two.
+var called = regexp.MustCompile(`(?:call\(|\b(?:and|or) )"([A-Z]+)"`)
 
 // load reads a script and what it uses, and puts the guard before it. It panics
 // if anything is missing, which can only be a mistake in this package.
@@ -83,8 +101,8 @@ func bare(name string) Script {
 	return Script{Name: name, Script: redis.NewScript(text(name))}
 }
 
-// text gives the code of a script and, of what it uses, the definitions that it
-// needs: Redis makes each of them anew at every call.
+// text gives the code of a script with the definitions that it needs of what it
+// uses, each where Redis makes it anew only if it comes to that.
 func text(name string) string {
 	body := read(name + ".lua")
 	var definitions []string
@@ -97,14 +115,59 @@ func text(name string) string {
 			definitions = append(definitions, split(code(read("lib/"+lib+".lua")))...)
 		}
 	}
-	needed := code(body)
+	return place(code(here.ReplaceAllStringFunc(body, func(line string) string {
+		return read("lib/" + here.FindStringSubmatch(line)[1] + ".lua")
+	})), definitions)
+}
+
+// here finds the lines in whose place a file of lib/ stands as it is.
+var here = regexp.MustCompile(`(?m)^-- Here (\w+)\n`)
+
+// place puts definitions before code, those that it needs. One that only seldom
+// blocks need is put into those.
+func place(code string, definitions []string) string {
+	var rest []string
+	outer := outside(code)
 	for _, d := range slices.Backward(definitions) {
-		name := defined.FindStringSubmatch(d)[1]
-		if mentions(needed, name) {
-			needed = d + needed
+		if mentions(outer, defined.FindStringSubmatch(d)[1]) {
+			code, outer = d+code, outside(d)+outer
+		} else {
+			rest = append(rest, d)
 		}
 	}
-	return needed
+	slices.Reverse(rest)
+	var b strings.Builder
+	blocks(code, func(line string) { b.WriteString(line) }, func(block string) { b.WriteString(place(block, rest)) })
+	return b.String()
+}
+
+// outside gives code without its seldom blocks.
+func outside(code string) string {
+	var b strings.Builder
+	blocks(code, func(line string) { b.WriteString(line) }, func(string) {})
+	return b.String()
+}
+
+// blocks goes through code: its lines, and what is in a block that begins with a
+// line that ends in "-- seldom". Such a block is what is indented deeper than
+// that line.
+func blocks(code string, line, block func(string)) {
+	indent := func(s string) int { return len(s) - len(strings.TrimLeft(s, " ")) }
+	in, deeper := "", -1
+	for s := range strings.Lines(code) {
+		if deeper >= 0 && indent(s) > deeper {
+			in += s
+			continue
+		}
+		if deeper >= 0 {
+			block(in)
+			in, deeper = "", -1
+		}
+		line(s)
+		if strings.HasSuffix(s, "-- seldom\n") {
+			deeper = indent(s)
+		}
+	}
 }
 
 // mentions says whether code has a name in it, as a word of its own.

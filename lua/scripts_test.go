@@ -20,10 +20,14 @@ import (
 
 // source is a .lua file: its header, and its code without comments.
 type source struct {
-	name   string // without ".lua"
+	name   string   // without ".lua"
+	parts  []string // files of lib/ that stand in it as they are
 	header string
 	body   string
 }
+
+// here finds where a file of lib/ stands in a script.
+var here = regexp.MustCompile(`(?m)^-- Here (\w+)\n`)
 
 func read(t *testing.T, pattern string) map[string]source {
 	t.Helper()
@@ -39,6 +43,14 @@ func read(t *testing.T, pattern string) map[string]source {
 		}
 		s := source{name: strings.TrimSuffix(filepath.Base(file), ".lua")}
 		header := true
+		text = here.ReplaceAllFunc(text, func(line []byte) []byte {
+			s.parts = append(s.parts, string(here.FindSubmatch(line)[1]))
+			part, err := os.ReadFile("lib/" + s.parts[len(s.parts)-1] + ".lua")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return part
+		})
 		for line := range strings.Lines(string(text)) {
 			comment := strings.HasPrefix(line, "--")
 			if header = header && comment; header {
@@ -323,7 +335,7 @@ func TestScripts_uses(t *testing.T) {
 		if diff := cmp.Diff(sorted(want), sorted(set(uses...))); diff != "" {
 			t.Errorf("%s: libs (-needed +named):\n%s", name, diff)
 		}
-		for _, lib := range uses {
+		for _, lib := range append(uses, s.parts...) {
 			everUsed[lib] = true
 		}
 	}
@@ -365,7 +377,7 @@ func TestScripts_guard(t *testing.T) {
 			t.Errorf("%s uses what needs the term of a call", s.Name)
 		}
 	}
-	if diff := cmp.Diff([]string{"greet", "heal", "probe", "reclaim"}, sorted(bare)); diff != "" {
+	if diff := cmp.Diff([]string{"greet", "heal", "probe", "reclaim", "refused"}, sorted(bare)); diff != "" {
 		t.Errorf("unguarded (-want +got):\n%s", diff)
 	}
 }
@@ -400,5 +412,31 @@ func TestScripts_bounds(t *testing.T) {
 	}
 	if bulks < 10 {
 		t.Errorf("found %d commands to check", bulks)
+	}
+}
+
+// Commands knows every command that is called, since each call names its own.
+func TestCommands(t *testing.T) {
+	t.Parallel()
+	calling := regexp.MustCompile(`\bcall\(([^,)]*)`)
+	named := regexp.MustCompile(`^(?:\w+ and "([A-Z]+)" or )?"([A-Z]+)"$`)
+	want := map[string]bool{}
+	for _, dir := range []string{"*.lua", "lib/*.lua"} {
+		for name, s := range read(t, dir) {
+			for _, first := range submatches(calling, s.body) {
+				m := named.FindStringSubmatch(first)
+				if m == nil {
+					t.Errorf("%s calls %s, which is no command's name", name, first)
+					continue
+				}
+				want[m[2]] = true
+				if m[1] != "" {
+					want[m[1]] = true
+				}
+			}
+		}
+	}
+	if diff := cmp.Diff(sorted(want), lua.Commands()); diff != "" || len(want) < 30 {
+		t.Errorf("(-called +known):\n%s", diff)
 	}
 }

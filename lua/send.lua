@@ -1,7 +1,7 @@
 -- send.lua stores a text or custom message: a room event that is numbered,
 -- kept for those who come back, and announced.
 --
--- Uses     value clock room log request act
+-- Uses     value clock room log request
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --
@@ -29,10 +29,10 @@
 local part = KEYS[1]
 local id, user, session, generation, request_key = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local message_id, payload, did_ttl = ARGV[6], ARGV[7], ARGV[8]
-local limits = { size = tonumber(ARGV[9]), bytes = tonumber(ARGV[10]), ttl = tonumber(ARGV[11]) }
+local log_size, log_bytes, log_ttl = tonumber(ARGV[9]), tonumber(ARGV[10]), ARGV[11]
 
 -- Decide.
-local before, misused = outcome(part, session, request_key, "send", id)
+local before, misused, did_at = outcome(part, session, request_key, "send", id)
 if misused then
   return { "misused" }
 end
@@ -40,22 +40,19 @@ if before then
   return { "again", before:match("^(%d+)%z(%d+)%z(%d+)%z(%d+)%z(%d+)%z(.*)$") }
 end
 local now_ms, now_us = now()
-local room, refused = may_act(part, id, user, session, generation, now_ms)
-if not room then
-  return refused
-end
+local room_key = part .. "room:" .. id
+local head = call("HMGET", room_key, "epoch", "seq", "term", "deadline", "messageSeq", "order", "logbytes")
+-- Here act
 
 -- Apply. The first write needs memory, so that a full Redis refuses all of it.
-local seq, message_seq = room.seq + 1, tonumber(room.message_seq) + 1
-local order_key = number(math.max(now_us, room.order + 1))
-local at = number(now_ms)
-local message = event(room.epoch, seq, "m", now_ms, session, user,
-  number(message_seq) .. ":" .. order_key, message_id, payload)
-local bytes = append(part, id, message, seq, now_ms, room.log_bytes, limits)
-call("HSET", key(part, "room", id), "seq", seq, "messageSeq", message_seq, "order", order_key, "logbytes", bytes)
-local reply = { "ok", room.epoch, number(seq), number(message_seq), order_key, at, message_id }
-remember(part, session, request_key, "send", id, table.concat(reply, NUL, 2), did_ttl)
+local epoch, seq, message_seq, last = head[1], number(head[2] + 1), number(head[5] + 1), head[6] and tonumber(head[6])
+local order_key, at = number(math.max(now_us, (last or 0) + 1)), number(now_ms)
+local message = event(epoch, seq, "m", at, session, user, message_seq .. ":" .. order_key, message_id, payload)
+local bytes = append(part, id, message, now_us, last, head[7] or 0, log_size, log_bytes, log_ttl)
+call("HSET", room_key, "seq", seq, "messageSeq", message_seq, "order", order_key, "logbytes", bytes)
+remember(part, session, request_key, "send", id, epoch .. NUL .. seq .. NUL .. message_seq .. NUL .. order_key ..
+  NUL .. at .. NUL .. message_id, did_ttl, did_at, now_ms, now_us)
 
 -- Announce.
-publish(part, id, message)
-return reply
+call("PUBLISH", part .. "ch:" .. id, message)
+return { "ok", epoch, seq, message_seq, order_key, at, message_id }

@@ -83,7 +83,7 @@ local s = session_record(call("HGET", user_key, "s:" .. session))
 if not s or s.generation ~= generation or s.deadline ~= "" then
   return { "fenced" }
 end
-local before, misused, late = entry_outcome(to, session, request_key, "switch", id, generation, try)
+local before, misused, did_at, late = entry_outcome(to, session, request_key, "switch", id, generation, try)
 local before_id, before_epoch, before_seq, rest
 if before then
   before_id, before_epoch, before_seq, rest = before:match("^([^%z]*)%z(%d+)%z(%d+)%z(.*)$")
@@ -101,13 +101,13 @@ if before then
     local now_ms = now()
     local room = load(from, from_id, now_ms)
     local old = membership(call("HGET", key(from, "info", from_id), user))
-    before_epoch, before_seq = room.epoch, number(depart(from, from_id, room, user_key, user, old, "left", "", request_key,
-      limits, now_ms))
+    before_epoch, before_seq = room.epoch, depart(from, from_id, room, user_key, user, old, "left", "", request_key,
+      limits, now_ms)
   end
   return with_departure(before_epoch, before_seq, repeated(rest, to, id, m, session))
 end
 if ask then
-  give_up(to, session, request_key, "switch", id, generation, try, did_ttl)
+  give_up(to, session, request_key, "switch", id, generation, try, did_ttl, did_at)
   return { "late" }
 end
 local now_ms, now_us = now()
@@ -121,7 +121,7 @@ if old.generation ~= generation or old.node == "" or gone and overtaken(gone, ge
   return { "fenced" }
 end
 local room = load(to, id, now_ms)
-local stays = room and m and m.session == session
+local stays, size = room and m and m.session == session, room and call("ZCARD", key(to, "members", id)) or 0
 if not room then
   m = nil
   if max_rooms > 0 and rooms_exist(to, partitions, now_ms) >= max_rooms then
@@ -134,9 +134,9 @@ elseif stays then
   if m.generation ~= generation then
     return { "fenced" }
   end
-elseif blocked(to, id, user, now_ms) then
+elseif room.blocked and blocked(to, id, user, now_ms) then
   return { "blocked" }
-elseif not m and call("ZCARD", key(to, "members", id)) >= max_members then
+elseif not m and size >= max_members then
   return { "full" }
 end
 
@@ -148,20 +148,19 @@ end
 local seq, entered, count, reply
 if stays then
   local members = key(to, "members", id)
-  seq, count = number(room.seq), number(call("ZCARD", members))
+  seq, count = number(room.seq), number(size)
   entered = number(tonumber(call("ZSCORE", members, user)))
-  reply = result("already", to, id, room.epoch, seq, count, created, entered, room.delay, room.name)
+  reply = result("already", to, id, room.attrs, room.epoch, seq, count, created, entered, room.delay, room.name)
 else
   local mine = { session = session, generation = generation, node = node, user_slot = user_slot, data = data }
-  seq, entered, count = join(to, id, room, user_key, user, mine, m, partition,
+  seq, entered, count = join(to, id, room, user_key, user, mine, m, size, partition,
     may_create == "1" and name or nil, limits, gone_ttl, now_ms)
-  reply = result("ok", to, id, room.epoch, seq, count, created, entered, room.delay, room.name)
+  reply = result("ok", to, id, room.attrs, room.epoch, seq, count, created, entered, room.delay, room.name)
 end
 if gone then
   call("HDEL", key(to, "gone", session), id)
 end
-local from_seq = number(depart(from, from_id, from_room, user_key, user, old, "left", "", request_key,
-  limits, now_ms))
+local from_seq = depart(from, from_id, from_room, user_key, user, old, "left", "", request_key, limits, now_ms)
 remember(to, session, request_key, "switch", id, table.concat(
-  { from_id, from_room.epoch, from_seq, room.epoch, seq, count, created, entered, room.delay, room.name }, NUL), did_ttl)
+  { from_id, from_room.epoch, from_seq, room.epoch, seq, count, created, entered, room.delay, room.name }, NUL), did_ttl, did_at, now_ms, now_us)
 return with_departure(from_room.epoch, from_seq, reply)

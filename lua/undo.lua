@@ -2,7 +2,7 @@
 -- client had been told that it failed, and gives up its tries so far. A later
 -- one is decided anew.
 --
--- Uses     value clock room log request entry attributes depart act
+-- Uses     value clock room log request entry attributes depart
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  user       hash    the user's sessions and rooms
@@ -35,7 +35,7 @@ local request_key, mode, try = ARGV[5], ARGV[6], ARGV[7]
 local did_ttl, limits = ARGV[8], { size = ARGV[9], bytes = ARGV[10], ttl = ARGV[11], gone = ARGV[12] }
 
 -- Decide.
-local before, misused = entry_outcome(part, session, request_key, mode, id, generation, try)
+local before, misused, did_at = entry_outcome(part, session, request_key, mode, id, generation, try)
 if misused then
   return { "misused" }
 end
@@ -43,10 +43,9 @@ if not before then
   return { "late" }
 end
 local now_ms = now()
-local room, m = may_act(part, id, user, session, generation, now_ms)
-if not room then
-  return m
-end
+local head = call("HMGET", part .. "room:" .. id, "epoch", "seq", "term", "deadline", "delay", "bequests")
+-- Here act
+local room = { epoch = head[1], seq = head[2] + 0, delay = head[5], bequests = head[6] }
 local epoch, seq = before:match("^(%d+)%z(%d+)%z")
 local _, from = healing(part, id, room)
 if room.epoch ~= epoch and not from:find("," .. epoch .. ",", 1, true) or entered_since(part, id, session, epoch, seq) then
@@ -54,6 +53,6 @@ if room.epoch ~= epoch and not from:find("," .. epoch .. ",", 1, true) or entere
 end
 
 -- Apply and announce. Nothing overtakes the tries to come.
-local left = number(depart(part, id, room, user_key, user, m, "left", "", "", limits, now_ms))
-give_up(part, session, request_key, mode, id, generation, try, did_ttl)
+local left = depart(part, id, room, user_key, user, membership(info), "left", "", "", limits, now_ms)
+give_up(part, session, request_key, mode, id, generation, try, did_ttl, did_at)
 return { "ok", epoch, left }

@@ -80,6 +80,16 @@ const (
 	PriorityHigh   MessagePriority = 3
 )
 
+// RoomMode is how members of a room hear of each other.
+type RoomMode string
+
+// Room modes. A client is in the full one until it is told otherwise, and again after
+// each (connected, success).
+const (
+	ModeFull    RoomMode = "full"
+	ModeSampled RoomMode = "sampled" // of very large rooms
+)
+
 // AttributesAction is what became of room attributes.
 type AttributesAction string
 

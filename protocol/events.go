@@ -79,6 +79,14 @@ type MemberAttributesInfo struct {
 	AttributesInfo MemberAttributes `json:"attributesInfo"`
 }
 
+// RoomModeChanged are the parameters of "roomModeChanged": from Seq on the client is told of
+// all entries and departures ([ModeFull]), or of some ([ModeSampled]).
+type RoomModeChanged struct {
+	RoomID string   `json:"roomID"`
+	Mode   RoomMode `json:"mode"`
+	Seq    int64    `json:"seq"`
+}
+
 // HistoryLost are the parameters of "roomHistoryLost": events in
 // (FromSeq, ToSeq] were missed and cannot be had any more.
 type HistoryLost struct {

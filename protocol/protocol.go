@@ -108,6 +108,7 @@ const (
 	EventRoomAttributesUpdated       = "roomAttributesUpdated"
 	EventRoomAttributesBatchUpdated  = "roomAttributesBatchUpdated"
 	EventRoomMemberAttributesUpdated = "roomMemberAttributesUpdated"
+	EventRoomModeChanged             = "roomModeChanged"
 	EventRoomHistoryLost             = "roomHistoryLost"
 	EventConnectionStateChanged      = "connectionStateChanged"
 	EventTokenWillExpire             = "tokenWillExpire"

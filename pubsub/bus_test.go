@@ -472,6 +472,40 @@ func BenchmarkBus_receive(b *testing.B) {
 	}
 }
 
+// BenchmarkBus_gateways says what an event costs Redis by how many gateways have members
+// of its room.
+func BenchmarkBus_gateways(b *testing.B) {
+	for _, gateways := range []int{1, 2, 4, 8, 16, 32} {
+		b.Run(strconv.Itoa(gateways), func(b *testing.B) {
+			rdb := redistest.Start(b).Client(b)
+			name, payload := redistest.Prefix(), string(make([]byte, 200))
+			var heard []*counter
+			for range gateways {
+				h := &counter{want: int64(b.N), done: make(chan struct{})}
+				if err := run(b, rdb, pubsub.Config{}).Subscribe(b.Context(), name, h); err != nil {
+					b.Fatal(err)
+				}
+				heard = append(heard, h)
+			}
+			before := redistest.CPU(b, rdb)
+			b.ResetTimer()
+			for left := b.N; left > 0; left -= 100 {
+				p := rdb.Pipeline() // as calls are gathered
+				for range min(left, 100) {
+					p.Publish(b.Context(), name, payload)
+				}
+				if _, err := p.Exec(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for _, h := range heard {
+				<-h.done
+			}
+			b.ReportMetric(float64((redistest.CPU(b, rdb)-before).Nanoseconds())/1000/float64(b.N), "redis-µs/op")
+		})
+	}
+}
+
 type counter struct {
 	n, want int64
 	done    chan struct{}

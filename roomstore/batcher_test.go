@@ -500,19 +500,9 @@ func benchmark(b *testing.B, rdb *redis.Client, callers int, call func(context.C
 }
 
 // redisCPU returns the seconds that Redis has worked.
-func redisCPU(b *testing.B, rdb *redis.Client) (sum float64) {
-	info, err := rdb.Info(b.Context(), "cpu").Result()
-	if err != nil {
-		b.Fatal(err)
-	}
-	for line := range strings.Lines(info) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		if name == "used_cpu_sys" || name == "used_cpu_user" {
-			seconds, _ := strconv.ParseFloat(value, 64)
-			sum += seconds
-		}
-	}
-	return sum
+func redisCPU(b *testing.B, rdb *redis.Client) (seconds float64) {
+	b.Helper()
+	return redistest.CPU(b, rdb).Seconds()
 }
 
 // runBatcher runs a Batcher until the test ends.

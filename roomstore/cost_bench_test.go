@@ -117,13 +117,19 @@ func leaveEverybody(b *testing.B, store *roomstore.Store, all []roomstore.Sessio
 // each calls do for all numbers below b.N, with some callers at once.
 func each(b *testing.B, callers int, do func(ctx context.Context, i int) error) {
 	b.Helper()
+	eachOf(b, b.N, callers, do)
+}
+
+// eachOf is each for all numbers below n.
+func eachOf(t testing.TB, n, callers int, do func(ctx context.Context, i int) error) {
+	t.Helper()
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	failed := make(chan error, callers)
 	for range callers {
 		wg.Go(func() {
-			for i := next.Add(1) - 1; i < int64(b.N); i = next.Add(1) - 1 {
-				if err := do(b.Context(), int(i)); err != nil {
+			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+				if err := do(t.Context(), int(i)); err != nil {
 					failed <- err
 					return
 				}
@@ -137,6 +143,6 @@ func each(b *testing.B, callers int, do func(ctx context.Context, i int) error) 
 		all = append(all, err)
 	}
 	if len(all) > 0 {
-		b.Fatal(errors.Join(all...))
+		t.Fatal(errors.Join(all...))
 	}
 }

@@ -115,23 +115,47 @@ func TestStore_Leave_again(t *testing.T) {
 	})
 }
 
-// Of those who left only the newest are kept.
+// Of those who left only the newest are kept, and no longer than for a while:
+// both are looked at when it is time to, which a leave may find to be now.
 func TestStore_Leave_kept(t *testing.T) {
 	contract(t, roomstore.Config{}, func(w *world) {
 		inRoom("ana", "a")(w)
-		key := w.part("a") + "left:a"
-		var old []redis.Z
-		for i := range 1100 {
-			old = append(old, redis.Z{Score: float64(i) / 10_000, Member: strconv.Itoa(i)})
-		}
-		w.must(w.rdb.ZAdd(w.ctx(), key, old...).Err())
+		key, room := w.part("a")+"left:a", w.part("a")+"room:a"
 		b := ben(w)
-		w.enter(b, "a")
-		w.leave(b, "a")
-		kept := w.rdb.ZRange(w.ctx(), key, 0, -1).Val()
-		if len(kept) != 1024 || kept[0] != "77" || !strings.HasPrefix(kept[1023], "ben\x00") {
-			t.Errorf("%d are kept", len(kept))
+		crowd := func() {
+			var old []redis.Z
+			for i := range 1100 {
+				old = append(old, redis.Z{Score: float64(i) / 10_000, Member: strconv.Itoa(i)})
+			}
+			w.must(w.rdb.ZAdd(w.ctx(), key, old...).Err())
 		}
+		leaves := func(what string, least, most int64, ttl time.Duration) {
+			t.Helper()
+			w.enter(b, "a")
+			w.leave(b, "a")
+			kept := w.rdb.ZRange(w.ctx(), key, 0, -1).Val()
+			if n := int64(len(kept)); n < least || n > most || !strings.HasPrefix(kept[n-1], "ben\x00") {
+				t.Errorf("%s: %d are kept, want %d to %d", what, n, least, most)
+			}
+			if got := w.rdb.TTL(w.ctx(), key).Val(); got > ttl || got < ttl-10*time.Second {
+				t.Errorf("%s: they are kept for %v, want %v", what, got, ttl)
+			}
+		}
+		const long, short = 150 * time.Second, time.Minute
+		crowd()
+		leaves("the first", 1024, 1024, long)
+		w.must(w.rdb.Expire(w.ctx(), key, short).Err())
+		for i := range 31 { // two events each
+			leaves("the next, "+strconv.Itoa(i), 1024, 1025+int64(i), short)
+		}
+		leaves("one that comes after 64 events", 1024, 1024, long)
+		w.must(w.rdb.Expire(w.ctx(), key, short).Err())
+		w.must(w.rdb.HIncrBy(w.ctx(), room, "leftat", -31_000).Err())
+		crowd()
+		leaves("one that comes after a quarter of the time", 1024, 1024, long)
+		w.must(w.rdb.Expire(w.ctx(), key, short).Err())
+		w.must(w.rdb.HIncrBy(w.ctx(), room, "leftat", 5_000).Err())
+		leaves("one that comes when the clock was set back", 1024, 1024, long)
 		w.forget()
 	})
 }

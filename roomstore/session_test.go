@@ -780,7 +780,7 @@ func TestStore_endForgetsOutcomes(t *testing.T) {
 				if len(keys) < 2 {
 					w.Fatalf("outcomes are under %q only", keys)
 				}
-				kept(9*time.Minute, 10*time.Minute)
+				kept(10*time.Minute, 13*time.Minute)
 				end(w, who)
 				kept(30*time.Second, 100*time.Second)
 			})

@@ -298,6 +298,7 @@ func (w *world) expire(room roomstore.RoomID) {
 // block puts a user on a room's block list, until a time or, with 0, for ever.
 func (w *world) block(room roomstore.RoomID, user roomstore.UserID, until int64) {
 	w.Helper()
+	w.must(w.rdb.HSet(w.ctx(), w.part(room)+"room:"+string(room), "blocked", 1).Err())
 	w.must(w.rdb.HSet(w.ctx(), w.part(room)+"blocked:"+string(room), string(user), until).Err())
 }
 

@@ -196,8 +196,8 @@ func (s *Store) guarded(ctx context.Context, lane, on string, script lua.Script,
 	}
 	for {
 		term, changed := s.terms.current()
-		now := append(args[:len(args)-1:len(args)-1], term)
-		r, err := s.call(ctx, lane, on, script, keys, now)
+		args[len(args)-1] = term // a call takes what is in args, and not args
+		r, err := s.call(ctx, lane, on, script, keys, args)
 		if !errors.Is(err, ErrTerm) {
 			return r, err
 		}

@@ -110,6 +110,8 @@ func TestRedisFull(t *testing.T) {
 					idler.until("AGAIN disconnected success")
 				}
 			}
+			leaver.ask(protocol.MethodSetRoomAttributes, `{"roomID":"R","roomAttributes":{"seat":"1"},"config":{"isDeleteAfterOwnerLeft":true}}`, nil)
+			leaver.until(attributesSet(`"seat":"1"`))
 			leaver.say("R", "kept")
 			watch.until("R leaver: kept")
 			for _, w := range cast {
@@ -137,6 +139,9 @@ func TestRedisFull(t *testing.T) {
 				{switcher, protocol.MethodSwitchRoom, `{"fromRoomID":"S","toRoomInfo":{"roomID":"NEW"},"isCreateWhenRoomNotExisted":true,"requestKey":98}`,
 					[]string{"NEW connecting activeSwitch", "NEW disconnected switchFailed"}},
 				{leaver, protocol.MethodSendRoomMessage, textMessage("R", "too much"), nil},
+				{leaver, protocol.MethodSetRoomAttributes, `{"roomID":"R","roomAttributes":{"k":"v"},"requestKey":96}`, nil},
+				{leaver, protocol.MethodDeleteRoomAttributes, `{"roomID":"R","keys":["seat"]}`, nil},
+				{leaver, protocol.MethodSetRoomMembersAttributes, `{"roomID":"R","userIDs":["leaver"],"attributes":{"k":"v"}}`, nil},
 				{leaver, protocol.MethodSendRoomMessage, `{"roomID":"R","message":{"type":200,"message":"too much"},"requestKey":97}`, nil},
 			} {
 				tt.who.send(tt.method, tt.params)
@@ -184,6 +189,7 @@ func TestRedisFull(t *testing.T) {
 			}
 			leaver.ask(protocol.MethodLeaveRoom, `{"roomID":"R","requestKey":50}`, nil)
 			went("leaver", "R")
+			watch.hears(attributesDeleted(`"seat":""`)) // what goes with it goes
 			var left protocol.LeaveAllResult
 			allower.ask(protocol.MethodLeaveAllRoom, `{"requestKey":51}`, &left)
 			slices.Sort(left.RoomIDs)

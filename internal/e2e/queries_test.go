@@ -567,8 +567,15 @@ func TestQueries_heavyMembers(t *testing.T) {
 // A roll is who is in a room, in the order of their entry, as its events tell.
 type roll struct {
 	seq     int64
-	changes int // entries and departures so far
 	members []rollMember
+}
+
+func (r *roll) users() map[string]bool {
+	users := make(map[string]bool, len(r.members))
+	for _, m := range r.members {
+		users[m.user] = true
+	}
+	return users
 }
 
 type rollMember struct {
@@ -584,10 +591,8 @@ func (r *roll) apply(e roomstore.Event) {
 	switch e.Kind {
 	case roomstore.KindJoined:
 		r.members = append(r.members, rollMember{string(e.User), e.Seq, e.Data})
-		r.changes++
 	case roomstore.KindLeft:
 		r.members = slices.Delete(r.members, i, i+1)
-		r.changes++
 	case roomstore.KindMoved:
 		r.members[i].data = e.Data
 	}
@@ -677,7 +682,14 @@ type asker struct {
 	changes []change      // owned by the reader until then
 	err     error         // likewise; why it has
 
-	base int // changes of the room up to the asker's entry, once they are known
+	knows map[string]known // of users, as far as claims have gone through changes
+	heard int              // of changes, that they have
+}
+
+// known is what somebody knows of a user.
+type known struct {
+	seq int64
+	in  bool
 }
 
 // answered is an answer to anything that is asked here.
@@ -746,6 +758,11 @@ func (a *asker) read() {
 			m.Result.mark, m.Result.err = told, m.Error
 			a.answers <- m.Result
 		case protocol.EventRoomMemberJoined, protocol.EventRoomMemberLeft:
+			if m.Params.Seq > 0 { // what came right before it has its seq, too
+				for i := len(a.changes) - 1; i >= 0 && a.changes[i].seq == 0; i-- {
+					a.changes[i].seq = m.Params.Seq
+				}
+			}
 			for _, u := range m.Params.MemberList {
 				a.changes = append(a.changes, change{m.Params.Seq, m.Method == protocol.EventRoomMemberJoined, u.UserID})
 			}
@@ -953,8 +970,8 @@ func (w *witness) claim(seq int64, holds func(now *roll) error) {
 	w.claims = append(w.claims, claim{seq, holds})
 }
 
-// query asks and claims that, when the answer came, the asker had been told of
-// all who came and went up to the position of the answer.
+// query asks and claims that, when the answer came, the asker knew of everybody
+// where they were at the position of the answer, or later.
 func (w *witness) query(a *asker, method string, params any) (answered, error) {
 	got, err := a.ask(method, params)
 	if err != nil {
@@ -962,11 +979,23 @@ func (w *witness) query(a *asker, method string, params any) (answered, error) {
 	}
 	at, told := got.Position, got.changes
 	w.claim(at.Seq, func(now *roll) error {
-		switch want := now.changes - a.base; {
-		case at.Epoch != a.entered.Epoch:
+		if at.Epoch != a.entered.Epoch {
 			return fmt.Errorf("%s: %s: got epoch %d, want %d", a.user, method, at.Epoch, a.entered.Epoch)
-		case told < want:
-			return fmt.Errorf("%s: %s at %d: told of %d changes by then, want %d", a.user, method, at.Seq, told, want)
+		}
+		for ; a.heard < told; a.heard++ {
+			c := a.changes[a.heard]
+			a.knows[c.user] = known{c.seq, c.in}
+		}
+		in := now.users()
+		for user := range in {
+			if k := a.knows[user]; !k.in && k.seq <= at.Seq && user != a.user {
+				return fmt.Errorf("%s: %s at %d: %s is in, it knows not later than of %d", a.user, method, at.Seq, user, k.seq)
+			}
+		}
+		for user, k := range a.knows {
+			if k.in && k.seq <= at.Seq && !in[user] {
+				return fmt.Errorf("%s: %s at %d: %s is out, it knows not later than of %d", a.user, method, at.Seq, user, k.seq)
+			}
 		}
 		return nil
 	})
@@ -1125,10 +1154,6 @@ func (w *witness) claimWalk(count int, pages []walked) {
 func (w *witness) claimView(a *asker, pages []walked) {
 	first, end := pages[0], pages[len(pages)-1]
 	w.claim(max(end.seq, end.mark.last), func(now *roll) error {
-		type known struct {
-			seq int64
-			in  bool
-		}
 		view := map[string]known{}
 		for _, p := range pages {
 			for _, text := range p.members {
@@ -1281,7 +1306,13 @@ func check(t *testing.T, b *bustle, all []*witness) {
 	for _, w := range all {
 		for _, a := range w.askers {
 			a.close()
-			claims = append(claims, claim{a.entered.Seq, func(now *roll) error { a.base = now.changes; return nil }})
+			claims = append(claims, claim{a.entered.Seq, func(now *roll) error {
+				a.knows = map[string]known{}
+				for user := range now.users() {
+					a.knows[user] = known{now.seq, true}
+				}
+				return nil
+			}})
 		}
 	}
 	for _, w := range all {

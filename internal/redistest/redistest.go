@@ -56,6 +56,28 @@ func New(t testing.TB) *redis.Client {
 	return newClient(t, p.addr())
 }
 
+// CPU is how much processor time a Redis has used so far, threads that it shares its
+// process with included.
+func CPU(t testing.TB, rdb *redis.Client) (used time.Duration) {
+	t.Helper()
+	info, err := rdb.Info(t.Context(), "cpu").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(info) {
+		for _, name := range []string{"used_cpu_user:", "used_cpu_sys:"} {
+			if value, ok := strings.CutPrefix(strings.TrimSpace(line), name); ok {
+				seconds, err := strconv.ParseFloat(value, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				used += time.Duration(seconds * float64(time.Second))
+			}
+		}
+	}
+	return used
+}
+
 // Prefix returns a string that no other test has for its keys and channels.
 func Prefix() string { return "test-" + rand.Text() }
 
@@ -80,6 +102,7 @@ type Server struct {
 	t     testing.TB
 	args  []string
 	clock string // the file that sets its clock, if it can be set
+	tls   string // its address by TLS, if it has one
 	*process
 }
 

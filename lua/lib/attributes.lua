@@ -43,12 +43,16 @@ local function changed_attributes(part, id, room, origin, user, set, deleted, no
   for i = 1, #deleted do
     all[#set + i] = deleted[i]
   end
-  local message = event(room.epoch, seq, "a", now_ms, origin, user, number(#set / 2), "", list_of(all))
+  local message = event(room.epoch, number(seq), "a", number(now_ms), origin, user, number(#set / 2), "", list_of(all))
   -- A first write that needs memory, so that a full Redis refuses all of it.
-  local bytes = append(part, id, message, seq, now_ms, room.log_bytes, limits)
   local room_key, attrs = key(part, "room", id), key(part, "attrs", id)
+  local bytes = append(part, id, message, now_ms * 1000, nil, call("HGET", room_key, "logbytes") or 0,
+    tonumber(limits.size), tonumber(limits.bytes), limits.ttl)
   call("HSET", room_key, "seq", number(seq), "logbytes", bytes)
-  room.seq, room.log_bytes = seq, bytes
+  room.seq = seq
+  if #set > 0 then
+    call("HSET", room_key, "attrs", "1")
+  end
   for i = 1, #set, 2 do
     call("HSET", attrs, set[i], set[i + 1])
     if attribute(set[i + 1]).leaves == "1" then

@@ -8,8 +8,8 @@ local GAP_MS = 5000
 -- now gives Redis's time in ms, and in µs.
 local function now()
   local t = call("TIME")
-  local us = tonumber(t[1]) * 1000000 + tonumber(t[2])
-  return math.floor(us / 1000), us
+  local us = t[1] * 1000000 + t[2]
+  return (us - us % 1000) / 1000, us
 end
 
 -- late says whether a call that was valid until a time, "" for ever, comes

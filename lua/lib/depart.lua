@@ -1,7 +1,9 @@
 -- depart.lua: how a membership ends, whatever ends it, and what an empty room
 -- does then.
 
+-- How many departures are kept, and by how many more there may be.
 local LEFT_KEPT = 1024
+local LEFT_OVER = 64
 -- How long the keys of an empty room outlive its deadline where no gateway
 -- ever comes back to finish it.
 local ORPHAN_MS = 3600 * 1000
@@ -48,6 +50,7 @@ local function emptied(part, id, room, now_ms)
   call("ZADD", part .. "due", deadline, id .. NUL .. room.epoch)
   if call("HGET", k, "keep") == "0" then
     call("HSET", k, "name", "")
+    call("HDEL", k, "attrs")
     call("UNLINK", key(part, "attrs", id), key(part, "memberattrs", id))
   end
   keep_for(part, id, delay_ms + ORPHAN_MS)
@@ -57,37 +60,44 @@ end
 -- the attributes that go with it. What ended it is kept for the session to find when
 -- it comes back. The first write frees memory, so that a full Redis lets people go.
 -- limits are those of the log, and gone, for how long that is kept: all as text.
+-- That there are too many departures, or that they expire too soon, need not be
+-- looked at each time: room.left_at and left_seq, if given, say when it was.
 -- Returns the event's seq.
 local function depart(part, id, room, user_key, user, m, reason, extended, request_key, limits, now_ms)
-  local members = key(part, "members", id)
+  local members = part .. "members:" .. id
   local entered = call("ZSCORE", members, user)
   call("ZREM", members, user)
-  call("HDEL", key(part, "info", id), user)
+  call("HDEL", part .. "info:" .. id, user)
   if m.node == "" then
     call("ZREM", part .. "parked", m.session .. NUL .. user .. NUL .. id)
   else
-    call("SREM", key(part, "node", m.node), user .. NUL .. id)
+    call("SREM", part .. "node:" .. m.node, user .. NUL .. id)
   end
   call("HDEL", user_key, "r:" .. id)
 
-  room.seq = call("HINCRBY", key(part, "room", id), "seq", 1)
-  local left = key(part, "left", id)
-  call("ZADD", left, room.seq, table.concat(
-    { user, number(tonumber(entered or 0)), m.session, reason, m.data, extended }, NUL))
-  call("ZREMRANGEBYRANK", left, 0, -LEFT_KEPT - 1)
-  call("PEXPIRE", left, limits.ttl)
-  local gone = key(part, "gone", m.session)
-  call("HSET", gone, id, table.concat({ room.epoch, m.generation, request_key, reason, extended }, NUL))
+  room.seq = room.seq + 1
+  local seq, at, left = number(room.seq), number(now_ms), part .. "left:" .. id
+  call("ZADD", left, seq, user .. NUL .. (entered or "0") .. NUL .. m.session .. NUL .. reason .. NUL .. m.data ..
+    NUL .. extended)
+  local left_at, left_seq = room.left_at, room.left_seq
+  if left_at and now_ms >= left_at + 0 and now_ms <= left_at + limits.ttl / 4 and room.seq < left_seq + LEFT_OVER then
+    call("HSET", part .. "room:" .. id, "seq", seq)
+  else
+    call("HSET", part .. "room:" .. id, "seq", seq, "leftat", at, "leftseq", seq)
+    call("ZREMRANGEBYRANK", left, 0, -LEFT_KEPT - 1)
+    call("PEXPIRE", left, number(limits.ttl * 1.25))
+  end
+  local gone = part .. "gone:" .. m.session
+  call("HSET", gone, id, room.epoch .. NUL .. m.generation .. NUL .. request_key .. NUL .. reason .. NUL .. extended)
   call("PEXPIRE", gone, limits.gone)
 
-  local seq, count = room.seq, call("ZCARD", members)
-  publish(part, id,
-    event(room.epoch, seq, "l", now_ms, m.session, user, number(count), reason, m.data .. NUL .. extended))
-  if room.bequests then
-    bequeath(part, id, room, user, now_ms,
-      { size = tonumber(limits.size), bytes = tonumber(limits.bytes), ttl = tonumber(limits.ttl) })
+  local count = call("ZCARD", members)
+  call("PUBLISH", part .. "ch:" .. id,
+    event(room.epoch, seq, "l", at, m.session, user, count, reason, m.data .. NUL .. extended))
+  if room.bequests then -- seldom
+    bequeath(part, id, room, user, now_ms, limits)
   end
-  if count == 0 then
+  if count == 0 then -- seldom
     emptied(part, id, room, now_ms)
   end
   return seq

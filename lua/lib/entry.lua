@@ -2,23 +2,26 @@
 -- requestKey. They count within a generation; those of an earlier one are
 -- fenced.
 
--- entry_outcome is outcome for an entry. It says, too, whether this try was
--- given up.
+-- entry_outcome is outcome for an entry. It says last whether this try was given
+-- up.
 local function entry_outcome(part, session, request_key, operation, room, generation, try)
-  local value, misused = outcome(part, session, request_key, operation, room)
-  local g, last = (value or ""):match("^%z(%d+)%z(%d+)$")
-  if not g then
-    return value, misused, false
+  local value, misused, at = outcome(part, session, request_key, operation, room)
+  if not value then
+    return nil, misused, at, false
   end
-  return nil, false, g == generation and tonumber(try) <= tonumber(last)
+  local g, last = value:match("^%z(%d+)%z(%d+)$")
+  if not g then
+    return value, false, at, false
+  end
+  return nil, false, at, g == generation and tonumber(try) <= tonumber(last)
 end
 
 -- give_up sees to it that no try up to this one is carried out any more. It
 -- takes the place of the outcome, if there is one. The first write frees memory,
 -- so that a full Redis does it, too.
-local function give_up(part, session, request_key, operation, room, generation, try, ttl_ms)
+local function give_up(part, session, request_key, operation, room, generation, try, ttl_ms, at)
   call("HDEL", key(part, "did", session), request_key)
-  remember(part, session, request_key, operation, room, NUL .. generation .. NUL .. try, ttl_ms)
+  remember(part, session, request_key, operation, room, NUL .. generation .. NUL .. try, ttl_ms, at, now())
 end
 
 local ENTRIES = { create = true, join = true, enter = true, switch = true }

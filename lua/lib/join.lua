@@ -7,13 +7,13 @@ local function create(part, control, id, user, config, now_ms, now_us)
   call("HSET", control .. "clock", "epoch", epoch)
   call("UNLINK", unpack(room_keys(part, id)))
   local room_key = key(part, "room", id)
-  call("HSET", room_key, "epoch", epoch, "seq", 0, "messageSeq", 0, "name", config.name, "delay", config.delay,
+  call("HSET", room_key, "epoch", epoch, "seq", "0", "term", TERM, "messageSeq", "0", "name", config.name, "delay", config.delay,
     "created", number(now_ms), "creator", user)
-  if TERM ~= "" then
-    call("HSET", room_key, "term", TERM)
-  end
   if config.keep == "0" then
     call("HSET", room_key, "keep", "0")
+  end
+  if #config.attributes > 0 then
+    call("HSET", room_key, "attrs", "1")
   end
   for i = 1, #config.attributes, 2 do
     call("HSET", key(part, "attrs", id), config.attributes[i],
@@ -23,21 +23,22 @@ local function create(part, control, id, user, config, now_ms, now_us)
     end_orphan(part, id, now_ms)
   end
   call("PUBLISH", part .. "life", "created" .. NUL .. epoch .. NUL .. NUL .. id)
-  return { epoch = epoch, seq = 0, delay = config.delay, name = config.name, log_bytes = 0 }
+  return { epoch = epoch, seq = 0, delay = config.delay, name = config.name, attrs = #config.attributes > 0 }
 end
 
 -- join makes a user a member for the session of mine, a membership, and says
 -- so. other is the user's membership for another session, whose place it
--- takes, or nil. name is what a room whose name was dropped when it emptied is
--- called from now on, or nil.
+-- takes, or nil. size is how many members there are before. name is what a room
+-- whose name was dropped when it emptied is called from now on, or nil.
 -- Returns the event's seq, the seq of the membership's entry, and the count.
-local function join(part, id, room, user_key, user, mine, other, partition, name, limits, gone_ttl, now_ms)
-  local members, room_key = key(part, "members", id), key(part, "room", id)
-  local seq = call("HINCRBY", room_key, "seq", 1)
-  room.seq = seq
-  local entered = seq
-  if other then
-    entered = tonumber(call("ZSCORE", members, user))
+local function join(part, id, room, user_key, user, mine, other, size, partition, name, limits, gone_ttl, now_ms)
+  local members, room_key = part .. "members:" .. id, part .. "room:" .. id
+  room.seq = room.seq + 1
+  local seq, at = number(room.seq), number(now_ms)
+  local entered, count = seq, number(size + 1)
+  call("HSET", room_key, "seq", seq)
+  if other then -- seldom
+    entered, count = number(tonumber(call("ZSCORE", members, user))), number(size)
     if other.node == "" then
       call("ZREM", part .. "parked", other.session .. NUL .. user .. NUL .. id)
     else
@@ -47,7 +48,7 @@ local function join(part, id, room, user_key, user, mine, other, partition, name
     call("ZADD", members, seq, user)
   end
   local place = room.epoch .. NUL .. partition .. NUL .. mine.session
-  if call("HSETNX", user_key, "r:" .. id, place) == 0 then
+  if call("HSETNX", user_key, "r:" .. id, place) == 0 then -- seldom
     -- From an earlier life of the room, or the place that is taken.
     local before = user_room(call("HGET", user_key, "r:" .. id))
     if before.session ~= mine.session then
@@ -55,9 +56,9 @@ local function join(part, id, room, user_key, user, mine, other, partition, name
     end
     call("HSET", user_key, "r:" .. id, place)
   end
-  call("HSET", key(part, "info", id), user, membership_value(mine))
-  call("SADD", key(part, "node", mine.node), user .. NUL .. id)
-  if room.deadline then
+  call("HSET", part .. "info:" .. id, user, membership_value(mine))
+  call("SADD", part .. "node:" .. mine.node, user .. NUL .. id)
+  if room.deadline then -- seldom
     call("HDEL", room_key, "deadline")
     call("ZREM", part .. "due", id .. NUL .. room.epoch)
     keep_for(part, id, 0)
@@ -66,16 +67,16 @@ local function join(part, id, room, user_key, user, mine, other, partition, name
       room.name = name
     end
   end
-  local count = number(call("ZCARD", members))
-  if other then
-    local moved = event(room.epoch, seq, "v", now_ms, mine.session, user, count, other.session, mine.data)
-    call("HSET", room_key, "logbytes", append(part, id, moved, seq, now_ms, room.log_bytes, limits))
+  if other then -- seldom
+    local moved = event(room.epoch, seq, "v", at, mine.session, user, count, other.session, mine.data)
+    local bytes = call("HGET", room_key, "logbytes") or 0
+    call("HSET", room_key, "logbytes", append(part, id, moved, now_ms * 1000, nil, bytes, limits.size, limits.bytes, limits.ttl))
     local gone = key(part, "gone", other.session)
     call("HSET", gone, id, table.concat({ room.epoch, other.generation, "", "device", "" }, NUL))
     call("PEXPIRE", gone, gone_ttl)
-    publish(part, id, moved)
+    call("PUBLISH", part .. "ch:" .. id, moved)
   else
-    publish(part, id, event(room.epoch, seq, "j", now_ms, mine.session, user, count, "", mine.data))
+    call("PUBLISH", part .. "ch:" .. id, event(room.epoch, seq, "j", at, mine.session, user, count, "", mine.data))
   end
-  return number(seq), number(entered), count
+  return seq, entered, count
 end

@@ -1,14 +1,17 @@
 -- result.lua: what an entry answers, and what decides whether it may happen
 -- beside the room's own rules.
 
--- result is the answer to an entry: see the headers of enter and switch.
-local function result(status, part, id, epoch, seq, count, created, entered, delay, name)
+-- result is the answer to an entry: see the headers of enter and switch. with
+-- says whether the room has attributes.
+local function result(status, part, id, with, epoch, seq, count, created, entered, delay, name)
   local reply = { status, epoch, seq, count, created, entered, delay, name, "0" }
-  local attrs = key(part, "attrs", id)
-  local pairs_of = call("HGETALL", attrs)
-  reply[9] = tostring(#pairs_of / 2)
-  for i = 1, #pairs_of do
-    reply[9 + i] = pairs_of[i]
+  if with then -- seldom
+    local attrs = key(part, "attrs", id)
+    local pairs_of = call("HGETALL", attrs)
+    reply[9] = tostring(#pairs_of / 2)
+    for i = 1, #pairs_of do
+      reply[9 + i] = pairs_of[i]
+    end
   end
   return reply
 end
@@ -18,12 +21,13 @@ end
 local function repeated(before, part, id, m, session)
   local reply = { "again", before:match("^(%d+)%z(%d+)%z(%d+)%z(%d)%z(%d+)%z(%d+)%z(.*)$") }
   local epoch, seq = reply[2], reply[3]
+  local room = call("HMGET", key(part, "room", id), "epoch", "attrs")
   if not m or m.session ~= session then
     reply[9] = "-1"
-  elseif call("HGET", key(part, "room", id), "epoch") ~= epoch or entered_since(part, id, session, epoch, seq) then
+  elseif room[1] ~= epoch or entered_since(part, id, session, epoch, seq) then
     reply[9] = "-2"
   else
-    return result("again", part, id, unpack(reply, 2))
+    return result("again", part, id, room[2], unpack(reply, 2))
   end
   return reply
 end

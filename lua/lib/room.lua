@@ -1,19 +1,19 @@
 -- room.lua: a room's life, and what is announced of it.
 
--- Everything a room has. due and rooms index it.
-local KINDS = { "room", "members", "info", "left", "log", "attrs", "memberattrs", "blocked" }
-
+-- room_keys gives everything a room has. due and rooms index it.
 local function room_keys(part, id)
   local keys = {}
-  for i = 1, #KINDS do
-    keys[i] = key(part, KINDS[i], id)
+  for i, kind in ipairs({ "room", "members", "info", "left", "log", "attrs", "memberattrs", "blocked" }) do
+    keys[i] = key(part, kind, id)
   end
   return keys
 end
 
--- event joins the fields of the envelope (bus contract, roomstore/event.go).
-local function event(epoch, seq, kind, at_ms, origin, user, a, b, payload)
-  return table.concat({ epoch, number(seq), kind, number(at_ms), origin, user, a, b, payload }, NUL)
+-- event joins the fields of the envelope (bus contract, roomstore/event.go), all
+-- of them text.
+local function event(epoch, seq, kind, at, origin, user, a, b, payload)
+  return epoch .. NUL .. seq .. NUL .. kind .. NUL .. at .. NUL .. origin .. NUL .. user .. NUL .. a .. NUL .. b ..
+    NUL .. payload
 end
 
 local function publish(part, id, message)
@@ -31,7 +31,7 @@ local function finish(part, id, room, reason, now_ms)
   call("UNLINK", unpack(room_keys(part, id)))
   call("ZREM", part .. "rooms", id)
   call("ZREM", part .. "due", id .. NUL .. room.epoch)
-  publish(part, id, event(room.epoch, room.seq + 1, "d", now_ms, "", "", "", reason, ""))
+  publish(part, id, event(room.epoch, number(room.seq + 1), "d", number(now_ms), "", "", "", reason, ""))
   announce_end(part, id, room.epoch, reason)
 end
 
@@ -54,23 +54,24 @@ local function healing(part, id, room)
 end
 
 -- load reads a room, or nil if there is none. One that is past its deadline is
--- finished first: it does not exist for any operation.
+-- finished first: it does not exist for any operation. attrs and blocked say
+-- whether the room has attributes and a list of blocked users.
 local function load(part, id, now_ms)
-  local f = call("HMGET", key(part, "room", id),
-    "epoch", "seq", "deadline", "delay", "name", "messageSeq", "order", "logbytes", "term", "bequests")
+  local f = call("HMGET", part .. "room:" .. id,
+    "epoch", "seq", "term", "deadline", "delay", "name", "attrs", "blocked", "bequests")
   if not f[1] then
     return nil
   end
   local room = {
-    epoch = f[1], seq = tonumber(f[2]), deadline = f[3], delay = f[4], name = f[5],
-    message_seq = f[6], order = tonumber(f[7] or 0), log_bytes = tonumber(f[8] or 0), bequests = f[10],
+    epoch = f[1], seq = tonumber(f[2]), deadline = f[4], delay = f[5], name = f[6], attrs = f[7], blocked = f[8],
+    bequests = f[9],
   }
-  if room.deadline and tonumber(room.deadline) <= now_ms then
+  if room.deadline and tonumber(room.deadline) <= now_ms then -- seldom
     finish(part, id, room, "emptied", now_ms)
     return nil
   end
-  if (f[9] or "") ~= TERM then
-    touch(part, id, f[2], f[9] or "")
+  if (f[3] or "") ~= TERM then -- seldom
+    touch(part, id, f[2], f[3] or "")
   end
   return room
 end

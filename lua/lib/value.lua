@@ -55,7 +55,7 @@ local function user_room(value)
   return { epoch = epoch, partition = partition, session = session }
 end
 
--- number prints a number that may have more than the 14 digits Lua prints.
+-- number prints a whole number that may have more than the 14 digits Lua prints.
 local function number(n)
-  return string.format("%.0f", n)
+  return string.format("%d", n)
 end
