@@ -20,25 +20,24 @@ import (
 func TestConn_departure_rolledBack(t *testing.T) {
 	t.Parallel()
 	back := []string{"R connecting networkInterrupted", "R connected success *", "R lost *"}
-	const soon, late = 10 * time.Second, time.Second // the term opens after two
+	const soon, late = 20 * time.Second, time.Second // the term opens after two
 	over := "R disconnected success"
 	for _, tt := range []struct {
 		method, params string
 		timeout        time.Duration
-		script         lua.Script
 		first, last    []string
 		stays          bool
 	}{
-		{protocol.MethodLeaveRoom, `{"roomID":"R"}`, soon, lua.Leave, nil, []string{over, "answer 3"}, false},
-		{protocol.MethodLeaveRoom, `{"roomID":"R"}`, late, lua.Leave, []string{"error 3 6000007"}, []string{over}, false},
-		{protocol.MethodLeaveAllRoom, `{}`, soon, lua.LeaveAll, nil, []string{over, "answer 3"}, false},
-		{protocol.MethodLeaveAllRoom, `{}`, late, lua.LeaveAll, []string{"error 3 6000007"}, []string{over}, false},
-		{protocol.MethodLogout, `{}`, soon, lua.LeaveAll, nil, []string{over, "connectionStateChanged *", "answer 3"}, false},
-		{protocol.MethodLogout, `{}`, late, lua.LeaveAll, []string{"error 3 6000007"}, []string{over, "connectionStateChanged *"}, false},
-		{protocol.MethodSwitchRoom, `{"fromRoomID":"R","toRoomInfo":{"roomID":"S"},"isCreateWhenRoomNotExisted":true}`, soon, lua.Switch,
+		{protocol.MethodLeaveRoom, `{"roomID":"R"}`, soon, nil, []string{over, "answer 3"}, false},
+		{protocol.MethodLeaveRoom, `{"roomID":"R"}`, late, []string{"error 3 6000007"}, []string{over}, false},
+		{protocol.MethodLeaveAllRoom, `{}`, soon, nil, []string{over, "answer 3"}, false},
+		{protocol.MethodLeaveAllRoom, `{}`, late, []string{"error 3 6000007"}, []string{over}, false},
+		{protocol.MethodLogout, `{}`, soon, nil, []string{over, "connectionStateChanged *", "answer 3"}, false},
+		{protocol.MethodLogout, `{}`, late, []string{"error 3 6000007"}, []string{over, "connectionStateChanged *"}, false},
+		{protocol.MethodSwitchRoom, `{"fromRoomID":"R","toRoomInfo":{"roomID":"S"},"isCreateWhenRoomNotExisted":true}`, soon,
 			[]string{"S connecting activeSwitch"}, []string{"S connected success *", over, "answer 3"}, false},
 		// What has been told to have failed is not begun again.
-		{protocol.MethodSwitchRoom, `{"fromRoomID":"R","toRoomInfo":{"roomID":"S"},"isCreateWhenRoomNotExisted":true}`, late, lua.Switch,
+		{protocol.MethodSwitchRoom, `{"fromRoomID":"R","toRoomInfo":{"roomID":"S"},"isCreateWhenRoomNotExisted":true}`, late,
 			[]string{"S connecting activeSwitch", "S disconnected switchFailed", "error 3 6000007"}, nil, true},
 	} {
 		t.Run(fmt.Sprint(tt.method, " ", tt.timeout), func(t *testing.T) {
@@ -46,6 +45,7 @@ func TestConn_departure_rolledBack(t *testing.T) {
 			server := redistest.Start(t)
 			door := faultproxy.StartRedis(t, server.Addr())
 			s := serveOn(t, Config{RedisTimeout: tt.timeout}, server.Client(t), door.Addr())
+			s.hub.wait = time.Minute // it knows of the departure until data is put back
 			ana, ben := s.login("ana"), s.login("ben")
 			ana.send(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"R","roomName":"r"}}`)
 			ana.hears("R connecting activeEnter", "R connected success *", "answer 2")
@@ -61,11 +61,10 @@ func TestConn_departure_rolledBack(t *testing.T) {
 				}
 				return faultproxy.Pass
 			})
-			s.gate.after(tt.script, func() {
-				server.Restart()
-				door.Messages(nil)
-			})
 			ana.send(tt.method, tt.params)
+			s.until("the answer waits for its event", func() bool { return s.waitsIn("R") })
+			server.Restart()
+			door.Messages(nil)
 			ana.hears(slices.Concat(tt.first, back, tt.last)...)
 			if tt.stays {
 				ben.hears(back...)
@@ -81,6 +80,19 @@ func TestConn_departure_rolledBack(t *testing.T) {
 	}
 }
 
+// waitsIn says whether answers wait for events of a room.
+func (s *served) waitsIn(room roomstore.RoomID) bool {
+	s.hub.mu.Lock()
+	f := s.hub.feeds[room]
+	s.hub.mu.Unlock()
+	if f == nil {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.waiting) > 0
+}
+
 // A switch that was told to have failed, turns out to have happened, and is then
 // lost, has not happened.
 func TestConn_switch_settledRolledBack(t *testing.T) {
@@ -88,6 +100,7 @@ func TestConn_switch_settledRolledBack(t *testing.T) {
 	server := redistest.Start(t)
 	door := faultproxy.StartRedis(t, server.Addr())
 	s := serveOn(t, Config{RedisTimeout: time.Second}, server.Client(t), door.Addr())
+	s.hub.wait = time.Minute // it knows of the switch until data is put back
 	ana, ben := s.login("ana"), s.login("ben")
 	for _, c := range []*bare{ana, ben} {
 		c.send(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"R","roomName":"r"}}`)
@@ -106,11 +119,10 @@ func TestConn_switch_settledRolledBack(t *testing.T) {
 	s.gate.close(lua.Switch)
 	ana.send(protocol.MethodSwitchRoom, `{"fromRoomID":"R","toRoomInfo":{"roomID":"S"},"isCreateWhenRoomNotExisted":true}`)
 	ana.hears("S connecting activeSwitch", "S disconnected switchFailed", "error 3 6000007")
-	s.gate.after(lua.Switch, func() {
-		server.Restart()
-		door.Messages(nil)
-	})
 	s.gate.open()
+	s.until("the answer waits for its event", func() bool { return s.waitsIn("R") })
+	server.Restart()
+	door.Messages(nil)
 	back := []string{"R connecting networkInterrupted", "R connected success *", "R lost *"}
 	ana.hears(back...)
 	ben.hears(back...)

@@ -59,6 +59,7 @@ var (
 	Positions         = load("positions")
 	Probe             = bare("probe")
 	Reclaim           = bare("reclaim")
+	Refused           = bare("refused")
 	Relay             = load("relay")
 	Release           = load("release")
 	Resume            = load("resume")
@@ -71,8 +72,23 @@ var (
 // All is every script there is.
 var All = []Script{
 	Absent, Attributes, AuditIndex, AuditRoom, AuditUser, Catchup, ChangeAttributes, Count, Destroy, Enter, Generations, Greet, Heal, Held, History, Kick, Lease, Leave,
-	LeaveAll, Lives, Login, MemberAttributes, MemberInfo, Members, MembersAttributes, Park, Positions, Probe, Reclaim, Relay, Release, Resume, Send, Sweep, Switch, Undo,
+	LeaveAll, Lives, Login, MemberAttributes, MemberInfo, Members, MembersAttributes, Park, Positions, Probe, Reclaim, Refused, Relay, Release, Resume, Send, Sweep, Switch, Undo,
 }
+
+// Commands gives every command that a script calls, in order.
+func Commands() []string {
+	var all []string
+	for _, s := range All {
+		for _, m := range called.FindAllStringSubmatch(text(s.Name)+read("lib/guard.lua"), -1) {
+			all = append(all, m[1])
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// called finds the name of a command in a call, or in a choice of two.
+var called = regexp.MustCompile(`(?:call\(|\b(?:and|or) )"([A-Z]+)"`)
 
 // load reads a script and what it uses, and puts the guard before it. It panics
 // if anything is missing, which can only be a mistake in this package.

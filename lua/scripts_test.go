@@ -377,7 +377,7 @@ func TestScripts_guard(t *testing.T) {
 			t.Errorf("%s uses what needs the term of a call", s.Name)
 		}
 	}
-	if diff := cmp.Diff([]string{"greet", "heal", "probe", "reclaim"}, sorted(bare)); diff != "" {
+	if diff := cmp.Diff([]string{"greet", "heal", "probe", "reclaim", "refused"}, sorted(bare)); diff != "" {
 		t.Errorf("unguarded (-want +got):\n%s", diff)
 	}
 }
@@ -412,5 +412,31 @@ func TestScripts_bounds(t *testing.T) {
 	}
 	if bulks < 10 {
 		t.Errorf("found %d commands to check", bulks)
+	}
+}
+
+// Commands knows every command that is called, since each call names its own.
+func TestCommands(t *testing.T) {
+	t.Parallel()
+	calling := regexp.MustCompile(`\bcall\(([^,)]*)`)
+	named := regexp.MustCompile(`^(?:\w+ and "([A-Z]+)" or )?"([A-Z]+)"$`)
+	want := map[string]bool{}
+	for _, dir := range []string{"*.lua", "lib/*.lua"} {
+		for name, s := range read(t, dir) {
+			for _, first := range submatches(calling, s.body) {
+				m := named.FindStringSubmatch(first)
+				if m == nil {
+					t.Errorf("%s calls %s, which is no command's name", name, first)
+					continue
+				}
+				want[m[2]] = true
+				if m[1] != "" {
+					want[m[1]] = true
+				}
+			}
+		}
+	}
+	if diff := cmp.Diff(sorted(want), lua.Commands()); diff != "" || len(want) < 30 {
+		t.Errorf("(-called +known):\n%s", diff)
 	}
 }

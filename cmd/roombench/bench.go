@@ -19,34 +19,39 @@ import (
 // Load is what the workloads consist of. The defaults are those that published
 // figures are of; with others figures can be laid beside each other only.
 type Load struct {
-	FanoutMembers  int     `group:"load" default:"1000" help:"fanout: members of its one room."`
-	FanoutInFlight int     `group:"load" default:"16" help:"fanout, saturated: messages in flight, each from another member: sent, and not yet answered and heard by all."`
-	FanoutRate     float64 `group:"load" default:"50" help:"fanout, at a rate: messages a second."`
-	SmallRooms     int     `group:"load" default:"500" help:"small: rooms. Saturated, each has one message in flight."`
-	SmallMembers   int     `group:"load" default:"4" help:"small: members of each."`
-	SmallRate      float64 `group:"load" default:"5" help:"small, at a rate: messages a second in each room."`
-	ChurnRooms     int     `group:"load" default:"50" help:"churn: rooms."`
-	ChurnMembers   int     `group:"load" default:"20" help:"churn: members of each who stay, and hear who comes and goes."`
-	Churners       int     `group:"load" default:"200" help:"churn: clients that enter a room, leave it, and enter another."`
-	ChurnRate      float64 `group:"load" default:"500" help:"churn, at a rate: entries and departures a second, together."`
-	StormMembers   int     `group:"load" default:"5000" help:"storm: clients that connect, log in and enter a room."`
-	IdleMembers    int     `group:"load" default:"10000" help:"idle: clients that are in a room and do nothing."`
-	RoomSize       int     `group:"load" default:"20" help:"storm, idle: members of each room."`
-	Payload        int     `group:"load" default:"128" help:"Bytes of text in a message, 35 to 2048."`
-	Parallel       int     `group:"load" default:"200" help:"Clients that connect, log in and enter at once."`
-	Loops          int     `group:"load" default:"0" help:"Goroutines that read for the clients. 0: one for every two processors, since the servers need the others."`
+	FanoutMembers    int     `group:"load" default:"1000" help:"fanout: members of its one room."`
+	FanoutInFlight   int     `group:"load" default:"16" help:"fanout, saturated: messages in flight, each from another member: sent, and not yet answered and heard by all."`
+	FanoutRate       float64 `group:"load" default:"50" help:"fanout, at a rate: messages a second."`
+	SmallRooms       int     `group:"load" default:"500" help:"small: rooms. Saturated, each has one message in flight."`
+	SmallMembers     int     `group:"load" default:"4" help:"small: members of each."`
+	SmallRate        float64 `group:"load" default:"5" help:"small, at a rate: messages a second in each room."`
+	ChurnRooms       int     `group:"load" default:"50" help:"churn: rooms."`
+	ChurnMembers     int     `group:"load" default:"20" help:"churn: members of each who stay, and hear who comes and goes."`
+	Churners         int     `group:"load" default:"200" help:"churn: clients that enter a room, leave it, and enter another."`
+	ChurnRate        float64 `group:"load" default:"500" help:"churn, at a rate: entries and departures a second, together."`
+	StormMembers     int     `group:"load" default:"5000" help:"storm: clients that connect, log in and enter a room."`
+	IdleMembers      int     `group:"load" default:"10000" help:"idle: clients that are in a room and do nothing."`
+	ReconnectMembers int     `group:"load" default:"15000" help:"reconnect: clients that are in a room."`
+	ReconnectCut     int     `group:"load" default:"10000" help:"reconnect: how many of them lose their links at once, and come back."`
+	ReconnectRate    float64 `group:"load" default:"500" help:"reconnect: messages a second that those who stay send, in all rooms."`
+	RoomSize         int     `group:"load" default:"20" help:"storm, idle, reconnect: members of each room."`
+	Payload          int     `group:"load" default:"128" help:"Bytes of text in a message, 35 to 2048."`
+	Parallel         int     `group:"load" default:"200" help:"Clients that connect, log in and enter at once."`
+	Loops            int     `group:"load" default:"0" help:"Goroutines that read for the clients. 0: one for every two processors, since the servers need the others."`
 }
 
 // workloads by name, in the order in which they run.
 var workloads = []struct {
 	name string
 	run  func(*bench, context.Context) error
+	own  bool // only if it is named
 }{
-	{"fanout", (*bench).fanOut},
-	{"small", (*bench).smallRooms},
-	{"churn", (*bench).churn},
-	{"storm", (*bench).storm},
-	{"idle", (*bench).idle},
+	{"fanout", (*bench).fanOut, false},
+	{"small", (*bench).smallRooms, false},
+	{"churn", (*bench).churn, false},
+	{"storm", (*bench).storm, false},
+	{"idle", (*bench).idle, false},
+	{"reconnect", (*bench).reconnect, true},
 }
 
 func workloadNames() string {
@@ -76,6 +81,9 @@ func (l Load) check() error {
 		{"churn-rate", l.ChurnRate, 0.1, 1e6},
 		{"storm-members", float64(l.StormMembers), 1, 1e6},
 		{"idle-members", float64(l.IdleMembers), 1, 1e6},
+		{"reconnect-members", float64(l.ReconnectMembers), 2, 1e6},
+		{"reconnect-cut", float64(l.ReconnectCut), 1, float64(l.ReconnectMembers)},
+		{"reconnect-rate", l.ReconnectRate, 0.1, 1e6},
 		{"room-size", float64(l.RoomSize), 1, 1e6},
 		{"payload", float64(l.Payload), stampSize, 2048},
 		{"parallel", float64(l.Parallel), 1, 10000},
@@ -138,7 +146,7 @@ func (b *bench) run(ctx context.Context, names []string) error {
 	b.name = strings.ToLower(rand.Text()[:6])
 	b.began = time.Now()
 	for _, w := range workloads {
-		wanted := len(names) == 0
+		wanted := len(names) == 0 && !w.own
 		for _, name := range names {
 			wanted = wanted || name == w.name
 		}

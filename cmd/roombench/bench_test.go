@@ -36,6 +36,7 @@ func TestMain(m *testing.M) {
 var small = []string{
 	"--duration=300ms", "--warmup=100ms", "--fanout-members=30", "--fanout-in-flight=4", "--fanout-rate=40", "--small-rooms=5", "--small-rate=20",
 	"--churn-rooms=3", "--churn-members=4", "--churners=10", "--churn-rate=60", "--storm-members=60", "--idle-members=60", "--room-size=7",
+	"--reconnect-members=60", "--reconnect-cut=40", "--reconnect-rate=200",
 }
 
 // short leaves out what only "roombench run" has.
@@ -141,6 +142,30 @@ func TestRun_gateways(t *testing.T) {
 		keys, err := rdb.Keys(t.Context(), "*bench-*").Result()
 		return err == nil && len(keys) == 0
 	})
+}
+
+// Clients that are cut off come back to gateways, and have had everything; a server that
+// brings nobody back fails the run.
+func TestRun_reconnect(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	a := gatetest.Start(t, server.Addr(), "--rate-limits=false")
+	b := gatetest.Start(t, server.Addr(), "--rate-limits=false")
+	r := figuresOf(t, append([]string{"reconnect", "--url=" + a.URL() + "," + b.URL()}, short...)...)
+	got := map[string]float64{}
+	for _, f := range r.Figures {
+		got[f.Name] = f.Value
+	}
+	for _, want := range []string{"delivery, undisturbed p99", "delivery, meanwhile p50", "all are back after", "clients/s"} {
+		if got[want] <= 0 {
+			t.Errorf("%s: got %v", want, got[want])
+		}
+	}
+	var out bytes.Buffer
+	err := run(t.Context(), append([]string{"reconnect", "--url=" + startBare(t, server.Addr())}, short...), &out, io.Discard)
+	if !errors.Is(err, errBroken) || !strings.Contains(out.String(), "heard that somebody left") {
+		t.Errorf("without resume: got %v\n%s", err, &out)
+	}
 }
 
 // Every workload runs against bare servers.

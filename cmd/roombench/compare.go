@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -163,8 +164,13 @@ func (f *compareFlags) run(ctx context.Context, stdout, stderr io.Writer) error 
 	names := f.Workloads
 	if len(names) == 0 {
 		for _, w := range workloads {
-			names = append(names, w.name)
+			if !w.own {
+				names = append(names, w.name)
+			}
 		}
+	}
+	if slices.Contains(names, "reconnect") {
+		return fmt.Errorf("%w: reconnect cannot be compared: bare servers bring nobody back", errUsage)
 	}
 	p, began := newProgress(stderr), time.Now()
 	figures := map[bool][]Figure{} // by whether they are ours

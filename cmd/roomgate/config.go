@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
-	"github.com/redis/go-redis/v9"
 
 	"github.com/roomgate/roomgate/gateway/auth"
 )
@@ -53,12 +52,18 @@ type Config struct {
 	JWTSecret     secret   `kong:"-"`
 	APIKeys       []secret `kong:"-"`
 
-	RedisURL          redisURL      `group:"redis" name:"redis-url" placeholder:"URL" help:"redis://, rediss:// (TLS) or unix://, of a single Redis; Sentinel and Cluster are not supported yet."`
+	RedisURL          redisURL      `group:"redis" name:"redis-url" placeholder:"URL" help:"redis://, rediss:// (TLS) or unix://, of a single Redis, with USER@ for an ACL user; or Sentinels: redis://SENTINEL:26379?master_name=NAME&addr=SENTINEL:26379, with &username=USER for Redis's ACL user and USER@ for the Sentinels' own. Redis Cluster is not supported yet."`
 	RedisPasswordFile string        `group:"redis" placeholder:"FILE" help:"File with the password of Redis; one newline at its end is not part of it. Or the password itself in ROOMGATE_REDIS_PASSWORD."`
+	RedisCAFile       string        `group:"redis" name:"redis-ca-file" placeholder:"FILE" help:"File with the certificates, in PEM, of those who may sign the certificate of Redis. Default: those that the system trusts."`
+	RedisCertFile     string        `group:"redis" placeholder:"FILE" help:"File with the certificate, in PEM, that Redis is shown as its client."`
+	RedisKeyFile      string        `group:"redis" placeholder:"FILE" help:"File with the key of that certificate, in PEM."`
 	RedisTimeout      time.Duration `group:"redis" default:"2s" help:"How long a call to Redis may take before the client is told that Redis is unavailable (6000007). Shorter than --lease-ttl."`
 	RedisPrefix       string        `group:"redis" default:"rg" help:"What all keys and channels in Redis begin with. Gateways with different prefixes do not see each other."`
 	Partitions        int           `group:"redis" default:"1" help:"Partitions of the keys, 1 to 64; one per shard or more for Redis Cluster. The same on all gateways, and not to be changed while there are rooms."`
 	RedisPassword     secret        `kong:"-"`
+
+	RedisSentinelPasswordFile string `group:"redis" placeholder:"FILE" help:"File with the password of the Sentinels, if they have one; one newline at its end is not part of it. Or the password itself in ROOMGATE_REDIS_SENTINEL_PASSWORD."`
+	RedisSentinelPassword     secret `kong:"-"`
 
 	SessionTTL        time.Duration `group:"sessions" name:"session-ttl" default:"35s" help:"How long after its last sign of life a client can come back to its rooms before the others see it leave."`
 	HeartbeatInterval time.Duration `group:"sessions" default:"10s" help:"How often connections are pinged. Shorter than --session-ttl."`
@@ -94,7 +99,7 @@ type auditFlags struct {
 
 const description = `Roomgate keeps rooms for clients that connect over WebSocket. Any number of gateways share one Redis.
 
-Every flag --x-y has an environment variable, ROOMGATE_X_Y, which counts if the flag is not given; an empty one does not count. Secrets are taken from files and environment variables only: ROOMGATE_JWT_HS256_SECRET, ROOMGATE_API_KEYS, ROOMGATE_REDIS_PASSWORD. Durations are written 500ms, 35s, 2m.
+Every flag --x-y has an environment variable, ROOMGATE_X_Y, which counts if the flag is not given; an empty one does not count. Secrets are taken from files and environment variables only: ROOMGATE_JWT_HS256_SECRET, ROOMGATE_API_KEYS, ROOMGATE_REDIS_PASSWORD, ROOMGATE_REDIS_SENTINEL_PASSWORD. Durations are written 500ms, 35s, 2m.
 
 roomgate fsck audits what is stored in Redis: see roomgate fsck --help.
 
@@ -404,6 +409,7 @@ func (c *checker) secret(flag, file, variable string) secret {
 
 func (c *checker) redis() {
 	c.cfg.RedisPassword = c.secret("redis-password-file", c.cfg.RedisPasswordFile, "ROOMGATE_REDIS_PASSWORD")
+	c.cfg.RedisSentinelPassword = c.secret("redis-sentinel-password-file", c.cfg.RedisSentinelPasswordFile, "ROOMGATE_REDIS_SENTINEL_PASSWORD")
 	raw := c.cfg.RedisURL
 	_, fromEnv := c.fromEnv["redis-url"]
 	switch {
@@ -414,12 +420,13 @@ func (c *checker) redis() {
 	case raw == "":
 	case raw.hasPassword() && !fromEnv:
 		c.wrong("redis-url", "is %s, with a password, which everyone on this machine can read in the list of processes: use ROOMGATE_REDIS_URL, ROOMGATE_REDIS_PASSWORD or --redis-password-file", raw)
-	case raw.hasPassword() && c.cfg.RedisPassword != "":
-		c.wrong("redis-url", "is %s, with a password, and there is another from --redis-password-file or ROOMGATE_REDIS_PASSWORD: only one of them may be set", raw)
 	default:
-		if err := parseRedisURL(string(raw)); err != nil {
+		t, err := parseRedisURL(string(raw))
+		if err != nil {
 			c.wrong("redis-url", "%v", err)
+			break
 		}
+		c.redisTarget(t)
 	}
 	if p := c.cfg.RedisPrefix; !prefixes.MatchString(p) {
 		c.wrong("redis-prefix", "is %q, it must be 1 to 32 of the characters A-Z a-z 0-9 . _ : -", p)
@@ -431,24 +438,47 @@ func (c *checker) redis() {
 	c.between("partitions", c.cfg.Partitions, 1, 64)
 }
 
-// parseRedisURL says what is wrong with a URL, without showing it if there may
-// be a password in what is wrong.
-func parseRedisURL(raw string) error {
-	u, err := url.Parse(raw)
-	switch {
-	case err != nil:
-		return errors.New("is not a URL; in a password, characters other than letters and digits must be written %XX, or use ROOMGATE_REDIS_PASSWORD or --redis-password-file")
-	case u.Scheme != "redis" && u.Scheme != "rediss" && u.Scheme != "unix" || u.Opaque != "":
-		return fmt.Errorf("is %s, it must begin with redis://, rediss:// or unix://", redisURL(raw))
-	case u.Query().Has("master_name") || u.Query().Has("addr"):
-		return errors.New("names a Sentinel or a Cluster, which this version does not support: name a single Redis")
-	default:
-		_, err = redis.ParseURL(raw)
+// redisTarget checks that everything is there that a URL needs, and nothing that
+// is of no use to it.
+func (c *checker) redisTarget(t *redisTarget) {
+	raw := c.cfg.RedisURL
+	for _, user := range []struct {
+		of, name, password string
+		other              secret
+		flag, variable     string
+		can                bool
+	}{
+		{"Redis", t.options.Username, t.options.Password, c.cfg.RedisPassword, "redis-password-file", "ROOMGATE_REDIS_PASSWORD", true},
+		{"the Sentinels", t.sentinelUser(), t.sentinelPassword(), c.cfg.RedisSentinelPassword, "redis-sentinel-password-file", "ROOMGATE_REDIS_SENTINEL_PASSWORD", t.sentinels != nil},
+	} {
+		switch {
+		case user.other != "" && !user.can:
+			c.problems = append(c.problems, fmt.Sprintf("there is a password for Sentinels, from --%s or %s, and --redis-url, %s, names none", user.flag, user.variable, raw))
+		case user.password != "" && user.other != "":
+			c.wrong("redis-url", "is %s, with a password of %s, and there is another from --%s or %s: only one of them may be set", raw, user.of, user.flag, user.variable)
+		case user.name != "" && user.password == "" && user.other == "":
+			text := ""
+			if t.sentinels != nil && user.of != "Redis" {
+				text = "; the user of Redis is written username=USER, behind the ?"
+			}
+			c.wrong("redis-url", "is %s, with the user %s of %s, and there is no password for it: set --%s or %s%s", raw, user.name, user.of, user.flag, user.variable, text)
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("is %s: %v", redisURL(raw), strings.TrimPrefix(err.Error(), "redis: "))
+	if t.options.TLSConfig == nil {
+		for _, f := range []struct{ flag, file string }{{"redis-ca-file", c.cfg.RedisCAFile}, {"redis-cert-file", c.cfg.RedisCertFile}, {"redis-key-file", c.cfg.RedisKeyFile}} {
+			if f.file != "" {
+				c.wrong(f.flag, "is %s, and --redis-url is %s: only rediss:// uses certificates", f.file, raw)
+			}
+		}
+		return
 	}
-	return nil
+	_, cas := c.cfg.redisCAs()
+	_, certificates := c.cfg.redisCertificates()
+	for _, err := range []error{cas, certificates} {
+		if err != nil {
+			c.problems = append(c.problems, err.Error())
+		}
+	}
 }
 
 // audit checks what an audit needs.

@@ -103,7 +103,7 @@ func TestParseConfig_values(t *testing.T) {
 		{"node name", "--node-name=gate-1.example", nil, func(c Config) any { return c.NodeName }, "gate-1.example"},
 		{"log-ttl at its limit", "--log-ttl=70s", nil, func(c Config) any { return c.LogTTL }, 70 * time.Second},
 		{"dev with a real Redis", "--redis-url=redis://redis:6379/1", nil, func(c Config) any { return string(c.RedisURL) }, "redis://redis:6379/1"},
-		{"redis with TLS", "--redis-url=rediss://user@redis.example:6380", nil, func(c Config) any { return string(c.RedisURL) }, "rediss://user@redis.example:6380"},
+		{"redis with TLS", "--redis-url=rediss://user@redis.example:6380", []string{"ROOMGATE_REDIS_PASSWORD=hush"}, func(c Config) any { return string(c.RedisURL) }, "rediss://user@redis.example:6380"},
 		{"redis by socket", "--redis-url=unix:///run/redis.sock", nil, func(c Config) any { return string(c.RedisURL) }, "unix:///run/redis.sock"},
 		{"password in the environment's URL", "", []string{"ROOMGATE_REDIS_URL=redis://:hush@redis:6379"}, func(c Config) any { return string(c.RedisURL) }, "redis://:hush@redis:6379"},
 		{"password in the environment", "--redis-url=redis://redis", []string{"ROOMGATE_REDIS_PASSWORD=hush"}, func(c Config) any { return string(c.RedisPassword) }, "hush"},
@@ -119,6 +119,40 @@ func TestParseConfig_values(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// Sentinels are asked with their own user, and Redis with its own; each server
+// has its own name in its certificate.
+func TestParseConfig_sentinels(t *testing.T) {
+	t.Parallel()
+	cfg, _, err := parse([]string{"--dev", "--redis-url=rediss://watch@s1?master_name=main&addr=s2:26380&username=gate&db=2&pool_size=7"},
+		"ROOMGATE_REDIS_PASSWORD=hush", "ROOMGATE_REDIS_SENTINEL_PASSWORD=whisper")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := cfg.target()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := got.options
+	if got.master != "main" || o.Username != "gate" || o.Password != "hush" || o.DB != 2 || o.PoolSize != 7 || o.TLSConfig == nil || o.TLSConfig.ServerName != "" {
+		t.Errorf("got %q, %+v", got.master, o)
+	}
+	var addrs []string
+	for _, s := range got.sentinels {
+		addrs = append(addrs, s.Addr)
+		if s.Username != "watch" || s.Password != "whisper" || s.TLSConfig == nil {
+			t.Errorf("Sentinel %+v", s)
+		}
+	}
+	if diff := cmp.Diff([]string{"s1:26379", "s2:26380"}, addrs); diff != "" {
+		t.Error(diff)
+	}
+	for _, o := range append(got.sentinels, got.options) {
+		if o.MaxRetries != -1 || !o.ContextTimeoutEnabled || o.ReadTimeout != cfg.RedisTimeout {
+			t.Errorf("%s: got %+v, want that nothing is sent twice or waited for too long", o.Addr, o)
+		}
 	}
 }
 
@@ -170,8 +204,7 @@ func TestParseConfig_refused(t *testing.T) {
 		want []string
 	}{
 		{"nothing set", nil, nil, []string{"no way to check login tokens", "--jwt-hs256-secret-file", "ROOMGATE_JWT_HS256_SECRET", "--dev", "--redis-url is required"}},
-		{"sentinel", []string{"--dev", "--redis-url=redis://a:26379?master_name=m&addr=b:26379"}, nil, []string{"--redis-url", "Sentinel or a Cluster", "name a single Redis"}},
-		{"cluster", []string{"--dev", "--redis-url=redis://a:7000?addr=b:7000"}, nil, []string{"--redis-url", "Sentinel or a Cluster", "name a single Redis"}},
+		{"cluster", []string{"--dev", "--redis-url=redis://a:7000?addr=b:7000"}, nil, []string{"--redis-url", "Cluster", "name a single Redis"}},
 		{"no Redis", nil, []string{"ROOMGATE_JWT_HS256_SECRET=" + testSecret}, []string{"--redis-url is required", "ROOMGATE_REDIS_URL"}},
 		{"no tokens", []string{"--redis-url=redis://r"}, nil, []string{"no way to check login tokens"}},
 		{"empty secret", []string{"--redis-url=redis://r"}, []string{"ROOMGATE_JWT_HS256_SECRET="}, []string{"no way to check login tokens", "set, but empty"}},
@@ -219,6 +252,27 @@ func TestParseConfig_refused(t *testing.T) {
 		{"redis by name", []string{"--dev", "--redis-url=redis:6379"}, nil, []string{"--redis-url", "redis"}},
 		{"redis database", []string{"--dev", "--redis-url=redis://redis/one"}, nil, []string{"--redis-url", "database", "one"}},
 		{"redis option", []string{"--dev", "--redis-url=redis://redis?colour=red"}, nil, []string{"--redis-url", "colour"}},
+		{"option of Sentinels", []string{"--dev", "--redis-url=redis://redis?username=u"}, nil, []string{"--redis-url", "username", "redis://USER@HOST"}},
+		{"option that a flag sets", []string{"--dev", "--redis-url=redis://redis?read_timeout=1s"}, nil, []string{"--redis-url", "read_timeout", "pool_size"}},
+		{"option that would send twice", []string{"--dev", "--redis-url=redis://s?master_name=m&max_retries=3"}, nil, []string{"--redis-url", "max_retries", "master_name"}},
+		{"option twice", []string{"--dev", "--redis-url=redis://s?master_name=m&master_name=n"}, nil, []string{"--redis-url", "master_name 2 times"}},
+		{"options that are none", []string{"--dev", "--redis-url=redis://s?a=%zz"}, nil, []string{"--redis-url", "NAME=VALUE"}},
+		{"not a number of connections", []string{"--dev", "--redis-url=redis://s?pool_size=many"}, nil, []string{"--redis-url", "pool_size", "many"}},
+		{"user without password", []string{"--dev", "--redis-url=redis://gate@redis"}, nil, []string{"--redis-url", "user gate of Redis", "no password", "ROOMGATE_REDIS_PASSWORD"}},
+		{"no Sentinel", []string{"--dev", "--redis-url=redis://?master_name=m"}, nil, []string{"--redis-url", "no Sentinel", "addr="}},
+		{"Sentinel by socket", []string{"--dev", "--redis-url=unix:///run/s.sock?master_name=m"}, nil, []string{"--redis-url", "no Sentinel"}},
+		{"no name of a primary", []string{"--dev", "--redis-url=redis://s?master_name="}, nil, []string{"--redis-url", "master_name", "empty"}},
+		{"Sentinel without port", []string{"--dev", "--redis-url=redis://s?master_name=m&addr=b"}, nil, []string{"--redis-url", "addr=b", "HOST:PORT"}},
+		{"Sentinel twice", []string{"--dev", "--redis-url=redis://s?master_name=m&addr=s:26379"}, nil, []string{"--redis-url", "s:26379 twice"}},
+		{"Sentinels' user without password", []string{"--dev", "--redis-url=redis://gate@s?master_name=m"}, []string{"ROOMGATE_REDIS_PASSWORD=hush"}, []string{"--redis-url", "user gate of the Sentinels", "ROOMGATE_REDIS_SENTINEL_PASSWORD", "username=USER"}},
+		{"Redis's user without password", []string{"--dev", "--redis-url=redis://s?master_name=m&username=gate"}, []string{"ROOMGATE_REDIS_SENTINEL_PASSWORD=hush"}, []string{"--redis-url", "user gate of Redis", "ROOMGATE_REDIS_PASSWORD"}},
+		{"Sentinels' password without Sentinels", []string{"--dev", "--redis-url=redis://redis"}, []string{"ROOMGATE_REDIS_SENTINEL_PASSWORD=hush"}, []string{"password for Sentinels", "names none"}},
+		{"certificates without TLS", []string{"--dev", "--redis-url=redis://redis", "--redis-ca-file=" + missing}, nil, []string{"--redis-ca-file", "rediss://"}},
+		{"certificates missing", []string{"--dev", "--redis-url=rediss://redis", "--redis-ca-file=" + missing}, nil, []string{"--redis-ca-file cannot be read", missing}},
+		{"certificates that are none", []string{"--dev", "--redis-url=rediss://redis", "--redis-ca-file=" + file(t, "x")}, nil, []string{"--redis-ca-file", "no certificate", "PEM"}},
+		{"key without certificate", []string{"--dev", "--redis-url=rediss://redis", "--redis-key-file=" + missing}, nil, []string{"--redis-key-file", "no --redis-cert-file"}},
+		{"certificate without key", []string{"--dev", "--redis-url=rediss://redis", "--redis-cert-file=" + missing}, nil, []string{"--redis-cert-file", "no --redis-key-file"}},
+		{"certificate that is none", []string{"--dev", "--redis-url=rediss://redis", "--redis-cert-file=" + file(t, "x"), "--redis-key-file=" + file(t, "x")}, nil, []string{"--redis-cert-file", "--redis-key-file", "cannot be used"}},
 		{"password without Redis", []string{"--dev"}, []string{"ROOMGATE_REDIS_PASSWORD=hush"}, []string{"password", "no --redis-url"}},
 
 		{"short API key", []string{"--dev"}, []string{"ROOMGATE_API_KEYS=" + testKey + ",short"}, []string{"ROOMGATE_API_KEYS, key 2", "5 characters", "at least 16"}},
@@ -262,6 +316,8 @@ func TestParseConfig_secretsStaySecret(t *testing.T) {
 		{"password and a wrong scheme", []string{"--dev"}, []string{"ROOMGATE_REDIS_URL=http://user:" + hush + "@redis:6379"}},
 		{"password and a wrong database", []string{"--dev"}, []string{"ROOMGATE_REDIS_URL=redis://user:" + hush + "@redis:6379/x"}},
 		{"password in a query with a wrong option", []string{"--dev"}, []string{"ROOMGATE_REDIS_URL=redis://r?master_name=m&x=1&password=" + hush}},
+		{"password in an option that is none", []string{"--dev"}, []string{"ROOMGATE_REDIS_URL=redis://r?master_name=m&password=" + hush + "%zz"}},
+		{"two passwords of the Sentinels", []string{"--dev"}, []string{"ROOMGATE_REDIS_URL=redis://user:" + hush + "@s?master_name=m", "ROOMGATE_REDIS_SENTINEL_PASSWORD=" + hush}},
 		{"two passwords", []string{"--dev"}, []string{"ROOMGATE_REDIS_URL=redis://user:" + hush + "@redis:6379", "ROOMGATE_REDIS_PASSWORD=" + hush}},
 		{"password as a flag", []string{"--dev", "--redis-password=" + hush}, nil},
 		{"secret as a flag", []string{"--dev", "--jwt-hs256-secret=" + hush}, nil},
@@ -282,7 +338,7 @@ func TestParseConfig_secretsStaySecret(t *testing.T) {
 		})
 	}
 
-	for _, url := range []string{"redis://user:" + hush + "@redis:6379"} {
+	for _, url := range []string{"redis://user:" + hush + "@redis:6379", "redis://user:" + hush + "@s?master_name=m&username=u&password=" + hush} {
 		cfg, _, err := parse(nil, "ROOMGATE_REDIS_URL="+url, "ROOMGATE_JWT_HS256_SECRET="+hush, "ROOMGATE_API_KEYS="+hush)
 		if err != nil {
 			t.Fatal(err)
@@ -323,7 +379,7 @@ func TestParseConfig_help(t *testing.T) {
 	fixed := []string{
 		"listen", "internal-listen", "redis-url", "dev", "partitions", "session-ttl", "lease-ttl", "drain-window", "log-size", "log-ttl",
 		"max-rooms", "max-members", "max-rooms-per-user", "max-devices", "keep-emptied-data", "rate-limits", "heartbeat-interval",
-		"redis-timeout", "redis-prefix", "allowed-origins", "api-keys-file", "jwt-hs256-secret-file", "redis-password-file",
+		"redis-ca-file", "redis-cert-file", "redis-key-file", "redis-sentinel-password-file", "redis-timeout", "redis-prefix", "allowed-origins", "api-keys-file", "jwt-hs256-secret-file", "redis-password-file",
 		"node-name", "max-connections", "log-level", "log-format",
 	}
 	for _, flag := range fixed {
@@ -334,7 +390,7 @@ func TestParseConfig_help(t *testing.T) {
 			t.Errorf("--help does not have %s", name)
 		}
 	}
-	for _, want := range []string{"--version", "--health-check", `=":8080"`, "=35s", "=2m", "=500", "ROOMGATE_JWT_HS256_SECRET", "ROOMGATE_API_KEYS", "ROOMGATE_REDIS_PASSWORD"} {
+	for _, want := range []string{"--version", "--health-check", `=":8080"`, "=35s", "=2m", "=500", "ROOMGATE_JWT_HS256_SECRET", "ROOMGATE_API_KEYS", "ROOMGATE_REDIS_PASSWORD", "ROOMGATE_REDIS_SENTINEL_PASSWORD"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("--help does not have %s", want)
 		}

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strconv"
 	"strings"
-
-	"github.com/redis/go-redis/v9"
+	"sync"
 
 	"github.com/roomgate/roomgate/roomstore"
 )
@@ -19,22 +19,19 @@ const auditPasses = 5
 
 // audit is "roomgate fsck": it prints what in Redis does not agree, and fails if
 // something is left.
-func audit(ctx context.Context, cfg *Config, stdout io.Writer) error {
-	options, _, err := redisOptions(cfg)
+func audit(ctx context.Context, cfg *Config, stdout io.Writer, log *slog.Logger) error {
+	rdb, err := openRedis(ctx, cfg, nil, log)
 	if err != nil {
 		return err
 	}
-	rdb := redis.NewClient(options)
 	defer rdb.Close()
-	if err := checkRedis(ctx, rdb, cfg.RedisURL); err != nil {
-		return err
-	}
-	calls := roomstore.NewBatcher(rdb, roomstore.BatcherConfig{Timeout: cfg.RedisTimeout})
+	calls := roomstore.NewBatcher(rdb.calls, roomstore.BatcherConfig{Timeout: cfg.RedisTimeout})
 	store := roomstore.New(calls, roomsConfig(cfg))
 	running, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- calls.Run(running) }()
-	defer func() { stop(); <-ended }()
+	var work sync.WaitGroup
+	work.Go(func() { rdb.Run(running) })
+	work.Go(func() { calls.Run(running) })
+	defer func() { stop(); work.Wait() }()
 	if err := store.Greet(ctx); err != nil {
 		return fmt.Errorf("redis: %w", err)
 	}

@@ -12,7 +12,7 @@ import (
 // of all connections. Here a small one may grow by up to headroom while there is
 // load; when that is over, what is not in use goes back to the system.
 const (
-	headroom = 128 << 20 // bytes
+	headroom = 64 << 20 // bytes
 	loadTick = 100 * time.Millisecond
 	loadFrom = 1 << 20 // bytes allocated within a tick
 	restFrom = 10      // ticks with less

@@ -16,17 +16,17 @@ func TestGarbage(t *testing.T) {
 		over            bool // at the last of the ticks
 	}{
 		{20, mb / 2, 4 * mb, 100, false}, // at rest
-		{1, 2 * mb, 4 * mb, 3200, false},
-		{1, 2 * mb, 20 * mb, 400, false},
-		{1, 2 * mb, 0, 12800, false}, // nothing has been collected yet
-		{1, 2 * mb, 65 * mb, 100, false},
+		{1, 2 * mb, 4 * mb, 1600, false},
+		{1, 2 * mb, 20 * mb, 200, false},
+		{1, 2 * mb, 0, 6400, false}, // nothing has been collected yet
+		{1, 2 * mb, 33 * mb, 100, false},
 		{1, 2 * mb, 4000 * mb, 100, false},
-		{9, 0, 4 * mb, 3200, false}, // a pause
-		{1, 2 * mb, 4 * mb, 3200, false},
-		{9, 0, 4 * mb, 3200, false},
+		{9, 0, 4 * mb, 1600, false}, // a pause
+		{1, 2 * mb, 4 * mb, 1600, false},
+		{9, 0, 4 * mb, 1600, false},
 		{1, 0, 4 * mb, 100, true},
 		{100, mb / 2, 4 * mb, 100, false},
-		{1, 2 * mb, 4 * mb, 3200, false}, // and again
+		{1, 2 * mb, 4 * mb, 1600, false}, // and again
 	} {
 		over := false
 		for range step.ticks {

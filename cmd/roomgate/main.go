@@ -13,14 +13,11 @@ import (
 	"net/http/pprof"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/go-chi/chi/v5"
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roomgate/roomgate/gateway"
@@ -58,36 +55,26 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	log := newLogger(stderr, cfg.LogFormat, cfg.LogLevel)
 	redis.SetLogger(redisLog{log.With("pkg", "redis")})
 	if cfg.Audit {
-		return audit(ctx, &cfg, stdout)
+		return audit(ctx, &cfg, stdout, log.With("pkg", "redis"))
 	}
 	verifier, err := cfg.verifier()
 	if err != nil {
 		return err
 	}
 
-	options, embedded, err := redisOptions(&cfg)
+	terms := roomstore.NewTerms(cfg.RedisPrefix, cfg.Partitions)
+	rdb, err := openRedis(ctx, &cfg, terms.OnConnect, log.With("pkg", "redis"))
 	if err != nil {
 		return err
 	}
-	if embedded != nil {
-		defer embedded.Close()
-	}
-	terms := roomstore.NewTerms(cfg.RedisPrefix, cfg.Partitions)
-	options.OnConnect = terms.OnConnect
-	rdb := redis.NewClient(options)
 	defer rdb.Close()
-	if embedded == nil {
-		if err := checkRedis(ctx, rdb, cfg.RedisURL); err != nil {
-			return err
-		}
-	}
 
 	m := newMetrics()
-	calls := roomstore.NewBatcher(rdb, roomstore.BatcherConfig{Timeout: cfg.RedisTimeout, Observe: m.pipeline})
+	calls := roomstore.NewBatcher(rdb.calls, roomstore.BatcherConfig{Timeout: cfg.RedisTimeout, Observe: m.pipeline})
 	rooms := roomsConfig(&cfg)
 	rooms.Terms, rooms.Observe = terms, m.script
 	store := roomstore.New(calls, rooms)
-	bus := pubsub.New(rdb, pubsub.Config{Log: log.With("pkg", "pubsub")})
+	bus := pubsub.New(rdb.topics, pubsub.Config{Log: log.With("pkg", "pubsub")})
 	gw := gateway.New(store, bus, verifier, gateway.Config{
 		Log: log.With("pkg", "gateway"), Node: cfg.NodeName, APIKeys: cfg.apiKeys(), AllowedOrigins: cfg.origins(),
 		MaxConnections: cfg.MaxConnections, QueueBytes: cfg.QueueBytes, RateLimits: cfg.RateLimits, HistoryQuery: cfg.HistoryQuery,
@@ -113,6 +100,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	backing, release := context.WithCancel(context.WithoutCancel(ctx))
 	defer release()
 	back, backing := errgroup.WithContext(backing)
+	back.Go(func() error { return rdb.Run(backing) })
 	back.Go(func() error { return calls.Run(backing) })
 	back.Go(func() error { return bus.Run(backing) })
 	if pace, _ := env("GOGC"); pace == "" { // the operator has not set one
@@ -125,7 +113,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 
 	log.Info("listening", "addr", public.Addr().String(), "internal", internal.Addr().String(), "redis", redisName(&cfg))
 	if cfg.Dev {
-		greet(stdout, public.Addr(), embedded != nil)
+		greet(stdout, public.Addr(), cfg.RedisURL == "")
 	}
 	if ready != nil {
 		ready(public.Addr())
@@ -187,106 +175,6 @@ func serve(ctx context.Context, gw *gateway.Gateway, public, internal net.Listen
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	return errors.Join(err, outside.Shutdown(stop), inside.Shutdown(stop), work.Wait())
-}
-
-// redisLog keeps what the Redis client says of its connections: we say
-// ourselves what comes of it.
-type redisLog struct{ log *slog.Logger }
-
-func (l redisLog) Printf(_ context.Context, format string, args ...any) {
-	l.log.Debug("redis client", "err", fmt.Sprintf(format, args...))
-}
-
-// redisOptions gives the options of the Redis client: of the Redis named, or
-// of an embedded one, which the caller closes.
-func redisOptions(cfg *Config) (*redis.Options, *miniredis.Miniredis, error) {
-	var options *redis.Options
-	var embedded *miniredis.Miniredis
-	switch url := string(cfg.RedisURL); {
-	case url == "":
-		embedded = miniredis.NewMiniRedis()
-		if err := embedded.Start(); err != nil {
-			return nil, nil, fmt.Errorf("embedded redis: %w", err)
-		}
-		embedded.ClockTTL(true)
-		options = &redis.Options{Addr: embedded.Addr()}
-	default:
-		var err error
-		if options, err = redis.ParseURL(url); err != nil {
-			return nil, nil, fmt.Errorf("--redis-url: %w", err)
-		}
-	}
-	if cfg.RedisPassword != "" {
-		options.Password = string(cfg.RedisPassword)
-	}
-	options.ClientName = "roomgate"
-	// A script that was sent may have been applied. Only who knows its
-	// requestKey may send it again.
-	options.MaxRetries = -1
-	options.ContextTimeoutEnabled = true
-	options.DialTimeout, options.ReadTimeout, options.WriteTimeout = cfg.RedisTimeout, cfg.RedisTimeout, cfg.RedisTimeout
-	options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	return options, embedded, nil
-}
-
-func redisName(cfg *Config) string {
-	if cfg.RedisURL == "" {
-		return "embedded"
-	}
-	return cfg.RedisURL.String()
-}
-
-// firstGreeting greets Redis; one that is slow, which has answered before, has some
-// more time for it.
-func firstGreeting(ctx context.Context, store *roomstore.Store) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	for {
-		err := store.Greet(ctx)
-		if err == nil || errors.Is(err, roomstore.ErrPartitions) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-}
-
-// checkRedis says what makes a Redis unfit, before anything depends on it.
-func checkRedis(ctx context.Context, rdb *redis.Client, url redisURL) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	info, err := rdb.Info(ctx, "server").Result()
-	for backoff := 100 * time.Millisecond; err != nil && ctx.Err() == nil && !errors.Is(err, roomstore.ErrPartitions); backoff *= 2 {
-		select {
-		case <-ctx.Done():
-		case <-time.After(backoff):
-			info, err = rdb.Info(ctx, "server").Result()
-		}
-	}
-	if errors.Is(err, roomstore.ErrPartitions) {
-		return fmt.Errorf("redis: %w", err)
-	}
-	if err != nil {
-		return fmt.Errorf("redis at %s does not answer: %w", url, err)
-	}
-	for line := range strings.Lines(info) {
-		if v, ok := strings.CutPrefix(line, "redis_version:"); ok {
-			var major int
-			fmt.Sscanf(v, "%d", &major)
-			if major < 7 {
-				return fmt.Errorf("redis at %s is version %s, 7.0 or later is needed", url, strings.TrimSpace(v))
-			}
-		}
-	}
-	// Some services do not let clients ask; then nobody can check.
-	policy, err := rdb.ConfigGet(ctx, "maxmemory-policy").Result()
-	if p := policy["maxmemory-policy"]; err == nil && p != "" && p != "noeviction" {
-		return fmt.Errorf("redis at %s has maxmemory-policy %s: it would drop parts of rooms when it is full; set it to noeviction", url, p)
-	}
-	return nil
 }
 
 // busCounted says what each number of busSnapshot means.

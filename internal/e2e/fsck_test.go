@@ -22,7 +22,7 @@ import (
 
 // fsck runs an audit as a process of its own, with the times of the gateways
 // here, and gives its status and what it printed.
-func fsck(t testing.TB, redisAddr string, flags ...string) (status int, printed string) {
+func fsck(t testing.TB, redisAt string, flags ...string) (status int, printed string) {
 	t.Helper()
 	path, err := gatetest.Binary()
 	if err != nil {
@@ -30,7 +30,10 @@ func fsck(t testing.TB, redisAddr string, flags ...string) (status int, printed 
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	args := append([]string{"fsck", "--redis-url=redis://" + redisAddr,
+	if !strings.Contains(redisAt, "://") {
+		redisAt = "redis://" + redisAt
+	}
+	args := append([]string{"fsck", "--redis-url=" + redisAt,
 		fmt.Sprintf("--session-ttl=%v", sessionTTL), fmt.Sprintf("--lease-ttl=%v", leaseTTL), "--heartbeat-interval=1s", "--redis-timeout=1s"}, flags...)
 	cmd := exec.CommandContext(ctx, path, args...)
 	var out bytes.Buffer

@@ -100,17 +100,64 @@ func (c *annals) restart(ctx context.Context, server *redistest.Server) error {
 	if err := c.rdb.Do(ctx, "CLIENT", "PAUSE", patience.Milliseconds(), "WRITE").Err(); err != nil {
 		return err
 	}
-	if err := c.ps.Ping(ctx); err != nil {
+	if err := c.catchUp(ctx); err != nil {
 		return err
-	}
-	select {
-	case <-c.pong: // and all before it has come
-	case <-ctx.Done():
-		return errors.New("the annals do not hear any more")
 	}
 	c.deafen() // first: else it tries for long to hear one that is not there
 	server.Restart()
 	return c.listen(ctx)
+}
+
+// catchUp waits for all that has been announced.
+func (c *annals) catchUp(ctx context.Context) error {
+	if err := c.ps.Ping(ctx); err != nil {
+		return err
+	}
+	select {
+	case <-c.pong:
+		return nil
+	case <-ctx.Done():
+		return errors.New("the annals do not hear any more")
+	}
+}
+
+// failover has another server be the primary, with all that the one before has
+// announced, and returns that: killed, or not yet aware.
+func (c *annals) failover(ctx context.Context, servers *redistest.Sentinel, kill bool) (*redistest.Server, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*patience)
+	defer cancel()
+	servers.Drain()
+	if err := c.catchUp(ctx); err != nil {
+		return nil, err
+	}
+	c.deafen() // first, as above
+	var old *redistest.Server
+	if kill {
+		old = servers.KillPrimary()
+	} else {
+		old = servers.Switch()
+	}
+	if err := c.listen(ctx); err != nil {
+		return nil, err
+	}
+	// Before gateways have had time to put back what they know nothing happens
+	// that would be announced.
+	origin, err := c.rdb.Get(ctx, "rg:{0}:origin").Result()
+	if err != nil {
+		return nil, err
+	}
+	term, err := c.rdb.Get(ctx, "rg:{0}:term").Result()
+	if err != nil {
+		return nil, err
+	}
+	here, err := c.rdb.Info(ctx, "server").Result()
+	if err != nil {
+		return nil, err
+	}
+	if run, _, _ := strings.Cut(origin, "\x00"); strings.Contains(here, "run_id:"+run) && !strings.Contains(term, "\x00") {
+		return nil, errors.New("the annals begin too late: something may have been announced by now")
+	}
+	return old, nil
 }
 
 func (c *annals) take(m *redis.Message) {

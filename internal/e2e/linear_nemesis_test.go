@@ -86,8 +86,14 @@ func victims(r *rand.Rand) []int {
 // open starts a gateway, with a link of its own, which is good until it is
 // ready, in the place of one that has been killed.
 func (s *site) open(n int) {
-	link := faultproxy.StartRedis(s.t, s.server.Addr())
-	g := startGateway(s.t, link.Addr(), s.flags...)
+	var link *faultproxy.Proxy
+	var g *gateway
+	if s.watched != nil {
+		g = startGateway(s.t, s.watched.URL(), s.flags...)
+	} else {
+		link = faultproxy.StartRedis(s.t, s.server.Addr())
+		g = startGateway(s.t, link.Addr(), s.flags...)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.links[n], s.gates[n] = link, g
@@ -165,7 +171,12 @@ func redisRestarted(ctx context.Context, s *site, r *rand.Rand) {
 
 func (s *site) restartRedis(ctx context.Context, r *rand.Rand) {
 	s.endRedis(ctx, r)
-	// If it ended again before all gateways have put back what they know, and so
+	s.putBack(ctx)
+}
+
+// putBack waits until Redis may end again.
+func (s *site) putBack(ctx context.Context) {
+	// If it ended before all gateways have put back what they know, and so
 	// found that nothing is lost, they could not know that nothing was.
 	pause(ctx, putBackTime)
 	for n := range gatesOfSite {
@@ -192,6 +203,20 @@ func (s *site) endRedis(ctx context.Context, r *rand.Rand) {
 	}
 	if err := s.book.restart(s.t.Context(), s.server); err != nil {
 		s.t.Fatal(err)
+	}
+}
+
+// failovers has the primary die, or told to step down, when its replicas have
+// all that it has ever answered. It comes back as one of them.
+func failovers(ctx context.Context, s *site, r *rand.Rand) {
+	for pause(ctx, between(r, 500*time.Millisecond, 2*time.Second)) {
+		old, err := s.book.failover(s.t.Context(), s.watched, r.IntN(2) == 0)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.putBack(ctx)
+		old.Restart()
+		s.watched.WaitSync()
 	}
 }
 

@@ -48,6 +48,7 @@ type linearPlan struct {
 
 	lossy     bool          // events may be lost on their way to a gateway
 	durable   bool          // Redis keeps its data when it ends
+	watched   bool          // Redis has replicas, and Sentinels watch over it
 	pace      time.Duration // the longest pause of a player between two operations
 	away      time.Duration // the session TTL, where players stay away for less and for more than that
 	loginTime time.Duration // how long a player waits for the answer to a login
@@ -63,7 +64,7 @@ func (p *linearPlan) patience(r *rand.Rand) time.Duration {
 }
 
 var linearPlans = []linearPlan{
-	{name: "calm", share: 30, atOnce: 4, lost: 4, rules: rules{members: 3, userRooms: 2}, loginTime: patience},
+	{name: "calm", share: 25, atOnce: 4, lost: 4, rules: rules{members: 3, userRooms: 2}, loginTime: patience},
 	{name: "room limit", share: 10, atOnce: 1, lost: 4, rules: rules{rooms: 2, members: 3, userRooms: 2}, loginTime: patience,
 		flags: []string{"--partitions=16"}},
 	{name: "bad links", share: 15, atOnce: 10, lost: 3, rules: rules{members: 3, userRooms: 2}, faults: badLinks, lossy: true,
@@ -72,6 +73,7 @@ var linearPlans = []linearPlan{
 	mortal(linearPlan{name: "freezes", share: 12, faults: freezes}),
 	mortal(linearPlan{name: "Redis frozen", share: 7, faults: redisFrozen, lossy: true}),
 	mortal(linearPlan{name: "Redis restarted", share: 7, faults: redisRestarted, lossy: true, durable: true}),
+	mortal(linearPlan{name: "failovers", share: 5, faults: failovers, lossy: true, watched: true}),
 	mortal(linearPlan{name: "all of it", share: 7, faults: allOfIt, lossy: true, durable: true}),
 }
 
@@ -228,13 +230,14 @@ type site struct {
 	plan       linearPlan
 	operations int // of each history, at least
 	flags      []string
-	server     *redistest.Server
+	server     *redistest.Server   // nil: it is watched
+	watched    *redistest.Sentinel // nil: it is not
 	rdb        *redis.Client
 	book       *annals
 
 	mu    sync.Mutex
 	gates [gatesOfSite]*gateway
-	links [gatesOfSite]*faultproxy.Proxy // of the gateways
+	links [gatesOfSite]*faultproxy.Proxy // of the gateways; nil: they find Redis by Sentinels
 	held  map[*faultproxy.Proxy]int      // how many want a link to carry nothing
 }
 
@@ -255,12 +258,19 @@ func openSite(t *testing.T, p linearPlan) *site {
 	if p.durable { // what it has answered it has written, which a kill does not undo
 		args = []string{"--appendonly", "yes", "--appendfsync", "no"}
 	}
-	server := redistest.Start(t, args...)
-	o := redistest.Options(server.Addr())
+	s := &site{t: t, plan: p, held: map[*faultproxy.Proxy]int{}}
+	o := redistest.Options("")
+	if p.watched {
+		s.watched = redistest.StartSentinel(t, args...)
+		o.Dialer = s.watched.Dial
+	} else {
+		s.server = redistest.Start(t, args...)
+		o.Addr = s.server.Addr()
+	}
 	o.ReadTimeout, o.MaxRetries = time.Minute, 10 // it may end under us
-	rdb := redis.NewClient(o)
-	t.Cleanup(func() { rdb.Close() })
-	s := &site{t: t, plan: p, server: server, rdb: rdb, book: openAnnals(t, rdb), held: map[*faultproxy.Proxy]int{}}
+	s.rdb = redis.NewClient(o)
+	t.Cleanup(func() { s.rdb.Close() })
+	s.book = openAnnals(t, s.rdb)
 	s.flags = append([]string{
 		// Nobody's session or lease ends while a history is made, but where the
 		// plan has it so.

@@ -45,11 +45,17 @@ var roomConfig = &protocol.RoomConfig{RoomAttributes: map[string]string{"topic":
 // stageDisaster starts it all. Members enter ROOM one after another.
 func stageDisaster(t *testing.T, redisArgs ...string) *disaster {
 	t.Helper()
-	d := &disaster{t: t, stop: make(chan struct{})}
-	d.server = redistest.Start(t, redisArgs...)
-	d.rdb = d.server.Client(t)
+	server := redistest.Start(t, redisArgs...)
+	d := &disaster{t: t, stop: make(chan struct{}), server: server, rdb: server.Client(t)}
+	return d.begin(server.Addr())
+}
+
+// begin starts it all on a Redis.
+func (d *disaster) begin(redis string) *disaster {
+	t := d.t
+	t.Helper()
 	for range 3 {
-		d.gates = append(d.gates, startGateway(t, d.server.Addr(), unlimited...))
+		d.gates = append(d.gates, startGateway(t, redis, unlimited...))
 	}
 	t.Cleanup(d.silence)
 	for i := range 9 {

@@ -36,14 +36,14 @@ const (
 	drain      = gatetest.Drain
 )
 
-func startGateway(t testing.TB, redisAddr string, flags ...string) *gateway {
+func startGateway(t testing.TB, redis string, flags ...string) *gateway {
 	t.Helper()
-	return gatetest.Start(t, redisAddr, flags...)
+	return gatetest.Start(t, redis, flags...)
 }
 
-func startPair(t testing.TB, redisAddr string, flags ...string) (a, b *gateway) {
+func startPair(t testing.TB, redis string, flags ...string) (a, b *gateway) {
 	t.Helper()
-	return startGateway(t, redisAddr, flags...), startGateway(t, redisAddr, flags...)
+	return startGateway(t, redis, flags...), startGateway(t, redis, flags...)
 }
 
 // addrToKeep gives an address for a gateway that is to come back at the same one.

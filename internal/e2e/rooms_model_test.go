@@ -22,7 +22,6 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/roomgate/roomgate/internal/gatetest"
-	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/protocol"
 )
 
@@ -38,8 +37,8 @@ func TestRooms_model(t *testing.T) {
 		t.Run(fmt.Sprintf("P=%d", partitions), func(t *testing.T) {
 			t.Parallel()
 			all := []*deployment{
-				deploy(t, server, rdb, partitions, "wide", limits{members: 500, ofUser: 5, devices: 10, keep: partitions == 1}),
-				deploy(t, server, rdb, partitions, "tiny", limits{rooms: 3, members: 2, ofUser: 2, devices: 2, keep: partitions != 1}),
+				deploy(t, server.Addr(), rdb, partitions, "wide", limits{members: 500, ofUser: 5, devices: 10, keep: partitions == 1}),
+				deploy(t, server.Addr(), rdb, partitions, "tiny", limits{rooms: 3, members: 2, ofUser: 2, devices: 2, keep: partitions != 1}),
 			}
 			rapid.Check(t, func(rt *rapid.T) { begin(t, rt, all[rapid.IntRange(0, 1).Draw(rt, "deployment")]).run() })
 			for _, d := range all {
@@ -58,12 +57,13 @@ type deployment struct {
 	rdb        *redis.Client
 	runs       int
 	patience   time.Duration // short, once a run has failed
+	mishap     func()        // in the middle of a run; nil: none
 }
 
-func deploy(t testing.TB, server *redistest.Server, rdb *redis.Client, partitions int, name string, l limits) *deployment {
+func deploy(t testing.TB, redisAt string, rdb *redis.Client, partitions int, name string, l limits) *deployment {
 	d := &deployment{limits: l, prefix: fmt.Sprintf("%s%d", name, partitions), partitions: partitions, rdb: rdb, patience: patience}
 	for range 3 {
-		d.gates = append(d.gates, startGateway(t, server.Addr(),
+		d.gates = append(d.gates, startGateway(t, redisAt,
 			"--redis-prefix="+d.prefix, fmt.Sprintf("--partitions=%d", partitions), "--rate-limits=false",
 			fmt.Sprintf("--max-rooms=%d", l.rooms), fmt.Sprintf("--max-members=%d", l.members),
 			fmt.Sprintf("--max-rooms-per-user=%d", l.ofUser), fmt.Sprintf("--max-devices=%d", l.devices),
@@ -324,6 +324,9 @@ func (x *trial) run() {
 		if p.c != nil && x.perhaps("enters") {
 			x.turn(func() { x.ask(p, x.entry(protocol.MethodEnterRoom)) })
 		}
+	}
+	if x.d.mishap != nil {
+		x.d.mishap()
 	}
 	x.rt.Repeat(map[string]func(*rapid.T){"step": func(*rapid.T) { x.step() }})
 	x.compare()

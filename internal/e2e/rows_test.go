@@ -275,24 +275,41 @@ func TestOperations(t *testing.T) {
 	for _, partitions := range []int{1, 16} {
 		t.Run(fmt.Sprintf("P=%d", partitions), func(t *testing.T) {
 			t.Parallel()
-			flags := func(prefix string, more ...string) []string {
-				return append([]string{"--redis-prefix=" + prefix, fmt.Sprintf("--partitions=%d", partitions)}, more...)
-			}
-			wide, tiny := fmt.Sprintf("wide%d", partitions), fmt.Sprintf("tiny%d", partitions)
-			wideA, wideB := startPair(t, server.Addr(), flags(wide)...)
-			tinyA, tinyB := startPair(t, server.Addr(), flags(tiny, "--max-rooms=2", "--max-members=3", "--max-rooms-per-user=1")...)
+			theatre := openTheatre(t, func(string) string { return server.Addr() }, rdb, partitions)
 			for _, r := range rows {
-				t.Run(r.name, func(t *testing.T) {
-					s := &stage{T: t, a: wideA, b: wideB, prefix: wide, partitions: partitions, rdb: rdb,
-						cast: map[string]*wire{}, inR: map[string]bool{}, inF: map[string]bool{}}
-					if r.tiny {
-						s.a, s.b, s.prefix = tinyA, tinyB, tiny
-					}
-					r.play(s)
-				})
+				t.Run(r.name, func(t *testing.T) { theatre.play(t, r) })
 			}
 		})
 	}
+}
+
+// theatre is the gateways that rows play on.
+type theatre struct {
+	rdb        *redis.Client
+	partitions int
+	wide, tiny [2]*gateway
+}
+
+// openTheatre starts them, on the Redis that at gives for each.
+func openTheatre(t *testing.T, at func(name string) string, rdb *redis.Client, partitions int, all ...string) *theatre {
+	h := &theatre{rdb: rdb, partitions: partitions}
+	flags := func(name string, more ...string) []string {
+		return slices.Concat([]string{"--redis-prefix=" + h.prefix(name), fmt.Sprintf("--partitions=%d", partitions)}, all, more)
+	}
+	h.wide[0], h.wide[1] = startPair(t, at("wide"), flags("wide")...)
+	h.tiny[0], h.tiny[1] = startPair(t, at("tiny"), flags("tiny", "--max-rooms=2", "--max-members=3", "--max-rooms-per-user=1")...)
+	return h
+}
+
+func (h *theatre) prefix(name string) string { return fmt.Sprintf("%s%d", name, h.partitions) }
+
+func (h *theatre) play(t *testing.T, r row) {
+	s := &stage{T: t, a: h.wide[0], b: h.wide[1], prefix: h.prefix("wide"), partitions: h.partitions, rdb: h.rdb,
+		cast: map[string]*wire{}, inR: map[string]bool{}, inF: map[string]bool{}}
+	if r.tiny {
+		s.a, s.b, s.prefix = h.tiny[0], h.tiny[1], h.prefix("tiny")
+	}
+	r.play(s)
 }
 
 // play plays a row. What must not be heard would be heard before cy's last

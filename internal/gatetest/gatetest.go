@@ -93,12 +93,15 @@ type Gateway struct {
 	Ended    chan struct{} // closed when the process has ended
 }
 
-// Start starts a gateway on a Redis and returns when it is ready. Flags
-// given replace those of the same name that all gateways get.
-func Start(t testing.TB, redisAddr string, flags ...string) *Gateway {
+// Start starts a gateway on a Redis, at an address or a URL, and returns when it
+// is ready. Flags given replace those of the same name that all gateways get.
+func Start(t testing.TB, redis string, flags ...string) *Gateway {
 	t.Helper()
+	if !strings.Contains(redis, "://") {
+		redis = "redis://" + redis
+	}
 	g := Launch(t, append([]string{
-		"--dev", "--redis-url=redis://" + redisAddr, "--redis-timeout=1s",
+		"--dev", "--redis-url=" + redis, "--redis-timeout=1s",
 		fmt.Sprintf("--session-ttl=%v", SessionTTL), fmt.Sprintf("--lease-ttl=%v", LeaseTTL),
 		fmt.Sprintf("--heartbeat-interval=%v", Heartbeat), fmt.Sprintf("--drain-window=%v", Drain),
 	}, flags...))

@@ -100,6 +100,7 @@ type Server struct {
 	t     testing.TB
 	args  []string
 	clock string // the file that sets its clock, if it can be set
+	tls   string // its address by TLS, if it has one
 	*process
 }
 

@@ -231,3 +231,36 @@ func TestServer_SetClock(t *testing.T) {
 		t.Errorf("after a restart it is %v %v, want what it was", now, err)
 	}
 }
+
+// A primary that is killed, and one that is told to step down, is followed by a
+// replica that has all it had, and follows it when it is back.
+func TestStartSentinel(t *testing.T) {
+	t.Parallel()
+	s := redistest.StartSentinel(t)
+	rdb := s.Client(t)
+	lead := func(value string) {
+		t.Helper()
+		if err := rdb.Set(t.Context(), "k", value, 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		s.Drain()
+	}
+	holds := func(value string) {
+		t.Helper()
+		next := s.Primary().Client(t)
+		if got, err := next.Get(t.Context(), "k").Result(); err != nil || got != value {
+			t.Errorf("got %q, %v, want %q", got, err, value)
+		}
+	}
+	lead("one")
+	old := s.KillPrimary()
+	holds("one")
+	old.Restart()
+	s.WaitSync()
+	rdb = s.Client(t)
+	lead("two")
+	if was := s.Switch(); was == old || s.Primary() == was {
+		t.Error("the primary has not changed")
+	}
+	holds("two")
+}

@@ -1,0 +1,492 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/roomgate/roomgate/lua"
+	"github.com/roomgate/roomgate/roomstore"
+)
+
+// redisTarget is what --redis-url names.
+type redisTarget struct {
+	options *redis.Options // of the Redis; of Sentinels' primary without its address
+
+	// Of Sentinels; nil and "" otherwise.
+	sentinels []*redis.Options
+	master    string
+}
+
+// redisOptionNames are the options that a URL may have. What go-redis takes
+// besides them is set by flags, or would break a promise.
+var redisOptionNames = []string{
+	"db", "skip_verify", "pool_size", "pool_timeout", "min_idle_conns", "max_idle_conns", "max_active_conns", "conn_max_idle_time", "conn_max_lifetime",
+}
+
+// sentinelOptionNames are those of Sentinels, besides.
+var sentinelOptionNames = []string{"master_name", "addr", "username", "password"}
+
+// parseRedisURL says what a URL names, or what is wrong with it, without showing
+// it if there may be a password in what is wrong.
+func parseRedisURL(raw string) (*redisTarget, error) {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return nil, errors.New("is not a URL; in a password, characters other than letters and digits must be written %XX, or use ROOMGATE_REDIS_PASSWORD or --redis-password-file")
+	}
+	shown := redisURL(raw)
+	if u.Scheme != "redis" && u.Scheme != "rediss" && u.Scheme != "unix" || u.Opaque != "" {
+		return nil, fmt.Errorf("is %s, it must begin with redis://, rediss:// or unix://", shown)
+	}
+	q, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return nil, errors.New("has options, behind its ?, that are not NAME=VALUE&NAME=VALUE, with characters other than letters and digits written %XX")
+	}
+	sentinel := q.Has("master_name")
+	if q.Has("addr") && !sentinel {
+		return nil, errors.New("names a Redis Cluster, which this version does not support: name a single Redis, or Sentinels by master_name=NAME")
+	}
+	for name, values := range q {
+		switch {
+		case slices.Contains(redisOptionNames, name), sentinel && slices.Contains(sentinelOptionNames, name):
+		case name == "username" || name == "password":
+			return nil, fmt.Errorf("has the option %s, which is for Sentinels: write redis://USER@HOST:PORT, and give the password by ROOMGATE_REDIS_PASSWORD or --redis-password-file", name)
+		default:
+			return nil, fmt.Errorf("has the option %q, it may have %s, and for Sentinels %s", name, strings.Join(redisOptionNames, ", "), strings.Join(sentinelOptionNames, ", "))
+		}
+		if len(values) > 1 && name != "addr" {
+			return nil, fmt.Errorf("has the option %s %d times, it may have it once", name, len(values))
+		}
+	}
+
+	t := &redisTarget{}
+	plain := *u
+	if sentinel {
+		for _, name := range sentinelOptionNames {
+			q.Del(name)
+		}
+		plain.User, plain.RawQuery = nil, q.Encode()
+	}
+	if t.options, err = redis.ParseURL(plain.String()); err != nil {
+		return nil, fmt.Errorf("is %s: %v", shown, strings.TrimPrefix(err.Error(), "redis: "))
+	}
+	if sentinel {
+		return t, t.setSentinels(u, shown)
+	}
+	return t, nil
+}
+
+// setSentinels reads what is Sentinels' in a URL, which names the first of them.
+func (t *redisTarget) setSentinels(u *url.URL, shown redisURL) error {
+	q := u.Query()
+	t.master = q.Get("master_name")
+	switch {
+	case u.Scheme == "unix" || u.Hostname() == "":
+		return fmt.Errorf("is %s, with master_name and no Sentinel: write redis://SENTINEL:26379?master_name=NAME&addr=SENTINEL:26379", shown)
+	case t.master == "":
+		return fmt.Errorf("is %s, with a master_name that is empty: it is the name that the Sentinels have for the primary", shown)
+	}
+	port := u.Port()
+	if port == "" {
+		port = "26379"
+	}
+	addrs := []string{net.JoinHostPort(u.Hostname(), port)}
+	for _, addr := range q["addr"] {
+		host, port, err := net.SplitHostPort(addr)
+		if err != nil || host == "" || port == "" {
+			return fmt.Errorf("is %s, with addr=%s, which is not HOST:PORT", shown, addr)
+		}
+		if slices.Contains(addrs, addr) {
+			return fmt.Errorf("is %s, with the Sentinel %s twice", shown, addr)
+		}
+		addrs = append(addrs, addr)
+	}
+	t.options.Addr, t.options.Username, t.options.Password = t.master, q.Get("username"), q.Get("password")
+	if t.options.TLSConfig != nil {
+		t.options.TLSConfig.ServerName = "" // each server has its own
+	}
+	for _, addr := range addrs {
+		o := &redis.Options{Addr: addr, Username: u.User.Username(), TLSConfig: t.options.TLSConfig, PoolSize: 2, PipelinePoolSize: -1, DialerRetries: 1}
+		o.Password, _ = u.User.Password()
+		t.sentinels = append(t.sentinels, o)
+	}
+	return nil
+}
+
+func (t *redisTarget) sentinelUser() string {
+	if t.sentinels == nil {
+		return ""
+	}
+	return t.sentinels[0].Username
+}
+
+func (t *redisTarget) sentinelPassword() string {
+	if t.sentinels == nil {
+		return ""
+	}
+	return t.sentinels[0].Password
+}
+
+// target is what the settings name, with the secrets and certificates that are
+// for it.
+func (cfg *Config) target() (*redisTarget, error) {
+	t, err := parseRedisURL(string(cfg.RedisURL))
+	if err != nil {
+		return nil, fmt.Errorf("--redis-url %w", err)
+	}
+	if cfg.RedisPassword != "" {
+		t.options.Password = string(cfg.RedisPassword)
+	}
+	if tls := t.options.TLSConfig; tls != nil {
+		if tls.RootCAs, err = cfg.redisCAs(); err != nil {
+			return nil, err
+		}
+		if tls.Certificates, err = cfg.redisCertificates(); err != nil {
+			return nil, err
+		}
+	}
+	for _, o := range append(slices.Clone(t.sentinels), t.options) {
+		o.ClientName = "roomgate"
+		// A script that was sent may have been applied. Only who knows its
+		// requestKey may send it again.
+		o.MaxRetries = -1
+		o.ContextTimeoutEnabled = true
+		o.DialTimeout, o.ReadTimeout, o.WriteTimeout = cfg.RedisTimeout, cfg.RedisTimeout, cfg.RedisTimeout
+		o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	}
+	for _, o := range t.sentinels {
+		if cfg.RedisSentinelPassword != "" {
+			o.Password = string(cfg.RedisSentinelPassword)
+		}
+	}
+	return t, nil
+}
+
+// redisCAs gives those who may sign Redis's certificate; nil: whom the system
+// trusts.
+func (cfg *Config) redisCAs() (*x509.CertPool, error) {
+	if cfg.RedisCAFile == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(cfg.RedisCAFile)
+	if err != nil {
+		return nil, fmt.Errorf("--redis-ca-file cannot be read: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("--redis-ca-file %s has no certificate in it, in the form of PEM", cfg.RedisCAFile)
+	}
+	return pool, nil
+}
+
+// redisCertificates gives what we show Redis, if anything.
+func (cfg *Config) redisCertificates() ([]tls.Certificate, error) {
+	switch {
+	case cfg.RedisCertFile == "" && cfg.RedisKeyFile == "":
+		return nil, nil
+	case cfg.RedisKeyFile == "":
+		return nil, fmt.Errorf("--redis-cert-file is %s, and there is no --redis-key-file with its key", cfg.RedisCertFile)
+	case cfg.RedisCertFile == "":
+		return nil, fmt.Errorf("--redis-key-file is %s, and there is no --redis-cert-file with its certificate", cfg.RedisKeyFile)
+	}
+	pair, err := tls.LoadX509KeyPair(cfg.RedisCertFile, cfg.RedisKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("--redis-cert-file %s and --redis-key-file %s cannot be used: %w", cfg.RedisCertFile, cfg.RedisKeyFile, err)
+	}
+	return []tls.Certificate{pair}, nil
+}
+
+// A redisLink is this process's way to Redis, of whatever kind that is.
+type redisLink struct {
+	calls  redis.UniversalClient // carries scripts
+	topics *redis.Client         // whose subscriptions carry what is published
+
+	sentinels *sentinels           // nil: there are none
+	embedded  *miniredis.Miniredis // nil: it is a real one
+}
+
+// openRedis opens the way to the Redis that the settings name, or to one in this
+// process, and makes sure that it is fit. Every connection that carries scripts
+// begins with greet, if that is not nil.
+func openRedis(ctx context.Context, cfg *Config, greet func(context.Context, *redis.Conn) error, log *slog.Logger) (*redisLink, error) {
+	link := &redisLink{}
+	if cfg.RedisURL == "" {
+		link.embedded = miniredis.NewMiniRedis()
+		if err := link.embedded.Start(); err != nil {
+			return nil, fmt.Errorf("embedded redis: %w", err)
+		}
+		link.embedded.ClockTTL(true)
+		inside := *cfg
+		inside.RedisURL = redisURL("redis://" + link.embedded.Addr())
+		cfg = &inside
+	}
+	target, err := cfg.target()
+	if err != nil {
+		link.Close()
+		return nil, err
+	}
+	options := target.options
+	if target.sentinels != nil {
+		link.sentinels = newSentinels(target, log)
+		options.Dialer = link.sentinels.dialPrimary
+	}
+	if link.embedded == nil {
+		if err := checkRedis(ctx, cfg, *options, link.sentinels); err != nil {
+			link.Close()
+			return nil, err
+		}
+	}
+	options.OnConnect = greet
+	client := redis.NewClient(options)
+	link.calls, link.topics = client, client
+	return link, nil
+}
+
+// Run does what there is to do for as long as the link is used: it follows the
+// primary that Sentinels name. It returns nil when ctx is done.
+func (l *redisLink) Run(ctx context.Context) error {
+	if l.sentinels != nil {
+		l.sentinels.run(ctx)
+	}
+	return nil
+}
+
+// Close closes all connections, and ends an embedded Redis.
+func (l *redisLink) Close() {
+	if l.calls != nil {
+		l.calls.Close()
+	}
+	if l.sentinels != nil {
+		l.sentinels.close()
+	}
+	if l.embedded != nil {
+		l.embedded.Close()
+	}
+}
+
+// redisLog keeps what the Redis client says of its connections: we say
+// ourselves what comes of it.
+type redisLog struct{ log *slog.Logger }
+
+func (l redisLog) Printf(_ context.Context, format string, args ...any) {
+	l.log.Debug("redis client", "err", fmt.Sprintf(format, args...))
+}
+
+func redisName(cfg *Config) string {
+	if cfg.RedisURL == "" {
+		return "embedded"
+	}
+	return cfg.RedisURL.String()
+}
+
+// firstGreeting greets Redis; one that is slow, which has answered before, has some
+// more time for it.
+func firstGreeting(ctx context.Context, store *roomstore.Store) error {
+	ctx, cancel := context.WithTimeout(ctx, redisPatience)
+	defer cancel()
+	for {
+		err := store.Greet(ctx)
+		if err == nil || errors.Is(err, roomstore.ErrPartitions) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// redisPatience is how long a gateway that starts waits for Redis.
+const redisPatience = 10 * time.Second
+
+// checkRedis says what makes a Redis unfit, before anything depends on it. It
+// waits for one that does not answer.
+func checkRedis(ctx context.Context, cfg *Config, options redis.Options, sentinels *sentinels) error {
+	ctx, cancel := context.WithTimeout(ctx, redisPatience)
+	defer cancel()
+	rdb := redis.NewClient(&options)
+	defer rdb.Close()
+	var info string
+	var err error
+	for backoff := 100 * time.Millisecond; ; backoff *= 2 {
+		if sentinels != nil {
+			err = sentinels.ask(ctx, askedLately)
+		}
+		if err == nil {
+			info, err = rdb.Info(ctx).Result()
+		}
+		if err == nil || hopeless(err) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("redis at %s does not answer: %w%s", cfg.RedisURL, err, silenceAdvice(options.TLSConfig != nil, err))
+		case <-time.After(backoff):
+		}
+	}
+	if err == nil {
+		err = unfit(ctx, cfg, rdb, info)
+	}
+	if err != nil {
+		return fmt.Errorf("redis at %s %w", cfg.RedisURL, explain(err, cfg))
+	}
+	return nil
+}
+
+// unfit says what of a Redis that answers does not do.
+func unfit(ctx context.Context, cfg *Config, rdb *redis.Client, info string) error {
+	has := map[string]string{}
+	for line := range strings.Lines(info) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			has[name] = value
+		}
+	}
+	mode := cmp.Or(has["redis_mode"], has["server_mode"]) // the latter is Valkey's
+	switch {
+	case mode == "sentinel":
+		return errors.New("is a Sentinel: add ?master_name=NAME, with the name that it has for the primary")
+	case mode == "cluster" || has["cluster_enabled"] == "1":
+		return errors.New("is a node of a Redis Cluster, which this version does not support: name a single Redis, or Sentinels")
+	case has["role"] == "slave":
+		return fmt.Errorf("is a replica of %s, and cannot be written to: name the primary, or Sentinels that know it, by redis://SENTINEL:26379?master_name=NAME",
+			net.JoinHostPort(has["master_host"], has["master_port"]))
+	}
+	var major int
+	if fmt.Sscanf(has["redis_version"], "%d", &major); major < 7 {
+		return fmt.Errorf("is version %s, 7.0 or later is needed", has["redis_version"])
+	}
+	if err := mayRun(ctx, cfg, rdb); err != nil {
+		return err
+	}
+	// Some services do not let clients ask; then nobody can check.
+	policy, err := rdb.ConfigGet(ctx, "maxmemory-policy").Result()
+	if p := policy["maxmemory-policy"]; err == nil && p != "" && p != "noeviction" {
+		return fmt.Errorf("has maxmemory-policy %s: it would drop parts of rooms when it is full; set it to noeviction", p)
+	}
+	return nil
+}
+
+// redisRights are what the user of a gateway needs in Redis, and of "roomgate
+// fsck". The keys and channels come before it.
+const redisRights = "-@all +evalsha +eval +script|load +multi +exec +subscribe +unsubscribe +ping +info +client +config|get " +
+	"+time +publish +unlink +exists +pexpire +persist +pttl +type +scan +@hash +@list +@set +@sortedset +@string"
+
+// aclLine gives a user its rights.
+func aclLine(user, prefix string) string {
+	return fmt.Sprintf("ACL SETUSER %s ~%s:* &%s:* %s", user, prefix, prefix, redisRights)
+}
+
+// ownCommands are those that are sent outside of scripts, with what they are
+// about: KEY for a key, CHANNEL for a channel. "roomgate fsck" sends the last.
+var ownCommands = []string{
+	"CLIENT SETNAME x", "INFO", "EVALSHA x 0", "EVAL x 0", "SCRIPT LOAD x", "MULTI", "EXEC", "PING",
+	"SUBSCRIBE CHANNEL", "UNSUBSCRIBE CHANNEL", "HMGET KEY x",
+	"SCAN 0", "TYPE KEY", "PTTL KEY", "HSCAN KEY 0", "SSCAN KEY 0", "ZSCAN KEY 0", "TIME", "HSET KEY x x", "UNLINK KEY", "PEXPIRE KEY 1",
+}
+
+// mayRun makes sure that the user may do in Redis what scripts and gateways do.
+func mayRun(ctx context.Context, cfg *Config, rdb *redis.Client) error {
+	all := slices.Clone(ownCommands)
+	for _, name := range lua.Commands() {
+		if name == "PUBLISH" {
+			name += " CHANNEL"
+		} else {
+			name += " KEY"
+		}
+		all = append(all, name)
+	}
+	args := []any{cfg.RedisPrefix + ":node:x", len(all)}
+	for _, command := range all {
+		args = append(args, command)
+	}
+	refused, err := lua.Refused.Run(ctx, rdb, []string{cfg.RedisPrefix + ":{0}:room:x"}, args...).StringSlice()
+	if err != nil {
+		return err
+	}
+	if refused = refused[1:]; len(refused) > 0 {
+		return &rightsError{strings.Join(refused, ", ")}
+	}
+	return nil
+}
+
+// A rightsError says what a user may not do.
+type rightsError struct{ what string }
+
+func (e *rightsError) Error() string { return "does not let its user run " + e.what }
+
+// hopeless says whether an error will be the same at the next attempt.
+func hopeless(err error) bool {
+	answer := redis.Error(nil)
+	if errors.As(err, &answer) {
+		return !redis.HasErrorPrefix(answer, "LOADING") && !redis.HasErrorPrefix(answer, "MASTERDOWN") && !redis.HasErrorPrefix(answer, "BUSY")
+	}
+	var known *sentinelsError
+	return errors.As(err, &known) || tlsAdvice(err) != ""
+}
+
+// explain adds to an error what to do about it.
+func explain(err error, cfg *Config) error {
+	var rights *rightsError
+	text := err.Error()
+	switch {
+	case errors.As(err, &rights), strings.HasPrefix(text, "NOPERM"):
+		user := "default"
+		if t, err := cfg.target(); err == nil && t.options.Username != "" {
+			user = t.options.Username
+		}
+		if rights == nil {
+			err = fmt.Errorf("refuses: %w", err)
+		}
+		return fmt.Errorf("%w; what the user %q needs: %s", err, user, aclLine(user, cfg.RedisPrefix))
+	case strings.HasPrefix(text, "WRONGPASS"), strings.HasPrefix(text, "NOAUTH"), strings.Contains(text, "without any password configured"):
+		return fmt.Errorf("refuses the login: %w; set the user in --redis-url, and the password by ROOMGATE_REDIS_PASSWORD or --redis-password-file", err)
+	}
+	if advice := tlsAdvice(err); advice != "" {
+		return fmt.Errorf("cannot be reached by TLS: %w; %s", err, advice)
+	}
+	return err
+}
+
+// silenceAdvice says what else the reason may be that a server does not answer.
+func silenceAdvice(byTLS bool, err error) string {
+	refused := errors.Is(err, syscall.ECONNREFUSED)
+	switch {
+	case byTLS && !refused:
+		return "; if it does not speak TLS, write redis:// instead of rediss://"
+	case !byTLS && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)):
+		return "; if it speaks TLS, write rediss:// instead of redis://"
+	}
+	return ""
+}
+
+// tlsAdvice says what to do about an error of TLS, "" if it is none.
+func tlsAdvice(err error) string {
+	var record tls.RecordHeaderError
+	var verify *tls.CertificateVerificationError
+	switch {
+	case errors.As(err, &record):
+		return "if it does not speak TLS, write redis:// instead of rediss://"
+	case errors.As(err, &verify):
+		return "--redis-ca-file names those who may sign its certificate, which must be for the host in --redis-url"
+	case strings.Contains(err.Error(), "remote error: tls:"):
+		return "if it wants a certificate of its clients, set --redis-cert-file and --redis-key-file"
+	}
+	return ""
+}
