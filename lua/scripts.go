@@ -79,7 +79,7 @@ var All = []Script{
 func Commands() []string {
 	var all []string
 	for _, s := range All {
-		for _, m := range called.FindAllStringSubmatch(text(s.Name)+read("lib/guard.lua"), -1) {
+		for _, m := range called.FindAllStringSubmatch(assemble(s.Name)+read("lib/guard.lua"), -1) {
 			all = append(all, m[1])
 		}
 	}
