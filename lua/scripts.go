@@ -79,7 +79,7 @@ var All = []Script{
 func Commands() []string {
 	var all []string
 	for _, s := range All {
-		for _, m := range called.FindAllStringSubmatch(text(s.Name)+read("lib/guard.lua"), -1) {
+		for _, m := range called.FindAllStringSubmatch(assemble(s.Name)+read("lib/guard.lua"), -1) {
 			all = append(all, m[1])
 		}
 	}
@@ -93,17 +93,17 @@ var called = regexp.MustCompile(`(?:call\(|\b(?:and|or) )"([A-Z]+)"`)
 // load reads a script and what it uses, and puts the guard before it. It panics
 // if anything is missing, which can only be a mistake in this package.
 func load(name string) Script {
-	return Script{Name: name, Guarded: true, Script: redis.NewScript(code(read("lib/guard.lua")) + text(name))}
+	return Script{Name: name, Guarded: true, Script: redis.NewScript(code(read("lib/guard.lua")) + assemble(name))}
 }
 
 // bare is load for a script that acts under any term.
 func bare(name string) Script {
-	return Script{Name: name, Script: redis.NewScript(text(name))}
+	return Script{Name: name, Script: redis.NewScript(assemble(name))}
 }
 
-// text gives the code of a script with the definitions that it needs of what it
+// assemble gives the code of a script with the definitions that it needs of what it
 // uses, each where Redis makes it anew only if it comes to that.
-func text(name string) string {
+func assemble(name string) string {
 	body := read(name + ".lua")
 	var definitions []string
 	for line := range strings.Lines(body) {
@@ -141,12 +141,15 @@ func place(code string, definitions []string) string {
 	return b.String()
 }
 
-// outside gives code without its seldom blocks.
+// outside gives code without its seldom blocks, and without what its strings say.
 func outside(code string) string {
 	var b strings.Builder
-	blocks(code, func(line string) { b.WriteString(line) }, func(string) {})
+	blocks(code, func(line string) { b.WriteString(quoted.ReplaceAllString(line, `""`)) }, func(string) {})
 	return b.String()
 }
+
+// quoted matches a string of Lua as the scripts write them, without escaped quotes.
+var quoted = regexp.MustCompile(`"[^"]*"`)
 
 // blocks goes through code: its lines, and what is in a block that begins with a
 // line that ends in "-- seldom". Such a block is what is indented deeper than
