@@ -64,12 +64,8 @@ local request_key, partition, user_slot, data = ARGV[7], ARGV[8], ARGV[9], ARGV[
 local name, delay, keep = ARGV[11], ARGV[12], ARGV[13]
 local max_members, max_user_rooms, max_rooms = tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16])
 local partitions, did_ttl, gone_ttl = tonumber(ARGV[17]), ARGV[18], ARGV[19]
-local limits = { size = tonumber(ARGV[20]), bytes = tonumber(ARGV[21]), ttl = tonumber(ARGV[22]) }
-local try, ask, attributes = ARGV[23], ARGV[24] == "1", {}
-for i = 1, tonumber(ARGV[25]) do
-  attributes[2 * i - 1], attributes[2 * i] = ARGV[24 + 2 * i], ARGV[25 + 2 * i]
-end
-
+local log_size, log_bytes, log_ttl = ARGV[20], ARGV[21], ARGV[22]
+local try, ask = ARGV[23], ARGV[24] == "1"
 local members = part .. "members:" .. id
 
 -- Decide.
@@ -79,11 +75,11 @@ end
 if not acts(user_key, session, generation, node) then
   return { "fenced" }
 end
-local before, misused, did_at, late = entry_outcome(part, session, request_key, mode, id, generation, try)
+local before, misused, did_at, given_up = entry_outcome(part, session, request_key, mode, id, generation, try)
 if misused then
   return { "misused" }
 end
-if late then
+if given_up then
   return { "late" }
 end
 local m = call("HGET", part .. "info:" .. id, user)
@@ -98,8 +94,10 @@ if ask then -- seldom
   return { "late" }
 end
 local gone = call("HGET", part .. "gone:" .. session, id)
-if gone and overtaken(gone, generation, request_key) then
-  return { "fenced" }
+if gone then -- seldom
+  if overtaken(gone, generation, request_key) then
+    return { "fenced" }
+  end
 end
 local fenced = stale(part, session, id, user_slot)
 if fenced then
@@ -126,8 +124,10 @@ elseif m and m.session == session then
   return result("already", part, id, room.attrs, room.epoch, number(room.seq), number(size), "0",
     number(tonumber(call("ZSCORE", members, user))), room.delay, room.name)
 end
-if room and room.blocked and blocked(part, id, user, now_ms) then -- seldom
-  return { "blocked" }
+if room and room.blocked then -- seldom
+  if blocked(part, id, user, now_ms) then
+    return { "blocked" }
+  end
 end
 if not m then
   if rooms_of_user(part, user_key, user, max_user_rooms) >= max_user_rooms then
@@ -141,11 +141,16 @@ end
 -- Apply and announce.
 local created = room and "0" or "1"
 if not room then -- seldom
+  local attributes = {}
+  for i = 1, tonumber(ARGV[25]) do
+    attributes[2 * i - 1], attributes[2 * i] = ARGV[24 + 2 * i], ARGV[25 + 2 * i]
+  end
   room = create(part, control, id, user, { name = name, delay = delay, keep = keep, attributes = attributes }, now_ms, now_us)
 end
 local seq, entered, count = join(part, id, room, user_key, user,
   { session = session, generation = generation, node = node, user_slot = user_slot, data = data },
-  m, size, partition, mode == "enter" and name or nil, limits, gone_ttl, now_ms)
+  m, size, partition, mode == "enter" and name or nil,
+  m and { size = tonumber(log_size), bytes = tonumber(log_bytes), ttl = log_ttl }, gone_ttl, now_ms)
 if gone then
   call("HDEL", part .. "gone:" .. session, id)
 end

@@ -18,7 +18,7 @@ local function rarer()
   return rare()
 end
 local function often(x)
-  if x then -- seldom
+  if x == "never" then -- seldom
     return rare()
   end
   return ALWAYS
@@ -40,7 +40,7 @@ end
 `, definitions)
 	want := `local ALWAYS = 1
 local function often(x)
-  if x then -- seldom
+  if x == "never" then -- seldom
 local function rare()
   return ALWAYS
 end

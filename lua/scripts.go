@@ -108,7 +108,7 @@ var All = []Script{
 func Commands() []string {
 	var all []string
 	for _, s := range All {
-		for _, m := range called.FindAllStringSubmatch(text(s.Name, false)+text(s.Name, s.Apart != nil)+read("lib/guard.lua"), -1) {
+		for _, m := range called.FindAllStringSubmatch(assemble(s.Name, false)+assemble(s.Name, s.Apart != nil)+read("lib/guard.lua"), -1) {
 			all = append(all, m[1])
 		}
 	}
@@ -124,7 +124,7 @@ var called = regexp.MustCompile(`(?:call\(|\b(?:and|or) )"([A-Z]+)"`)
 func load(name string) Script {
 	s := bare(name)
 	guard := code(read("lib/guard.lua"))
-	s.Guarded, s.Script = true, redis.NewScript(guard+text(name, false))
+	s.Guarded, s.Script = true, redis.NewScript(guard+assemble(name, false))
 	s.Apart, s.Lists = apart(guard, name)
 	return s
 }
@@ -151,7 +151,7 @@ func onlyApart(s Script) Script {
 
 // bare is load for a script that acts under any term.
 func bare(name string) Script {
-	s := Script{Name: name, Script: redis.NewScript(text(name, false))}
+	s := Script{Name: name, Script: redis.NewScript(assemble(name, false))}
 	s.Apart, s.Lists = apart("", name)
 	return s
 }
@@ -159,7 +159,7 @@ func bare(name string) Script {
 // apart gives a script's text for slots that lie apart, and whether it lists
 // something. What it returns it then returns to the lines that add that.
 func apart(guard, name string) (*redis.Script, bool) {
-	text := text(name, true)
+	text := assemble(name, true)
 	if !mentions(text, "LISTED") {
 		return redis.NewScript(guard + text), false
 	}
@@ -173,10 +173,10 @@ return reply
 `), true
 }
 
-// text gives the code of a script with the definitions that it needs of what it
+// assemble gives the code of a script with the definitions that it needs of what it
 // uses, each where Redis makes it anew only if it comes to that. Where slots lie
 // apart, lib/apart.lua stands for lib/place.lua.
-func text(name string, apart bool) string {
+func assemble(name string, apart bool) string {
 	body := read(name + ".lua")
 	var definitions []string
 	for line := range strings.Lines(body) {
@@ -217,12 +217,15 @@ func place(code string, definitions []string) string {
 	return b.String()
 }
 
-// outside gives code without its seldom blocks.
+// outside gives code without its seldom blocks, and without what its strings say.
 func outside(code string) string {
 	var b strings.Builder
-	blocks(code, func(line string) { b.WriteString(line) }, func(string) {})
+	blocks(code, func(line string) { b.WriteString(quoted.ReplaceAllString(line, `""`)) }, func(string) {})
 	return b.String()
 }
+
+// quoted matches a string of Lua as the scripts write them, without escaped quotes.
+var quoted = regexp.MustCompile(`"[^"]*"`)
 
 // blocks goes through code: its lines, and what is in a block that begins with a
 // line that ends in "-- seldom". Such a block is what is indented deeper than

@@ -49,7 +49,7 @@ local epoch, seq, message_seq, last = head[1], number(head[2] + 1), number(head[
 local order_key, at = number(math.max(now_us, (last or 0) + 1)), number(now_ms)
 local message = event(epoch, seq, "m", at, session, user, message_seq .. ":" .. order_key, message_id, payload)
 local bytes = append(part, id, message, now_us, last, head[7] or 0, log_size, log_bytes, log_ttl)
-call("HSET", room_key, "seq", seq, "messageSeq", message_seq, "order", order_key, "logbytes", bytes)
+call("HSET", room_key, "seq", seq, "messageSeq", message_seq, "order", order_key, "logbytes", number(bytes))
 remember(part, session, request_key, "send", id, epoch .. NUL .. seq .. NUL .. message_seq .. NUL .. order_key ..
   NUL .. at .. NUL .. message_id, did_ttl, did_at, now_ms, now_us)
 

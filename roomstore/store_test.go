@@ -115,7 +115,7 @@ func newWorldOn(t *testing.T, rdb redis.UniversalClient, mini *miniredis.Minired
 	}
 	w.cfg = cfg
 	w.prefix, w.parts, w.apart = cfg.Prefix, max(1, cfg.Partitions), cfg.Apart
-	w.store = roomstore.New(runBatcher(t, w.rdb, roomstore.BatcherConfig{Lanes: 1, Slots: roomstore.ClusterSlots(cfg.Prefix, cfg.Partitions), Timeout: 30 * time.Second}), cfg)
+	w.store = roomstore.New(runBatcher(t, w.rdb, roomstore.BatcherConfig{Lanes: 1, Slots: w.batcher().Slots}), cfg)
 	w.sub = w.rdb.PSubscribe(t.Context(), w.prefix+":*")
 	if _, err := w.sub.Receive(t.Context()); err != nil {
 		t.Fatal(err)

@@ -237,10 +237,10 @@ func (c *Cluster) do(s *Server, args ...any) {
 // until waits for a condition.
 func (c *Cluster) until(what string, is func() bool) {
 	c.t.Helper()
-	deadline := time.Now().Add(startTimeout)
+	deadline := time.Now().Add(patience)
 	for !is() {
 		if time.Now().After(deadline) {
-			c.t.Fatalf("not within %v: %s", startTimeout, what)
+			c.t.Fatalf("not within %v: %s", patience, what)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

@@ -28,8 +28,9 @@ end
 
 -- join makes a user a member for the session of mine, a membership, and says
 -- so. other is the user's membership for another session, whose place it
--- takes, or nil. size is how many members there are before. name is what a room
--- whose name was dropped when it emptied is called from now on, or nil.
+-- takes, or nil; limits are those of the log, which then is written to. size is
+-- how many members there are before. name is what a room whose name was dropped
+-- when it emptied is called from now on, or nil.
 -- Returns the event's seq, the seq of the membership's entry, and the count.
 local function join(part, id, room, user_key, user, mine, other, size, partition, name, limits, gone_ttl, now_ms)
   local members, room_key = part .. "members:" .. id, part .. "room:" .. id

@@ -71,21 +71,21 @@ end
 -- limit the size of the hash says enough; at the limit each room of the list is
 -- looked at and those the user is no longer in are dropped from it.
 local function rooms_of_user(part, user_key, user, limit)
-  if call("HLEN", user_key) - 1 < limit then
-    return 0
-  end
-  local fields, n = call("HGETALL", user_key), 0
-  for i = 1, #fields, 2 do
-    local id = fields[i]:match("^r:(.*)$")
-    if id then
-      local r = user_room(fields[i + 1])
-      local other = slot(part, r.partition)
-      local f = call("HMGET", key(other, "room", id), "epoch")
-      local m = f[1] and membership(call("HGET", key(other, "info", id), user))
-      if m and m.session == r.session then
-        n = n + 1
-      else
-        void_place(other, id, user_key, user, r)
+  local n = 0
+  if call("HLEN", user_key) - 1 >= limit then -- seldom
+    local fields = call("HGETALL", user_key)
+    for i = 1, #fields, 2 do
+      local id = fields[i]:match("^r:(.*)$")
+      if id then
+        local r = user_room(fields[i + 1])
+        local other = slot(part, r.partition)
+        local f = call("HMGET", key(other, "room", id), "epoch")
+        local m = f[1] and membership(call("HGET", key(other, "info", id), user))
+        if m and m.session == r.session then
+          n = n + 1
+        else
+          void_place(other, id, user_key, user, r)
+        end
       end
     end
   end
