@@ -361,6 +361,16 @@ var meanwhile = []steps{
 		}
 		return nil
 	}},
+	{name: "the same connection enters", do: func(s *roomstore.Store, w *world) error {
+		for i, room := range []roomstore.RoomID{"a", "d"} {
+			key := roomstore.RequestKey(strconv.Itoa(70 + i))
+			_, err := s.Enter(w.ctx(), w.s("a1"), roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: room, RequestKey: key, Data: "ana/a1"})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}},
 	{name: "park", do: func(s *roomstore.Store, w *world) error { return s.Park(w.ctx(), w.s("a1"), 20*time.Second) }},
 	{name: "logout", do: func(s *roomstore.Store, w *world) error {
 		_, err := s.LeaveAll(w.ctx(), w.s("a1"), "60", true)
@@ -425,6 +435,56 @@ func TestApart_meanwhile(t *testing.T) {
 	}
 }
 
+// A switch that is held up, while who resumes the session finds it, has happened or
+// never will: at whatever point of the finding it goes on.
+func TestApart_switchFound(t *testing.T) {
+	t.Parallel()
+	for calls := 1; calls <= 6; calls++ {
+		t.Run(fmt.Sprintf("after %d calls", calls), func(t *testing.T) {
+			t.Parallel()
+			w := newWorldOn(t, redistest.New(t), nil, roomstore.Config{Partitions: 16, Apart: true})
+			w.loginOn("n1", "ana", "a1", "phone")
+			w.enter(w.s("a1"), "a")
+			old := w.s("a1")
+			first, hold := w.holds(2)
+			switched := make(chan error, 1)
+			go func() {
+				_, _, err := first.Switch(w.ctx(), old, "a", roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "b", RequestKey: "1", Data: "ana/a1"})
+				switched <- err
+			}()
+			<-hold.reached
+			second, find := w.holds(calls)
+			resumed := make(chan error, 1)
+			go func() {
+				who, _, _, err := second.Resume(w.ctx(), "n2", "ana", "a1", nil)
+				w.sessions["a1"] = who
+				resumed <- err
+			}()
+			<-find.reached
+			close(hold.goOn)
+			if err := <-switched; err != nil && !roomstore.Refused(err) {
+				t.Error(err)
+			}
+			close(find.goOn)
+			w.must(<-resumed)
+			a, b := w.state("a"), w.state("b")
+			if strings.Contains(a, "ana/a1@") == strings.Contains(b, "ana/a1@") {
+				t.Errorf("stored of a: %s, of b: %s", a, b)
+			}
+		})
+	}
+}
+
+// holds gives a store of the deployment that is held up after so many calls.
+func (w *world) holds(calls int) (*roomstore.Store, *paused) {
+	w.Helper()
+	p := &paused{mortal: mortal{left: calls}, reached: make(chan struct{}), goOn: make(chan struct{})}
+	rdb := redis.NewClient(w.rdb.(*redis.Client).Options())
+	w.Cleanup(func() { rdb.Close() })
+	rdb.AddHook(p)
+	return roomstore.New(runBatcher(w.T, rdb, w.batcher()), w.cfg), p
+}
+
 // between runs other between two calls of op, and says whether op has so many.
 func between(t *testing.T, op, other steps, calls int) bool {
 	cfg := op.cfg
@@ -437,11 +497,7 @@ func between(t *testing.T, op, other steps, calls int) bool {
 	if op.given != nil {
 		op.given(w)
 	}
-	p := &paused{mortal: mortal{left: calls}, reached: make(chan struct{}), goOn: make(chan struct{})}
-	rdb := redis.NewClient(w.rdb.(*redis.Client).Options())
-	w.Cleanup(func() { rdb.Close() })
-	rdb.AddHook(p)
-	store := roomstore.New(runBatcher(w.T, rdb, w.batcher()), w.cfg)
+	store, p := w.holds(calls)
 	done := make(chan error, 1)
 	go func() { done <- op.do(store, w) }()
 	reached := true
