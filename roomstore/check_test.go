@@ -171,6 +171,9 @@ func (w *world) checkMember(part, id, epoch, user, info string) {
 		}
 	}
 	if w.apart {
+		if s := w.rdb.HMGet(w.ctx(), key, "s:"+session, "e:"+session).Val(); node != "" && s[0] == nil && s[1] == nil {
+			w.Errorf("%s in %s is on node %s, and nobody knows the session %s", user, id, node, session)
+		}
 		r := w.rdb.HGet(w.ctx(), key, "r:"+id+"\x00"+session).Val()
 		if of, reserved, _ := strings.Cut(r, "\x00"); of != p || reserved < ticket || ticket == "" {
 			w.Errorf("%s has the reservation %q for the room %s, and the membership the ticket %q", key, r, id, ticket)
