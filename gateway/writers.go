@@ -62,8 +62,6 @@ func (w *writers) work() {
 	t.do = t.write
 	var mine [turns]*socket
 	for {
-		// Who is about to queue more does so first: it then goes out together.
-		runtime.Gosched()
 		w.mu.Lock()
 		n := copy(mine[:], w.line[w.head:])
 		clear(w.line[w.head : w.head+n])
