@@ -43,7 +43,7 @@ func race(t *testing.T, n int, refusal error, call func(i int) error) int {
 func (w *world) stores(n int, cfg roomstore.Config) (all []*roomstore.Store) {
 	cfg.Prefix, cfg.Partitions = w.prefix, w.parts
 	for range n {
-		all = append(all, roomstore.New(runBatcher(w.T, w.rdb, roomstore.BatcherConfig{Timeout: 30 * time.Second}), cfg))
+		all = append(all, roomstore.New(runBatcher(w.T, w.rdb, roomstore.BatcherConfig{}), cfg))
 	}
 	return all
 }

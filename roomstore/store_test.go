@@ -104,7 +104,7 @@ func newWorldOn(t *testing.T, rdb *redis.Client, mini *miniredis.Miniredis, cfg 
 	t.Cleanup(cancel)
 	cfg.Prefix = redistest.Prefix()
 	w.prefix, w.parts = cfg.Prefix, max(1, cfg.Partitions)
-	w.store = roomstore.New(runBatcher(t, w.rdb, roomstore.BatcherConfig{Lanes: 1, Timeout: 30 * time.Second}), cfg)
+	w.store = roomstore.New(runBatcher(t, w.rdb, roomstore.BatcherConfig{Lanes: 1}), cfg)
 	w.sub = w.rdb.PSubscribe(t.Context(), w.prefix+":*")
 	if _, err := w.sub.Receive(t.Context()); err != nil {
 		t.Fatal(err)

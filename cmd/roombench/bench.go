@@ -31,6 +31,9 @@ type Load struct {
 	ChurnRate        float64 `group:"load" default:"500" help:"churn, at a rate: entries and departures a second, together."`
 	StormMembers     int     `group:"load" default:"5000" help:"storm: clients that connect, log in and enter a room."`
 	IdleMembers      int     `group:"load" default:"10000" help:"idle: clients that are in a room and do nothing."`
+	BigRoomMembers   int     `group:"load" default:"15000" help:"bigroom: members of its one room."`
+	BigRoomRate      float64 `group:"load" default:"1" help:"bigroom: messages a second that one of them sends."`
+	BigRoomChurners  int     `group:"load" default:"100" help:"bigroom: clients that enter it and leave it, again and again."`
 	ReconnectMembers int     `group:"load" default:"15000" help:"reconnect: clients that are in a room."`
 	ReconnectCut     int     `group:"load" default:"10000" help:"reconnect: how many of them lose their links at once, and come back."`
 	ReconnectRate    float64 `group:"load" default:"500" help:"reconnect: messages a second that those who stay send, in all rooms."`
@@ -52,6 +55,7 @@ var workloads = []struct {
 	{"storm", (*bench).storm, false},
 	{"idle", (*bench).idle, false},
 	{"reconnect", (*bench).reconnect, true},
+	{"bigroom", (*bench).bigRoom, true},
 }
 
 func workloadNames() string {
@@ -81,6 +85,9 @@ func (l Load) check() error {
 		{"churn-rate", l.ChurnRate, 0.1, 1e6},
 		{"storm-members", float64(l.StormMembers), 1, 1e6},
 		{"idle-members", float64(l.IdleMembers), 1, 1e6},
+		{"big-room-members", float64(l.BigRoomMembers), 2, 1e6},
+		{"big-room-rate", l.BigRoomRate, 0.01, 1e6},
+		{"big-room-churners", float64(l.BigRoomChurners), 1, 1e6},
 		{"reconnect-members", float64(l.ReconnectMembers), 2, 1e6},
 		{"reconnect-cut", float64(l.ReconnectCut), 1, float64(l.ReconnectMembers)},
 		{"reconnect-rate", l.ReconnectRate, 0.1, 1e6},
@@ -107,8 +114,9 @@ type bench struct {
 	logout   bool // at the end of a workload, so that servers are as before
 	progress *progress
 
-	name  string    // part of all user and room IDs, so that runs do not meet
-	began time.Time // what stamps count from
+	running string    // workload
+	name    string    // part of all user and room IDs, so that runs do not meet
+	began   time.Time // what stamps count from
 
 	figures []Figure
 
@@ -153,6 +161,7 @@ func (b *bench) run(ctx context.Context, names []string) error {
 		if !wanted {
 			continue
 		}
+		b.running = w.name
 		err := w.run(b, ctx)
 		if err == nil && b.broken() { // while the clients were leaving
 			err = errBroken
@@ -205,6 +214,9 @@ func (b *bench) adviceOn(code protocol.Code) (string, bool) {
 		return "start the gateways with --rate-limits=false", true
 	case protocol.CodeRoomFull:
 		most := max(b.load.FanoutMembers, b.load.SmallMembers, b.load.ChurnMembers+b.load.Churners, b.load.RoomSize)
+		if b.running == "bigroom" {
+			most = b.load.BigRoomMembers + b.load.BigRoomChurners
+		}
 		return fmt.Sprintf("start the gateways with --max-members=%d", most), true
 	case protocol.CodeRoomLimit:
 		return "start the gateways with --max-rooms=0", true

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 var small = []string{
 	"--duration=300ms", "--warmup=100ms", "--fanout-members=30", "--fanout-in-flight=4", "--fanout-rate=40", "--small-rooms=5", "--small-rate=20",
 	"--churn-rooms=3", "--churn-members=4", "--churners=10", "--churn-rate=60", "--storm-members=60", "--idle-members=60", "--room-size=7",
-	"--reconnect-members=60", "--reconnect-cut=40", "--reconnect-rate=200",
+	"--big-room-members=60", "--big-room-rate=20", "--big-room-churners=3", "--reconnect-members=60", "--reconnect-cut=40", "--reconnect-rate=200",
 }
 
 // short leaves out what only "roombench run" has.
@@ -165,6 +165,28 @@ func TestRun_reconnect(t *testing.T) {
 	err := run(t.Context(), append([]string{"reconnect", "--url=" + startBare(t, server.Addr())}, short...), &out, io.Discard)
 	if !errors.Is(err, errBroken) || !strings.Contains(out.String(), "heard that somebody left") {
 		t.Errorf("without resume: got %v\n%s", err, &out)
+	}
+}
+
+// In a room that is very large messages come to all, and everybody knows how many they are.
+func TestRun_bigRoom(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	a := gatetest.Start(t, server.Addr(), "--rate-limits=false", "--max-members=1200")
+	b := gatetest.Start(t, server.Addr(), "--rate-limits=false", "--max-members=1200")
+	args := append([]string{"bigroom", "--url=" + a.URL() + "," + b.URL()}, short...)
+	r := figuresOf(t, append(args, "--big-room-members=1050", "--duration=1s")...)
+	got := map[string]float64{}
+	for _, f := range r.Figures {
+		got[f.Workload+": "+f.Name] = f.Value
+	}
+	for _, want := range []string{
+		"big room, 1 × 1050: all are in after", "big room, 1 × 1050, 20 messages/s: delivery p99",
+		"big room, 1 × 1050, 3 come and go: entries and departures/s", "big room, 1 × 1050, 3 come and go: told of members, times a second",
+	} {
+		if got[want] <= 0 {
+			t.Errorf("%s: got %v of %v", want, got[want], got)
+		}
 	}
 }
 

@@ -169,8 +169,10 @@ func (f *compareFlags) run(ctx context.Context, stdout, stderr io.Writer) error 
 			}
 		}
 	}
-	if slices.Contains(names, "reconnect") {
-		return fmt.Errorf("%w: reconnect cannot be compared: bare servers bring nobody back", errUsage)
+	for _, w := range workloads {
+		if w.own && slices.Contains(names, w.name) {
+			return fmt.Errorf("%w: %s cannot be compared: bare servers cannot do it", errUsage, w.name)
+		}
 	}
 	p, began := newProgress(stderr), time.Now()
 	figures := map[bool][]Figure{} // by whether they are ours

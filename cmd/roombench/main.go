@@ -29,6 +29,8 @@ storm: 5000 clients connect, log in and enter a room.
 
 idle: 10000 clients are in a room and do nothing.
 
+bigroom, only if it is named: one room of 15000, in which somebody speaks while 100 come and go.
+
 reconnect, only if it is named: of 15000 clients in rooms 10000 lose their links at once and come back to their rooms, while others speak there.
 
 Latencies at a rate are counted from when something was due, so a stall shows in all that it held up. Every receiver checks that it gets every message, once and in order: if not, roombench says what and where, and exits with 1.`
@@ -40,7 +42,7 @@ type flags struct {
 }
 
 type runFlags struct {
-	Workloads []string       `arg:"" optional:"" name:"workload" help:"fanout, small, churn, storm, idle; these if none is named. And reconnect."`
+	Workloads []string       `arg:"" optional:"" name:"workload" help:"fanout, small, churn, storm, idle; these if none is named. And bigroom, reconnect."`
 	URL       []string       `name:"url" required:"" placeholder:"URL" help:"WebSocket URL of a server, as ws://127.0.0.1:8080. Repeat it, or separate by commas; clients are spread evenly."`
 	PID       map[string]int `name:"pid" placeholder:"NAME=PID" help:"Process whose CPU and memory to watch, on this machine. Repeat it. A name that begins with redis is counted as Redis, any other as a server."`
 	Duration  time.Duration  `default:"10s" help:"How long each part of a workload is measured."`

@@ -281,6 +281,7 @@ func TestSentinels_following(t *testing.T) {
 	}{
 		{"two", "role:master\r\nslave0:ip=h,port=1,state=online,offset=9,lag=0\r\nslave1:ip=h,port=2,state=online,offset=9,lag=3\r\n", 2, 4 * time.Second},
 		{"one is only coming", "role:master\r\nslave0:ip=h,port=1,state=online,offset=9,lag=1\r\nslave1:ip=h,port=2,state=wait_bgsave,offset=0,lag=0\r\n", 1, 2 * time.Second},
+		{"Valkey's", "role:master\r\nslave0:ip=h,port=1,state=online,offset=9,lag=1,type=replica\r\n", 1, 2 * time.Second},
 		{"none", "role:master\r\nconnected_slaves:0\r\n", 0, 0},
 		{"a replica with replicas of its own", "role:slave\r\nslave0:ip=h,port=1,state=online,offset=9,lag=0\r\n", 0, 0},
 	} {

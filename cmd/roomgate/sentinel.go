@@ -278,11 +278,9 @@ func (s *sentinels) ask(ctx context.Context, lately time.Duration) error {
 	if addr != before {
 		s.log.Info("the Sentinels name a primary", "name", s.name, "addr", addr, "before", before)
 	}
-	said := time.Time{}
-	if vouched {
-		said = began
-	} else if since, ok := s.followed(ctx, addr); ok {
-		said = began.Add(-since)
+	said := began
+	if !vouched {
+		said = s.followed(ctx, addr)
 	}
 
 	s.mu.Lock()
@@ -401,10 +399,10 @@ func (s *sentinels) take(views []view) (vouched bool) {
 	return s.most(len(views))
 }
 
-// followed says how long ago all replicas told the primary that they follow it, if
-// they do. The Sentinels may be away, and to replace it they would have had to take
-// one of these from it.
-func (s *sentinels) followed(ctx context.Context, addr string) (since time.Duration, ok bool) {
+// followed says when all replicas had told the primary that they follow it, zero
+// if they do not. The Sentinels may be away, and to replace it they would have had
+// to take one of these from it.
+func (s *sentinels) followed(ctx context.Context, addr string) time.Time {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	options := s.direct
@@ -412,16 +410,23 @@ func (s *sentinels) followed(ctx context.Context, addr string) (since time.Durat
 	options.PoolSize, options.PipelinePoolSize, options.DialerRetries = 1, -1, 1
 	rdb := redis.NewClient(&options)
 	defer rdb.Close()
+	if err := rdb.Ping(ctx).Err(); err != nil { // connects
+		return time.Time{}
+	}
+	asked := time.Now()
 	info, err := rdb.Info(ctx, "replication").Result()
 	if err != nil {
-		return 0, false
+		return time.Time{}
 	}
 	n, since := following(info)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := n > 0 && n >= s.replicas
 	s.replicas = max(s.replicas, n)
-	return since, all
+	if !all {
+		return time.Time{}
+	}
+	return asked.Add(-since)
 }
 
 // following says, by what a primary tells of its replication, how many replicas
@@ -437,6 +442,7 @@ func following(info string) (n int, since time.Duration) {
 			continue
 		}
 		_, lag, _ := strings.Cut(fields, "lag=") // whole seconds, rounded down
+		lag, _, _ = strings.Cut(lag, ",")        // behind which Valkey has more
 		if seconds, err := strconv.Atoi(lag); err == nil && seconds >= 0 {
 			n++
 			since = max(since, time.Duration(seconds+1)*time.Second)

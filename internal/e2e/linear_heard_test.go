@@ -433,7 +433,7 @@ func (l *listener) disconnected(what news) error {
 // what came after. Of a room that is over by then nothing else can be had any
 // more: only that, or, where the room is there in another life, that its place was
 // not kept, as one is told who comes back, and whoever is in a room while Redis is
-// started anew.
+// started anew or another takes its place.
 func (l *listener) otherwise(what news, end roomstore.Event) bool {
 	events := l.lives[end.Epoch].events
 	last := events[len(events)-1]
@@ -444,7 +444,8 @@ func (l *listener) otherwise(what news, end roomstore.Event) bool {
 	if !l.lossy && !what.back {
 		return false
 	}
-	again := what.back || over && l.p.h.site.plan.durable
+	plan := &l.p.h.site.plan
+	again := what.back || over && (plan.durable || plan.watched)
 	for epoch, c := range l.lives {
 		for _, e := range c.events {
 			if epoch < end.Epoch || epoch == end.Epoch && e.Seq <= end.Seq || e.At > what.at {

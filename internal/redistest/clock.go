@@ -53,13 +53,13 @@ func (s *Server) SetClock(ahead time.Duration) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(s.t.Context(), startTimeout)
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
 	now, err := s.Client(s.t).Time(ctx).Result()
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if off := (time.Until(now) - ahead).Abs(); off > startTimeout {
+	if off := (time.Until(now) - ahead).Abs(); off > patience {
 		s.t.Fatalf("the server's clock was set to %v ahead and is off by %v: is it linked statically?", ahead, off)
 	}
 }

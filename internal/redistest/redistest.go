@@ -34,8 +34,8 @@ import (
 	"github.com/roomgate/roomgate/internal/freeport"
 )
 
-// startTimeout bounds how long a server may take until it answers.
-const startTimeout = 20 * time.Second
+// patience bounds how long a server may take to start, or to answer.
+const patience = 20 * time.Second
 
 // New returns a client of the Redis that the tests of this test binary share,
 // which is started when it is first asked for. The client is closed when the
@@ -83,13 +83,15 @@ func Prefix() string { return "test-" + rand.Text() }
 
 // Options returns the options of every client that tests use. Calls are not
 // repeated by the client, since a test must know how often it asked; they keep
-// to the deadline of their context; and the server is not asked for
-// notifications that plain Redis does not have.
+// to the deadline of their context, and without one wait for long, since the
+// machine may be busy; and the server is not asked for notifications that plain
+// Redis does not have.
 func Options(addr string) *redis.Options {
 	return &redis.Options{
 		Addr:                     addr,
 		MaxRetries:               -1,
 		ContextTimeoutEnabled:    true,
+		ReadTimeout:              patience,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 }
@@ -300,7 +302,7 @@ func startAt(command []string, port int, args []string) (*process, error) {
 // not another that has the port. It fails at once if the server ends, which is
 // when life does.
 func (p *process) ready(life *os.File) error {
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	rdb := redis.NewClient(Options(p.addr()))
 	defer rdb.Close()
