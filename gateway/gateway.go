@@ -162,6 +162,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	var work errgroup.Group
 	work.Go(func() error { return g.hub.run(life) })
 	work.Go(func() error { return g.beat.run(life) })
+	work.Go(func() error { return g.workers.run(life) })
 	nodes, stopNodes := context.WithCancel(life)
 	defer stopNodes()
 	failed := make(chan error, 2)

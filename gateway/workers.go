@@ -1,6 +1,11 @@
 package gateway
 
-import "sync"
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
 
 // workers run jobs beside their callers. A goroutine begins with a small stack,
 // and to let it grow to what a request needs costs as much as all that the
@@ -10,6 +15,7 @@ type workers struct {
 
 	mu      sync.Mutex
 	idle    []chan func() // of those that wait; the last one begins
+	spare   int           // how many have waited all the time since trim
 	stopped bool
 }
 
@@ -27,6 +33,36 @@ func (w *workers) do(job func()) {
 	}
 	w.idle[last] <- job // its worker waits: that does not block
 	w.idle = w.idle[:last]
+	w.spare = min(w.spare, last)
+}
+
+// trimEvery is how long a worker waits for a job at least, and at most twice as long.
+const trimEvery = 5 * time.Second
+
+// run lets workers go that are not needed, until ctx is done.
+func (w *workers) run(ctx context.Context) error {
+	t := time.NewTicker(trimEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			w.trim()
+		}
+	}
+}
+
+// trim ends those who have not been needed since it was last called: a gateway at
+// rest has none.
+func (w *workers) trim() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, jobs := range w.idle[:w.spare] {
+		close(jobs)
+	}
+	w.idle = slices.Delete(w.idle, 0, w.spare)
+	w.spare = len(w.idle)
 }
 
 // work runs one job after another, until there are workers enough without it or
@@ -55,7 +91,7 @@ func (w *workers) stop() {
 	for _, jobs := range w.idle {
 		close(jobs)
 	}
-	w.idle = nil
+	w.idle, w.spare = nil, 0
 	w.mu.Unlock()
 	w.running.Wait()
 }

@@ -35,6 +35,20 @@ func TestWorkers(t *testing.T) {
 		if got := len(w.idle); got != idleWorkers || w.idle[got-1] != before {
 			t.Errorf("%d workers wait after single jobs, want the same %d", got, idleWorkers)
 		}
+		w.trim()
+		w.do(func() {})
+		w.do(func() {})
+		synctest.Wait()
+		w.trim() // two at most were needed since
+		if got := len(w.idle); got < 1 || got > 2 {
+			t.Errorf("%d workers wait after a while of few jobs", got)
+		}
+		w.trim()
+		w.trim()
+		synctest.Wait()
+		if got := len(w.idle); got != 0 {
+			t.Errorf("%d workers wait after a while without jobs", got)
+		}
 		release = make(chan struct{})
 		w.do(func() { <-release })
 		go close(release)
