@@ -115,7 +115,7 @@ func decodeEvent(method, params []byte, raw bool) (Event, place, error) {
 		case protocol.EventRoomModeChanged:
 			ev := new(RoomModeChanged)
 			err := json.Unmarshal(params, ev)
-			return ev, place{RoomID: ev.RoomID, Seq: ev.Seq}, err
+			return ev, place{RoomID: ev.RoomID}, err // its seq is where the client is already
 		case protocol.EventRoomAttributesBatchUpdated:
 			ev := new(AttributesBatchUpdated)
 			err := json.Unmarshal(params, ev)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
+	"golang.org/x/time/rate"
 )
 
 // toldToAll is how many members a room may have for all of them to hear of each
@@ -82,6 +83,9 @@ func (c *conn) prepareAttributes(room string, requestKey int64, operations []pro
 	if err != nil {
 		return prepared{}, err
 	}
+	if err := c.tooManyChanges(1); err != nil {
+		return prepared{}, err
+	}
 	return c.changing([]roomstore.RoomID{change.Room}, func(s *session, answer reply) func() {
 		change := change
 		change.RequestKey = s.key(requestKey)
@@ -121,6 +125,9 @@ func (c *conn) prepareMemberAttributes(p *protocol.SetMembersAttributesParams) (
 	for _, k := range sortedKeys(p.Attributes) {
 		change.Attributes = append(change.Attributes, roomstore.Pair{Key: k, Value: p.Attributes[k]})
 	}
+	if err := c.tooManyChanges((len(users) + 9) / 10); err != nil {
+		return prepared{}, err
+	}
 	return c.changing([]roomstore.RoomID{room}, func(s *session, answer reply) func() {
 		change := change
 		change.RequestKey = s.key(p.RequestKey)
@@ -152,6 +159,15 @@ func (c *conn) prepareMemberAttributes(p *protocol.SetMembersAttributesParams) (
 			return got.at, r
 		})
 	})
+}
+
+// tooManyChanges refuses a change of attributes that exceeds the rate of messages, as which
+// it counts: for each ten users whose attributes are set it counts as one.
+func (c *conn) tooManyChanges(n int) *protocol.Error {
+	if !c.fastN(func(r *rates) *rate.Limiter { return r.messages }, n) {
+		return nil
+	}
+	return fail(protocol.CodeTooFast, "more than %v messages and changes of attributes a second", c.rates.messages.Limit())
 }
 
 // changeAttributes makes a call that changes attributes, and gives its answer its place
@@ -325,10 +341,12 @@ func (m *member) hears(e roomstore.Event) bool {
 }
 
 // change notes what an event says of the room's attributes.
-func (f *feed) change(c *roomstore.AttributesChanged) {
-	if !f.described {
+func (f *feed) change(e roomstore.Event) {
+	if !f.described || e.Seq <= f.describedAt {
 		return
 	}
+	c := e.Attributes
+	f.describedAt = e.Seq
 	f.attributes = slices.DeleteFunc(f.attributes, func(a roomstore.Attribute) bool {
 		return slices.Contains(c.Deleted, a.Key) ||
 			slices.ContainsFunc(c.Set, func(b roomstore.Attribute) bool { return a.Key == b.Key })

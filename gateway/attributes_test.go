@@ -90,16 +90,37 @@ func TestFeed_asking(t *testing.T) {
 // has changed since.
 func TestFeed_change(t *testing.T) {
 	f := &feed{}
-	f.change(&roomstore.AttributesChanged{Set: []roomstore.Attribute{{Key: "x"}}})
+	event := func(seq int64, c roomstore.AttributesChanged) roomstore.Event {
+		return roomstore.Event{Kind: roomstore.KindAttributes, Position: at(1, seq), Attributes: &c}
+	}
+	f.change(event(3, roomstore.AttributesChanged{Set: []roomstore.Attribute{{Key: "x"}}}))
 	if f.described || len(f.attributes) > 0 {
 		t.Errorf("knows %v of a room that was not described", f.attributes)
 	}
-	f.describe([]roomstore.Attribute{{Key: "k", Value: "1", Owner: "ana"}, {Key: "l", Value: "2", Owner: "bo"}})
-	f.change(&roomstore.AttributesChanged{
+	early := []roomstore.Attribute{{Key: "k", Value: "1", Owner: "ana"}, {Key: "l", Value: "2", Owner: "bo"}}
+	changed := event(5, roomstore.AttributesChanged{
 		Set:     []roomstore.Attribute{{Key: "k", Value: "3", Owner: "cy", Leaves: true}, {Key: "m", Value: "4", Owner: "cy"}},
 		Deleted: []string{"l", "n"},
 	})
+	f.at, f.ring = at(1, 5), []roomstore.Event{message(1, 4, "zoe", "hi"), changed}
+	f.describe(early, 2) // an answer so late that the feed has let go of what came since
+	if f.described {
+		t.Errorf("knows %v of 2, and has only what came after 3", f.attributes)
+	}
+	f.describe(early, 3) // what has changed since is known
+	known, _ := f.record("n")
+	f.describe(early, 4) // of before what is known
+	f.change(changed)    // is known
 	want := []roomstore.Attribute{{Key: "k", Value: "3", Owner: "cy", Leaves: true}, {Key: "m", Value: "4", Owner: "cy"}}
+	f.attributes[0].Value = "3"
+	if len(known.Attributes) != 2 || known.Attributes[0] != want[0] {
+		t.Errorf("reported %v, want %v", known.Attributes, want)
+	}
+	f.attributes[0].Value = "another"
+	if known.Attributes[0] != want[0] {
+		t.Errorf("what was reported has become %v", known.Attributes)
+	}
+	f.attributes[0] = want[0]
 	if len(f.attributes) != 2 || f.attributes[0] != want[0] || f.attributes[1] != want[1] {
 		t.Errorf("knows %v, want %v", f.attributes, want)
 	}

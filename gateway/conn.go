@@ -498,14 +498,17 @@ func (c *conn) count() *protocol.Error {
 }
 
 // fast says whether a request exceeds the connection's rates.
-func (c *conn) fast(limiter func(*rates) *rate.Limiter) bool {
+func (c *conn) fast(limiter func(*rates) *rate.Limiter) bool { return c.fastN(limiter, 1) }
+
+// fastN is fast for a request that counts as n.
+func (c *conn) fastN(limiter func(*rates) *rate.Limiter, n int) bool {
 	if !c.g.cfg.RateLimits {
 		return false
 	}
 	if c.rates == nil {
 		c.rates = newRates()
 	}
-	if limiter(c.rates).Allow() {
+	if limiter(c.rates).AllowN(time.Now(), n) {
 		return false
 	}
 	if now := time.Now(); now.Sub(c.tooSince) > time.Minute {

@@ -61,13 +61,14 @@ type feed struct {
 	exact int        // queries of members that are not answered
 
 	// What a heal needs to know of the room, besides at and members.
-	name       string
-	delay      int
-	attributes []roomstore.Attribute
-	described  bool // attributes is known
-	lineage    roomstore.Lineage
-	messageSeq int64 // the highest seen
-	orderKey   int64 // likewise
+	name        string
+	delay       int
+	attributes  []roomstore.Attribute
+	described   bool  // attributes is known,
+	describedAt int64 // as it was at this seq
+	lineage     roomstore.Lineage
+	messageSeq  int64 // the highest seen
+	orderKey    int64 // likewise
 
 	// What comes after a gap may be of a Redis that has lost data. Until the store
 	// has answered, only what was known before is known for certain.
@@ -78,6 +79,7 @@ type feed struct {
 // waiter is an answer that must not overtake the events before it.
 type waiter struct {
 	at    roomstore.Position
+	id    roomstore.SessionID // whose answer it is
 	since time.Time
 	do    func()
 	out   bool // at is where its session left
@@ -233,7 +235,7 @@ func (f *feed) pass(e roomstore.Event) {
 	case roomstore.KindMessage:
 		f.messageSeq, f.orderKey = max(f.messageSeq, e.MessageSeq), max(f.orderKey, e.OrderKey)
 	case roomstore.KindAttributes:
-		f.change(e.Attributes)
+		f.change(e)
 	case roomstore.KindMoved:
 		f.depart(e.Old, e)
 	case roomstore.KindLeft:
@@ -384,11 +386,11 @@ func (f *feed) framed(e roomstore.Event) []byte {
 	return nil
 }
 
-// after runs do, under the feed's lock, once all events up to a position have
+// after runs do, the answer to a session, under the feed's lock, once all events up to a position have
 // been handed on. If the subscription is late the store is asked; if that does
 // not help in time either, whatever it says, do runs all the same.
-func (f *feed) after(at roomstore.Position, do func()) {
-	f.wait(waiter{at: at, do: do})
+func (f *feed) after(id roomstore.SessionID, at roomstore.Position, do func()) {
+	f.wait(waiter{id: id, at: at, do: do})
 }
 
 // wait is after for a waiter.
@@ -396,9 +398,7 @@ func (f *feed) wait(w waiter) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.stopped || f.passed(w) {
-		if !w.out {
-			f.upToDate()
-		}
+		f.tellFirst(w.id)
 		w.do()
 		return
 	}
@@ -431,9 +431,7 @@ func (f *feed) release(ready func(waiter) bool) {
 		return true
 	})
 	for _, w := range now {
-		if !w.out {
-			f.upToDate()
-		}
+		f.tellFirst(w.id)
 		w.do()
 	}
 }

@@ -169,6 +169,9 @@ func (f *feed) catchUp(h roomstore.History) {
 		}
 		f.lose(lost)
 		events = known
+		if f.at.Epoch == h.Epoch {
+			f.attributes, f.described, f.describedAt = h.Attributes, true, h.Seq
+		}
 		f.release(f.passed) // nothing that is known may overtake them
 		f.doubtMembers()
 	}

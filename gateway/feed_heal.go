@@ -23,7 +23,7 @@ func (f *feed) record(node string) (known roomstore.Record, ok bool) {
 	}
 	known = roomstore.Record{
 		Room: f.room, Position: at, Lineage: f.lineage, Name: f.name, Delay: f.delay,
-		MessageSeq: f.messageSeq, OrderKey: f.orderKey, Attributes: f.attributes, Described: f.described,
+		MessageSeq: f.messageSeq, OrderKey: f.orderKey, Attributes: slices.Clone(f.attributes), Described: f.described,
 	}
 	// What the store has answered with is known, too, though its event has not come.
 	for _, w := range f.waiting {
@@ -63,9 +63,18 @@ func (f *feed) confirm() {
 	f.doubtful = f.doubtful && f.hub.suspects(f)
 }
 
-// describe notes the room's attributes.
-func (f *feed) describe(attributes []roomstore.Attribute) {
-	f.attributes, f.described = slices.Clone(attributes), true
+// describe notes the room's attributes, as they were at a seq of its epoch: unless
+// those of later are known, or the feed has let go what has changed since.
+func (f *feed) describe(attributes []roomstore.Attribute, at int64) {
+	if f.described && at < f.describedAt || !f.has(at) {
+		return
+	}
+	f.attributes, f.described, f.describedAt = slices.Clone(attributes), true, at
+	for _, e := range f.ring {
+		if e.Seq > at && e.Kind == roomstore.KindAttributes {
+			f.change(e)
+		}
+	}
 }
 
 // settle is told which life the room is in, now that all that was known of it
@@ -142,6 +151,7 @@ func (f *feed) goOn(l roomstore.Life, event protocol.RoomEvent) bool {
 		m.from, m.entered = f.at.Seq, min(m.entered, f.at.Seq)
 		f.interrupt(m, f.at)
 		m.s.event(historyLost(f.room, 0, f.at.Seq), classKept, f.room)
+		f.tellMode(m, 0, f.at)
 	}
 	f.release(f.passed)
 	return true
@@ -157,6 +167,10 @@ func (f *feed) interrupt(m *member, at roomstore.Position) {
 // put back late has another place in the order than it had.
 func (f *feed) entered(e roomstore.Event) {
 	if i := f.find(e.Origin); i >= 0 {
-		f.members[i].entered = e.Seq
+		m := f.members[i]
+		if f.crowd != nil && !f.crowd.sampled {
+			f.tellOne(m, f.crowd.pending) // and what follows it is not told of itself
+		}
+		m.entered, m.from = e.Seq, max(m.from, e.Seq)
 	}
 }

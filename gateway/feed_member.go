@@ -103,7 +103,7 @@ func (f *feed) admit(s *session, e roomstore.Entry, say func()) bool {
 		return false
 	}
 	f.name, f.delay = e.Name, e.Delay
-	f.describe(e.Attributes)
+	f.describe(e.Attributes, e.Seq)
 	f.confirmed(e.Position)
 	m := &member{s: s, from: e.Seq, entered: e.Entered}
 	if !f.add(m) {
@@ -157,8 +157,8 @@ func (f *feed) since(m *member, seq int64) {
 		if f.ownDeparture(m, e) {
 			return
 		}
-		if e.Seq > told && (e.Kind == roomstore.KindJoined || e.Kind == roomstore.KindLeft) {
-			continue // it is told with the others
+		if (e.Seq > told || f.sampled()) && (e.Kind == roomstore.KindJoined || e.Kind == roomstore.KindLeft) {
+			continue // it is told with the others, or not at all
 		}
 		if b := f.framed(e); b != nil && m.hears(e) {
 			m.s.event(b, classKept, f.room)
@@ -253,6 +253,7 @@ func (f *feed) standing(id roomstore.SessionID, say func(roomstore.Position)) bo
 	}
 	f.upToDate()
 	say(f.at)
+	f.tellMode(f.members[f.find(id)], 0, f.at)
 	return true
 }
 

@@ -507,7 +507,7 @@ func (p *player) enter() {
 		}
 		if e.Already && s.in(room) != nil {
 			done := make(chan struct{})
-			f.after(e.Position, func() { p.answer(s, e.Position); close(done) })
+			f.after(s.who.ID, e.Position, func() { p.answer(s, e.Position); close(done) })
 			<-done
 			w.hub.close(f)
 			return
@@ -573,7 +573,7 @@ func (p *player) say() {
 			return
 		}
 		done := make(chan struct{})
-		f.after(at, func() { p.answer(s, at); close(done) })
+		f.after(s.who.ID, at, func() { p.answer(s, at); close(done) })
 		<-done
 	})
 }

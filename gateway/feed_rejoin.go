@@ -81,7 +81,7 @@ func (f *feed) rejoinFromStore(s *session, back roomstore.Return, from roomstore
 	if !f.has(h.Seq) {
 		return false, nil
 	}
-	f.describe(h.Attributes)
+	f.describe(h.Attributes, h.Seq)
 	f.welcome(s, back, from, seen, say, h.Events, h.Complete, h.Position, h.Count)
 	return true, nil
 }

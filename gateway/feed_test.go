@@ -207,7 +207,7 @@ func TestFeed_after_busy(t *testing.T) {
 	play(t, func(t *testing.T, st *stage) {
 		s, w := st.admit("ana", entry(1, 1))
 		for seq := int64(2); seq <= 50; seq++ {
-			st.f.after(at(1, seq), func() { s.c.queue(answerFrame(fmt.Sprint(seq))) })
+			st.f.after("", at(1, seq), func() { s.c.queue(answerFrame(fmt.Sprint(seq))) })
 			time.Sleep(patience / 2)
 			st.deliver(message(1, seq, "zoe", "x"))
 		}
@@ -243,9 +243,9 @@ func TestFeed_after_whileFilling(t *testing.T) {
 			}
 			return h, nil
 		}
-		st.f.after(at(1, 3), func() { s.c.queue(answerFrame("a")) })
+		st.f.after("", at(1, 3), func() { s.c.queue(answerFrame("a")) })
 		<-asked
-		st.f.after(at(1, 5), func() { s.c.queue(answerFrame("b")) })
+		st.f.after("", at(1, 5), func() { s.c.queue(answerFrame("b")) })
 		answer <- struct{}{}
 		<-asked
 		answer <- struct{}{}
@@ -265,7 +265,7 @@ func TestFeed_after_storeAway(t *testing.T) {
 		s, _ := st.admit("ana", entry(1, 1))
 		began := time.Now()
 		done := make(chan struct{})
-		st.f.after(at(1, 3), func() { close(done) })
+		st.f.after("", at(1, 3), func() { close(done) })
 		<-done
 		if took := time.Since(began); took > 5*time.Second {
 			t.Errorf("answered after %v", took)
@@ -570,7 +570,7 @@ func TestHub_run_ends(t *testing.T) {
 	play(t, func(t *testing.T, st *stage) {
 		st.admit("ana", entry(1, 1))
 		done := make(chan struct{})
-		st.f.after(at(1, 9), func() { close(done) })
+		st.f.after("", at(1, 9), func() { close(done) })
 		st.f.stop()
 		<-done
 	})
@@ -777,7 +777,7 @@ func TestFeed_gone_missing(t *testing.T) {
 						st.f.wait(waiter{at: at(1, tt.leaves), out: true, do: func() {}})
 					}
 					if tt.says > 0 {
-						st.f.after(at(1, tt.says), func() {})
+						st.f.after("", at(1, tt.says), func() {})
 					}
 					if tt.name == "all had come" {
 						st.f.compare(at(0, 0))
@@ -872,9 +872,9 @@ func TestFeed_record_waiting(t *testing.T) {
 		st.admit("ana", entry(1, 3))
 		given := 0
 		for _, seq := range []int64{7, 5} {
-			st.f.after(at(1, seq), func() { given++ })
+			st.f.after("", at(1, seq), func() { given++ })
 		}
-		st.f.after(at(2, 20), func() { given++ }) // of another epoch, whose numbers are others
+		st.f.after("", at(2, 20), func() { given++ }) // of another epoch, whose numbers are others
 		known, ok := st.f.record("n")
 		if !ok || known.Position != at(1, 7) {
 			t.Errorf("got %v, %v, want 1.7", known.Position, ok)

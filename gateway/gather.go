@@ -67,8 +67,8 @@ func (s *session) exactly(room roomstore.RoomID) (answered func()) {
 
 // tellOf tells the members of an entry or departure, or gathers it.
 func (f *feed) tellOf(e roomstore.Event) {
-	if e.Count >= gatherFrom || f.sampled() {
-		f.gather(e)
+	if e.Count >= gatherFrom || f.sampled() || e.Count == 0 && f.crowd != nil {
+		f.gather(e) // 0: it is not known how many there were then
 		return
 	}
 	f.tellMembers()
@@ -97,7 +97,7 @@ func (f *feed) gather(e roomstore.Event) {
 	case !g.sampled && e.Count > sampledFrom:
 		f.tellMembers()
 		f.setMode(true)
-	case g.sampled && e.Count <= fullFrom:
+	case g.sampled && e.Count <= fullFrom && e.Count > 0:
 		f.tellMembers()
 		f.setMode(false)
 	case wait <= 0:
@@ -226,9 +226,17 @@ func (f *feed) tellOne(m *member, events []roomstore.Event) {
 	m.from = events[len(events)-1].Seq
 }
 
+// tellFirst tells a member what it has not heard yet, before an answer that it is to come
+// behind.
+func (f *feed) tellFirst(id roomstore.SessionID) {
+	if !f.sampled() {
+		f.tellLast(id)
+	}
+}
+
 // tellLast tells a member that is about to go what it has not heard yet.
 func (f *feed) tellLast(id roomstore.SessionID) {
-	if f.crowd == nil || len(f.crowd.pending) == 0 {
+	if id == "" || f.crowd == nil || len(f.crowd.pending) == 0 {
 		return
 	}
 	if i := f.find(id); i >= 0 {
@@ -243,7 +251,12 @@ func (f *feed) difference(events []roomstore.Event) (frames [][]byte) {
 	last := events[len(events)-1]
 	at, half := seqOf(last.Seq), noPosition // the difference is told only with its second half
 	if f.sampled() {
-		at = noPosition
+		// It is no picture of the room at a position, but what is kept up to now has
+		// been told: who comes back need not go further back than this. Something
+		// kept may have said so already.
+		if last.Seq < f.at.Seq {
+			at = noPosition
+		}
 		left, joined = left[:min(len(left), sampleSize)], joined[:min(len(joined), sampleSize)]
 	}
 	if len(joined) == 0 {

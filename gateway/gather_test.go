@@ -86,7 +86,7 @@ func (h *hall) follow(c *listener) {
 			h.t.Fatal(err)
 		}
 		if f.Params.Seq > 0 {
-			if f.Params.Seq < c.seq {
+			if f.Params.Seq < c.seq || f.Params.Seq == c.seq && f.Method != protocol.EventRoomModeChanged && f.Method != protocol.EventRoomStateChanged {
 				h.t.Fatalf("%s: seq %d after %d: %s", c.user, f.Params.Seq, c.seq, text)
 			}
 			c.seq = f.Params.Seq
@@ -253,7 +253,7 @@ func TestFeed_gather_sampled(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		h.follow(ana)
-		if ana.mode != protocol.ModeSampled || ana.seq != 6 {
+		if ana.mode != protocol.ModeSampled || ana.seq != h.seq() {
 			t.Fatalf("mode %s at %d", ana.mode, ana.seq)
 		}
 		h.comes("bo", true)
@@ -279,7 +279,7 @@ func TestFeed_gather_sampled(t *testing.T) {
 		if most := int(5*time.Since(began)/time.Second) + 2; ana.frames-frames > most {
 			t.Errorf("%d events in %v", ana.frames-frames, time.Since(began))
 		}
-		if ana.frames-frames < 20 || ana.largest > sampleSize || ana.seq != seq {
+		if ana.frames-frames < 20 || ana.largest > sampleSize || ana.seq <= seq {
 			t.Errorf("%d events, the largest of %d users, from %d to %d", ana.frames-frames, ana.largest, seq, ana.seq)
 		}
 		time.Sleep(time.Second)

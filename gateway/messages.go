@@ -96,7 +96,7 @@ func (c *conn) inOrder(s *session, room roomstore.RoomID, at roomstore.Position,
 		return
 	}
 	done := make(chan struct{})
-	f.after(at, func() { say(f.at.Epoch == at.Epoch && f.at.Seq >= at.Seq); close(done) })
+	f.after(s.who.ID, at, func() { say(f.at.Epoch == at.Epoch && f.at.Seq >= at.Seq); close(done) })
 	<-done
 }
 

@@ -190,7 +190,7 @@ func (c *conn) entered(s *session, f *feed, e roomstore.Entry, a arrival) (rest 
 		c.fenced() // the store knows more than we do: the client finds out by resuming
 	case e.Already && a.was:
 		done := make(chan struct{})
-		f.after(e.Position, func() { a.answer(); close(done) })
+		f.after(s.who.ID, e.Position, func() { a.answer(); close(done) })
 		<-done
 		c.g.hub.close(f)
 	case !e.Again && f.admit(s, e, say):

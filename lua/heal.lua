@@ -159,11 +159,15 @@ local newest = math.max(tonumber(call("HGET", clock, "epoch") or 0), tonumber(ep
 call("HDEL", clock, "epoch")
 
 local function set_attributes()
-  local texts = attributes == "-" and {} or texts_of(attributes)
-  if #texts == 0 then
+  if attributes == "-" then
     return
   end
-  call("HSET", room_key, "attrs", "1")
+  local texts = texts_of(attributes)
+  call("UNLINK", key(part, "attrs", id))
+  call("HSET", room_key, "attrseq", seq)
+  if #texts > 0 then
+    call("HSET", room_key, "attrs", "1")
+  end
   for i = 1, #texts, 2 do
     call("HSET", key(part, "attrs", id), texts[i], texts[i + 1])
     if attribute(texts[i + 1]).leaves == "1" then
@@ -203,6 +207,11 @@ if verdict == "missing" or verdict == "older" or verdict == "lost" then
     call("UNLINK", key(part, "log", id), key(part, "left", id))
     call("HDEL", room_key, "deadline", "logbytes", "leftat", "leftseq")
     keep_for(part, id, 0)
+    -- What is known of now is newer than what is stored.
+    call("HDEL", room_key, "attrseq")
+    if not client then
+      set_attributes()
+    end
   else
     silent = true -- nobody is there to be told
     call("UNLINK", unpack(room_keys(part, id)))
@@ -227,7 +236,8 @@ elseif verdict == "merge" then
     room.seq = math.max(room.seq, seq + 1)
     room.base = room.seq
     room.message_seq, room.order = math.max(room.message_seq, message_seq), math.max(room.order, order_key)
-    if call("EXISTS", key(part, "attrs", id)) == 0 then
+    -- The report that knew the most of the room counts.
+    if room.healed == now_term and seq > tonumber(call("HGET", room_key, "attrseq") or -1) then
       set_attributes()
     end
   end

@@ -80,7 +80,8 @@ type MemberAttributesInfo struct {
 }
 
 // RoomModeChanged are the parameters of "roomModeChanged": from Seq on the client is told of
-// all entries and departures ([ModeFull]), or of some ([ModeSampled]).
+// all entries and departures ([ModeFull]), or of some ([ModeSampled]). It is no event of
+// the room: Seq is where the client is, and nothing to drop it for.
 type RoomModeChanged struct {
 	RoomID string   `json:"roomID"`
 	Mode   RoomMode `json:"mode"`

@@ -39,6 +39,9 @@ var layout = []struct {
 	{regexp.MustCompile(`^\{0\}:(?:term|origin)$`), "string"},
 }
 
+// passing are the keys of what is kept for a while only.
+var passing = regexp.MustCompile(`^\{u?\d+\}:(?:log|left|did|gone|slow):`)
+
 // check holds what is stored against itself and against what was heard: keys
 // are where the layout has them; a room's sets name the same members; every
 // index has what it has to, and what it has beyond that is void; each life had
@@ -80,6 +83,9 @@ keys:
 			}
 			if kind := w.rdb.Type(w.ctx(), key).Val(); kind != l.kind && kind != "none" {
 				w.Errorf("%q is a %s, want a %s", key, kind, l.kind)
+			}
+			if passing.MatchString(rest) && w.rdb.PTTL(w.ctx(), key).Val() == -1 {
+				w.Errorf("%q does not expire", key)
 			}
 			if len(m) == 3 && m[1] != strconv.Itoa(w.hash(m[2])) {
 				w.Errorf("%q is in another partition than %d, where it belongs", key, w.hash(m[2]))

@@ -919,3 +919,43 @@ func TestStore_Heal_generation(t *testing.T) {
 		w.hear()
 	})
 }
+
+// After a rollback the room has the attributes that the gateway knew that had heard the
+// most, with their owners, whichever reports first; also if they were all deleted.
+func TestStore_Heal_attributes(t *testing.T) {
+	begun(t, roomstore.Config{LogTTL: time.Hour}, func(w *world) {
+		w.on("a", "ana@n1", "ben@n2")
+		changed("ana1", "k=old x=gone")(w)
+		restore := w.snapshot()
+		changed("ana1", "k=new l=1 leaves")(w)
+		behind := w.knows("n2", "a")
+		changed("ana1", "-x m=2")(w)
+		ahead := w.knows("n1", "a")
+		ben, none := w.knows("n2", "a"), w.knows("n2", "a")
+		ben.rec.Described = false // does not know of any
+		ben.rec.Seq++
+		changed("ana1", "-k -l -m force")(w)
+		none.rec.Seq, none.rec.Attributes = none.rec.Seq+1, nil
+		for _, tt := range []struct {
+			order []*knower
+			want  string
+		}{
+			{[]*knower{ahead, behind}, "k=new ana!, l=1 ana!, m=2 ana"},
+			{[]*knower{behind, ahead}, "k=new ana!, l=1 ana!, m=2 ana"},
+			{[]*knower{behind, ahead, behind, ahead}, "k=new ana!, l=1 ana!, m=2 ana"},
+			{[]*knower{ben, behind, ahead}, "k=new ana!, l=1 ana!, m=2 ana"},
+			{[]*knower{none, ahead, behind}, ""},
+			{[]*knower{behind, none, ahead}, ""},
+		} {
+			restore()
+			term := w.greet().Term
+			w.forget()
+			for _, k := range tt.order {
+				k.heals(term)
+			}
+			w.hear()
+			w.said = nil
+			has(tt.want)(w)
+		}
+	})
+}

@@ -130,7 +130,7 @@ type History struct {
 	// Events are what is known of the seqs after the position, in order;
 	// Complete says that none is missing. An entry is known by the member
 	// still being there or by its departure; such events have no time, and a
-	// Count only if Complete.
+	// Count only if none behind them is missing.
 	Events   []Event
 	Complete bool
 
@@ -186,9 +186,12 @@ func (s *Store) Catchup(ctx context.Context, room RoomID, after Position) (Histo
 		h.Attributes = append(h.Attributes, r.attribute())
 	}
 	slices.SortFunc(h.Events, func(a, b Event) int { return int(a.Seq - b.Seq) })
-	if h.Complete = complete(h.Events, after.Seq, h.Seq); h.Complete {
-		count(h.Events, h.Count)
+	h.Complete = complete(h.Events, after.Seq, h.Seq)
+	first := len(h.Events) // of those behind which none is missing
+	for want := h.Seq; first > 0 && h.Events[first-1].Seq == want; want-- {
+		first--
 	}
+	count(h.Events[first:], h.Count)
 	return h, opErr("catchup", string(room), r.done())
 }
 

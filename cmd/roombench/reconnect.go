@@ -38,7 +38,6 @@ type returner struct {
 	epoch  int64
 	seq    int64
 	next   uint32 // message of the room's sender
-	ahead  int    // that came too early
 }
 
 func (r *returner) String() string {
@@ -66,13 +65,15 @@ func (b *bench) reconnect(ctx context.Context) error {
 		}
 		w.members = append(w.members, r)
 	}
-	for i, left := 0, cut; left > 0 && i < n; i++ {
-		// Some of each room, and never its sender.
-		r := w.members[i]
-		if share := cut * b.load.RoomSize / n; i%b.load.RoomSize > 0 && i%b.load.RoomSize <= share {
-			r.cut = true
+	left := cut
+	for place := 1; place < b.load.RoomSize && left > 0; place++ {
+		for i := place; i < n && left > 0; i += b.load.RoomSize { // of each room, and never its sender
+			w.members[i].cut = true
 			left--
 		}
+	}
+	if left > 0 {
+		return fmt.Errorf("--reconnect-cut is %d, and one of each room has to stay: %d at most", cut, cut-left)
 	}
 	begun, err := c.procs.sample()
 	if err != nil {

@@ -234,9 +234,10 @@ func TestChurn(t *testing.T) {
 	}
 	eventually(t, "Redis to hold nothing of them", func() bool { return len(leftovers(t, rdb, "rg")) == 0 })
 	var now size
-	eventually(t, fmt.Sprintf("the gateways to be as they were: %v", atFirst), func() bool {
+	// Also if they never are.
+	defer func() { t.Logf("at first %v; in the end %v", atFirst, now) }()
+	eventually(t, "the gateways to be as they were", func() bool {
 		now = measure(t, f, rdb)
 		return now.goroutines <= atFirst.goroutines+3*pooled && now.files <= atFirst.files+3*pooled
 	})
-	t.Logf("at first %v; in the end %v", atFirst, now)
 }

@@ -172,8 +172,8 @@ func TestGatewayFrozen(t *testing.T) {
 	})
 	t.Logf("given up and taken over after %v", time.Since(began))
 
-	frozen.Signal(syscall.SIGCONT)
 	began = time.Now()
+	frozen.Signal(syscall.SIGCONT)
 	for _, w := range crowd {
 		eventually(t, w.user+" to be back", func() bool { _, back := w.heard(); return back > 0 })
 	}
