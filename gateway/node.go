@@ -34,7 +34,10 @@ const (
 	probesMissed = 3 // until the subscription is taken for deaf
 
 	compareEvery = 30 * time.Second
-	spreadOver   = 5 * time.Second // for the goodbyes of a node that was given up
+	// The goodbyes of a node that was given up are spread over a time, but not so long that a
+	// session is over before its client hears of it: it ends one TTL after the lease.
+	spreadOver = 5 * time.Second
+	spreadPart = 7 // of a session's TTL at most
 )
 
 // incarnation is this node under one lease. When the others have given it up,
@@ -102,8 +105,9 @@ func (g *Gateway) runNode(ctx context.Context) error {
 func (g *Gateway) dismiss(ctx context.Context) {
 	g.current.Store(nil)
 	open := g.connections()
+	spread := min(spreadOver, g.cfg.SessionTTL/spreadPart)
 	for i, c := range open {
-		time.AfterFunc(spreadOver*time.Duration(i)/time.Duration(len(open)), func() {
+		time.AfterFunc(spread*time.Duration(i)/time.Duration(len(open)), func() {
 			c.close(protocol.CloseServiceRestart, closeReason(g.cfg.ReconnectAfter))
 		})
 	}

@@ -362,8 +362,12 @@ func TestKilled_sweeping(t *testing.T) {
 			t.Errorf("%s was evicted from %d rooms, want %d, and only those who are gone", user, n, rooms)
 		}
 	}
+	takenBack := map[string]int{} // entries that were answered as failed while the machine was busy
 	for _, e := range book.all() {
-		if e.Kind == roomstore.KindLeft && e.At < int64(leaseEnd)+ttl.Milliseconds() {
+		if e.Kind == roomstore.KindLeft && e.Reason == roomstore.ReasonLeft {
+			takenBack[string(e.User)]++
+		}
+		if e.Kind == roomstore.KindLeft && e.Reason == roomstore.ReasonTimeout && e.At < int64(leaseEnd)+ttl.Milliseconds() {
 			t.Fatalf("%s was evicted %d ms too early", e.User, int64(leaseEnd)+ttl.Milliseconds()-e.At)
 		}
 	}
@@ -403,7 +407,7 @@ func TestKilled_sweeping(t *testing.T) {
 			}
 		}
 		for user, n := range saw {
-			if n != rooms || !strings.HasPrefix(user, "u") {
+			if n < rooms || n > rooms+takenBack[user] || !strings.HasPrefix(user, "u") {
 				t.Errorf("%s saw %s leave %d times, want %d", p.name, user, n, rooms)
 			}
 		}

@@ -117,6 +117,9 @@ func TestLinearizable(t *testing.T) {
 	var plans sync.WaitGroup
 	defer plans.Wait()
 	for _, p := range linearPlans {
+		if p.watched && !*long {
+			continue // it takes a machine that is not busy: Sentinels give up who is slow
+		}
 		plans.Go(func() {
 			t.Run(p.name, func(t *testing.T) {
 				s := openSite(t, p)

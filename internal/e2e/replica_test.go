@@ -46,6 +46,9 @@ func TestRedis_refusesWrites(t *testing.T) {
 			ana.enter("R")
 			bo.until("R +ana 2")
 
+			if n, err := rdb.Wait(t.Context(), 1, patience).Result(); err != nil || n != 1 { // what is not there is lost
+				t.Fatalf("%d replicas have everything (%v)", n, err)
+			}
 			refuse(do, primary, replica)
 			eventually(t, "Redis to take no writes", func() bool {
 				return redis.HasErrorPrefix(rdb.Set(t.Context(), "x", "", 0).Err(), name)
