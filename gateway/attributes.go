@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"slices"
 
+	"golang.org/x/time/rate"
+
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
-	"golang.org/x/time/rate"
 )
 
 // toldToAll is how many members a room may have for all of them to hear of each

@@ -21,7 +21,7 @@ const (
 	// Above sampledFrom members clients are told of some only, until there are fullFrom
 	// or fewer: of at most sampleSize users an event, and at most 5 events a second,
 	// which is one of those who left and one of those who came in each sampleWindow. How
-	// many members there are is exact, and these events move no positions.
+	// many members there are is exact.
 	sampledFrom  = 1000
 	fullFrom     = 900
 	sampleSize   = 50

@@ -1,7 +1,7 @@
 -- claim.lua parks what a node that was given up holds in one slot, in bounded
 -- steps. Any number of callers share the work, with the same result.
 --
--- Uses     value clock session
+-- Uses     value clock session tick
 --
 -- KEYS[1]  prefix  of a partition or of a users' slot
 --
@@ -31,30 +31,7 @@ call("ZREMRANGEBYSCORE", prefix .. "dead", "-inf", number(awake_ms - DEAD_KEPT_M
 call("ZADD", prefix .. "dead", "NX", number(awake_ms - ago), claimed_node)
 local deadline = tonumber(call("ZSCORE", prefix .. "dead", claimed_node)) + session_ttl
 
-local held, sessions = key(prefix, "node", claimed_node), key(prefix, "nodesessions", claimed_node)
-local entries, claimed = call("SRANDMEMBER", held, budget), 0
-budget = budget - #entries
-for _, entry in ipairs(entries) do
-  local user, id = entry:match("^(.-)%z(.*)$")
-  local m = membership(call("HGET", key(prefix, "info", id), user))
-  if m and m.node == claimed_node then
-    park_membership(prefix, id, user, m, deadline)
-    claimed = claimed + 1
-  else
-    call("SREM", held, entry)
-  end
-end
-if budget > 0 then
-  for _, entry in ipairs(call("SRANDMEMBER", sessions, budget)) do
-    local session, user = entry:match("^(.-)%z(.*)$")
-    local user_key = key(prefix, "user", user)
-    local s = session_record(call("HGET", user_key, "s:" .. session))
-    if s and s.node == claimed_node then
-      s.node, s.deadline = "", number(deadline)
-      call("HSET", user_key, "s:" .. session, session_value(s))
-      call("ZADD", prefix .. "parked", deadline, entry)
-    end
-    call("SREM", sessions, entry)
-  end
-end
-return { "ok", call("EXISTS", held, sessions) > 0 and "1" or "0", number(math.max(0, deadline - awake_ms)), number(claimed) }
+local looked, claimed = claim_memberships(prefix, claimed_node, budget, deadline)
+claim_sessions(prefix, claimed_node, budget - looked, deadline)
+local left = call("EXISTS", key(prefix, "node", claimed_node), key(prefix, "nodesessions", claimed_node))
+return { "ok", left > 0 and "1" or "0", number(math.max(0, deadline - awake_ms)), number(claimed) }

@@ -97,37 +97,10 @@ for i = 1, claims do
     local left = 0
     for p = 0, partitions - 1 do
       local part, uslot = slot(control, tostring(p)), slot(control, "u" .. p)
-      local held, sessions = key(part, "node", claim), key(uslot, "nodesessions", claim)
-      if budget > 0 then
-        local entries = call("SRANDMEMBER", held, budget)
-        budget = budget - #entries
-        for _, entry in ipairs(entries) do
-          local user, id = entry:match("^(.-)%z(.*)$")
-          local m = membership(call("HGET", key(part, "info", id), user))
-          if m and m.node == claim then
-            park_membership(part, id, user, m, deadline)
-            claimed = claimed + 1
-          else
-            call("SREM", held, entry)
-          end
-        end
-      end
-      if budget > 0 then
-        local entries = call("SRANDMEMBER", sessions, budget)
-        budget = budget - #entries
-        for _, entry in ipairs(entries) do
-          local session, user = entry:match("^(.-)%z(.*)$")
-          local user_key = key(uslot, "user", user)
-          local s = session_record(call("HGET", user_key, "s:" .. session))
-          if s and s.node == claim then
-            s.node, s.deadline = "", number(deadline)
-            call("HSET", user_key, "s:" .. session, session_value(s))
-            call("ZADD", uslot .. "parked", deadline, entry)
-          end
-          call("SREM", sessions, entry)
-        end
-      end
-      left = left + call("EXISTS", held, sessions)
+      local looked, parked = claim_memberships(part, claim, budget, deadline)
+      budget, claimed = budget - looked, claimed + parked
+      budget = budget - claim_sessions(uslot, claim, budget, deadline)
+      left = left + call("EXISTS", key(part, "node", claim), key(uslot, "nodesessions", claim))
     end
     if left == 0 then
       call("ZREM", nodes, claim)

@@ -498,16 +498,7 @@ func (s *Store) resumeApart(ctx context.Context, node string, user UserID, id Se
 	if err != nil {
 		return Session{}, nil, false, err
 	}
-	ok = r.status == "ok"
-	generation := r.text()
-	if ok {
-		g, err := strconv.ParseInt(generation, 10, 64)
-		if err != nil {
-			r.fail("generation " + generation)
-		}
-		who = Session{User: user, ID: id, Generation: g, Node: node}
-	}
-	who.Slow = int(r.int())
+	who, ok = r.resumed(user, id, node)
 	over := r.text()
 	if err := r.done(); err != nil {
 		return Session{}, nil, false, opErr("takeover", string(user), err)

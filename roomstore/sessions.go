@@ -71,9 +71,20 @@ func (s *Store) Resume(ctx context.Context, node string, user UserID, id Session
 	if err != nil {
 		return Session{}, nil, false, err
 	}
-	ok = r.status == "ok"
+	who, ok = r.resumed(user, id, node)
+	for len(r.fields) > 0 && r.err == nil {
+		back := r.back(RoomID(r.text()))
+		back.Named = r.text() == "1"
+		rooms = append(rooms, back)
+	}
+	return who, rooms, ok, opErr("resume", string(user), r.done())
+}
+
+// resumed reads the session that goes on, and how often it was too slow: also of one that
+// does not go on.
+func (r *reply) resumed(user UserID, id SessionID, node string) (who Session, goesOn bool) {
 	generation := r.text()
-	if ok {
+	if goesOn = r.status == "ok"; goesOn {
 		g, err := strconv.ParseInt(generation, 10, 64)
 		if err != nil {
 			r.fail("generation " + generation)
@@ -81,12 +92,7 @@ func (s *Store) Resume(ctx context.Context, node string, user UserID, id Session
 		who = Session{User: user, ID: id, Generation: g, Node: node}
 	}
 	who.Slow = int(r.int())
-	for len(r.fields) > 0 && r.err == nil {
-		back := r.back(RoomID(r.text()))
-		back.Named = r.text() == "1"
-		rooms = append(rooms, back)
-	}
-	return who, rooms, ok, opErr("resume", string(user), r.done())
+	return who, goesOn
 }
 
 // back reads what a script says of a session's place in a room.

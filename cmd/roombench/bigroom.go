@@ -21,9 +21,8 @@ type crowded struct {
 	speaker   *conn
 	sent      atomic.Uint32
 
-	from, until atomic.Int64 // times of messages due from… until are recorded, in ns since the run began
-	counting    atomic.Bool  // events about members are
-	leaving     atomic.Bool  // what comes now is about the end of the run
+	counting atomic.Bool // events about members are
+	leaving  atomic.Bool // what comes now is about the end of the run
 }
 
 // Members of a very large room get at most this many events about members a second, of at
@@ -93,50 +92,14 @@ func (b *bench) bigRoom(ctx context.Context) error {
 	return w.verdict(n)
 }
 
-// speak has the speaker speak at a rate while something happens.
-func (w *crowded) speak(ctx context.Context, name string, while func(context.Context) error) (m measured, err error) {
-	before, err := w.procs.sample()
-	if err != nil {
-		return m, err
+// speak has the speaker speak while something happens.
+func (w *crowded) speak(ctx context.Context, name string, while func(context.Context) error) (measured, error) {
+	m, err := w.during(ctx, w.load.BigRoomRate, func(_ int, due time.Time) error { return w.send(due) }, while, w.heardAll)
+	if err == nil {
+		w.percentiles(name, "delivery", w.takeTimes().times)
+		w.busy(name, m)
 	}
-	from := w.count()
-	w.takeTimes()
-	start := time.Now()
-	w.until.Store(int64(time.Hour) * 1000)
-	w.from.Store(int64(start.Sub(w.began)))
-	over, stop := context.WithCancel(ctx)
-	defer stop()
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		err := pace(over, start, w.load.BigRoomRate, time.Hour, func(_ int, due time.Time) error { return w.send(due) })
-		if over.Err() != nil && ctx.Err() == nil {
-			return nil
-		}
-		return err
-	})
-	g.Go(func() error {
-		defer stop()
-		return while(gctx)
-	})
-	if err := g.Wait(); err != nil {
-		return m, err
-	}
-	if err := w.settled(ctx, w.heardAll); err != nil {
-		return m, err
-	}
-	after, err := w.procs.sample()
-	if err != nil {
-		return m, err
-	}
-	to := w.count()
-	m = measured{
-		took:    after.at.Sub(before.at),
-		servers: after.servers - before.servers, redis: after.redis - before.redis, own: after.own - before.own,
-		tally: tally{events: to.events - from.events, messages: to.messages - from.messages},
-	}
-	w.percentiles(name, "delivery", w.takeTimes().times)
-	w.busy(name, m)
-	return m, nil
+	return m, err
 }
 
 func (w *crowded) send(due time.Time) error {
@@ -238,9 +201,7 @@ func (w *crowded) hear(o *onlooker, h heard, at time.Time) {
 			o.next = s.n + 1
 		}
 		l.messages++
-		if due := int64(s.due); due >= w.from.Load() && due < w.until.Load() {
-			l.record(at.Sub(w.began) - s.due)
-		}
+		l.record(at.Sub(w.began) - s.due)
 	case kindError:
 		w.fail(fmt.Errorf("%s: %w", o, h.failure()))
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // storm is everybody coming at once: how long it takes until all are in.
@@ -100,4 +102,47 @@ func (c *crowd) quiet(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// during has something sent at a rate for as long as something else takes, waits until all
+// has come, and says what was used and counted until then. The times recorded are of what
+// was sent.
+func (c *crowd) during(ctx context.Context, rate float64, send func(n int, due time.Time) error, while func(context.Context) error,
+	all func() bool) (m measured, err error) {
+	before, err := c.procs.sample()
+	if err != nil {
+		return m, err
+	}
+	from := c.count()
+	c.takeTimes()
+	over, stop := context.WithCancel(ctx)
+	defer stop()
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		err := pace(over, time.Now(), rate, 24*time.Hour, send)
+		if over.Err() != nil && ctx.Err() == nil {
+			return nil
+		}
+		return err
+	})
+	g.Go(func() error {
+		defer stop()
+		return while(gctx)
+	})
+	if err := g.Wait(); err != nil {
+		return m, err
+	}
+	if err := c.settled(ctx, all); err != nil {
+		return m, err
+	}
+	after, err := c.procs.sample()
+	if err != nil {
+		return m, err
+	}
+	to := c.count()
+	return measured{
+		took:    after.at.Sub(before.at),
+		servers: after.servers - before.servers, redis: after.redis - before.redis, own: after.own - before.own,
+		tally: tally{events: to.events - from.events, messages: to.messages - from.messages, results: to.results - from.results},
+	}, nil
 }

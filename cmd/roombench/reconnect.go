@@ -21,8 +21,7 @@ type reconnecting struct {
 	senders []*returner // one in each room; they stay
 	sent    []atomic.Uint32
 
-	watching    atomic.Bool  // nobody is to leave
-	from, until atomic.Int64 // times of messages due from… until are recorded, in ns since the run began
+	watching atomic.Bool // nobody is to leave
 }
 
 // A returner is a member that is cut off, or stays and listens.
@@ -181,45 +180,11 @@ func (w *reconnecting) arrive(ctx context.Context, name string) error {
 	return context.Cause(ctx)
 }
 
-// speak has the senders speak at a rate while something happens, and says what was used
-// meanwhile.
-func (w *reconnecting) speak(ctx context.Context, while func(context.Context) error) (m measured, err error) {
-	before, err := w.procs.sample()
-	if err != nil {
-		return m, err
-	}
-	w.takeTimes()
-	start := time.Now()
-	w.until.Store(int64(time.Hour) * 1000)
-	w.from.Store(int64(start.Sub(w.began)))
-	over, stop := context.WithCancel(ctx)
-	defer stop()
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		err := pace(over, start, w.load.ReconnectRate, time.Hour, func(n int, due time.Time) error {
-			return w.send(w.senders[n%len(w.senders)], due)
-		})
-		if over.Err() != nil && ctx.Err() == nil {
-			return nil
-		}
-		return err
-	})
-	g.Go(func() error {
-		defer stop()
-		return while(gctx)
-	})
-	if err := g.Wait(); err != nil {
-		return m, err
-	}
-	after, err := w.procs.sample()
-	if err != nil {
-		return m, err
-	}
-	w.until.Store(int64(time.Since(w.began)))
-	return measured{
-		took:    after.at.Sub(before.at),
-		servers: after.servers - before.servers, redis: after.redis - before.redis, own: after.own - before.own,
-	}, w.drained(ctx)
+// speak has the senders speak, in turn, while something happens.
+func (w *reconnecting) speak(ctx context.Context, while func(context.Context) error) (measured, error) {
+	return w.during(ctx, w.load.ReconnectRate, func(n int, due time.Time) error {
+		return w.send(w.senders[n%len(w.senders)], due)
+	}, while, func() bool { _, n := w.missing(); return n == 0 })
 }
 
 func (w *reconnecting) send(r *returner, due time.Time) error {
@@ -334,7 +299,7 @@ func (w *reconnecting) hear(r *returner, h heard, at time.Time) {
 			w.suspect(&Problem{loss, fmt.Sprintf("%s: message %d came behind %d", r, s.n, int64(r.next)-1)})
 			r.next = s.n + 1
 		}
-		if due := int64(s.due); !r.cut && due >= w.from.Load() && due < w.until.Load() {
+		if !r.cut {
 			l.record(at.Sub(w.began) - s.due)
 		}
 	case kindError:
@@ -356,11 +321,6 @@ func (w *reconnecting) missing() (first string, n int) {
 		}
 	}
 	return first, n
-}
-
-// drained waits for what is still under way.
-func (w *reconnecting) drained(ctx context.Context) error {
-	return w.settled(ctx, func() bool { _, n := w.missing(); return n == 0 })
 }
 
 // verdict looks whether everybody has had everything.

@@ -55,3 +55,42 @@ local function finish_due(part, entry, now_ms)
   announce_end(part, id, epoch, "emptied")
   return true
 end
+
+-- claim_memberships parks, of a partition, up to limit entries of what a node that was given
+-- up holds. It gives how many it has looked at, and how many of them it has parked.
+local function claim_memberships(part, node, limit, deadline)
+  local held, parked = key(part, "node", node), 0
+  local budget = math.max(0, limit)
+  local entries = call("SRANDMEMBER", held, budget)
+  for _, entry in ipairs(entries) do
+    local user, id = entry:match("^(.-)%z(.*)$")
+    local m = membership(call("HGET", key(part, "info", id), user))
+    if m and m.node == node then
+      park_membership(part, id, user, m, deadline)
+      parked = parked + 1
+    else
+      call("SREM", held, entry)
+    end
+  end
+  return #entries, parked
+end
+
+-- claim_sessions is the same for the sessions in a users' slot. It gives how many it has
+-- looked at.
+local function claim_sessions(uslot, node, limit, deadline)
+  local held = key(uslot, "nodesessions", node)
+  local budget = math.max(0, limit)
+  local entries = call("SRANDMEMBER", held, budget)
+  for _, entry in ipairs(entries) do
+    local session, user = entry:match("^(.-)%z(.*)$")
+    local user_key = key(uslot, "user", user)
+    local s = session_record(call("HGET", user_key, "s:" .. session))
+    if s and s.node == node then
+      s.node, s.deadline = "", number(deadline)
+      call("HSET", user_key, "s:" .. session, session_value(s))
+      call("ZADD", uslot .. "parked", deadline, entry)
+    end
+    call("SREM", held, entry)
+  end
+  return #entries
+end
