@@ -30,7 +30,7 @@ func (f *feed) depart(id roomstore.SessionID, e roomstore.Event) {
 		return
 	}
 	m := f.members[i]
-	f.tellLast(id)
+	f.tellLast(m, e.Seq)
 	f.remove(i)
 	switch {
 	case e.Kind == roomstore.KindMoved:
