@@ -366,6 +366,7 @@ export class Rooms {
   private walk(room: Room): void {
     room.membersStale = false;
     room.walking = true;
+    room.members.beginWalk();
     const round = ++room.membersRound;
     const roomID = room.id;
     const isCurrent = () => this.rooms.get(roomID) === room && round === room.membersRound;
@@ -401,7 +402,6 @@ export class Rooms {
         giveUp();
         return;
       }
-      room.members.beginWalk();
       page('');
     });
   }

@@ -435,7 +435,10 @@ test('an error is a code and a sentence; a parameter of the wrong type is 600000
   const world = await World.loggedIn();
   const call = failure(world.zim.joinRoom('r'));
   world.socket.refuse('joinRoom', 6000322, 'no such room: "r"');
-  expect({ ...(await call) }).toMatchObject({ code: 6000322 });
+  const err = await call;
+  expect({ ...err }).toEqual({ code: 6000322, message: 'no such room: "r"' });
+  expect(JSON.parse(JSON.stringify(err))).toEqual({ code: 6000322, message: 'no such room: "r"' });
+  expect(String(err)).toBe('ZIMError: no such room: "r"');
   const wrong = failure(world.zim.joinRoom(7 as never));
   world.socket.refuse('joinRoom', -32602, 'roomID is not a string');
   expect(await wrong).toMatchObject({ code: 6000001, message: 'roomID is not a string' });
