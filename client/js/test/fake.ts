@@ -288,14 +288,16 @@ export async function failure(of: Promise<unknown>): Promise<{ code: number; mes
   throw new Error('it was not rejected');
 }
 
-/** timed has every test of a file begin with time of its own, and end with no instance left. */
+/** timed has every test of a file begin with time and chance of its own, and end with no instance left. */
 export function timed(): void {
   beforeEach(() => {
     vi.useFakeTimers();
+    vi.spyOn(Math, 'random').mockReturnValue(0.5);
   });
   afterEach(async () => {
     ZIM.getInstance()?.destroy();
     await vi.advanceTimersByTimeAsync(60_000);
     vi.useRealTimers();
+    vi.restoreAllMocks();
   });
 }

@@ -306,7 +306,7 @@ test('calls while there is no link wait for one, no longer than a call may take'
   const call = failure(world.zim.joinRoom('r'));
   await vi.advanceTimersByTimeAsync(3_000);
   expect((await call).message).toBe('joinRoom: no answer within 3000 ms; not sent');
-  await world.back();
+  world.acceptLogin({ resumed: true });
   expect(world.socket.count('joinRoom')).toBe(0);
 });
 
