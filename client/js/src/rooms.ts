@@ -163,9 +163,6 @@ export class Rooms {
         this.held.delete(ev.roomID);
         const room = this.find(ev.roomID);
         this.flush(room);
-        if (!room.progress) {
-          room.attributes.clear();
-        }
         this.say(room, ev);
       }
     }
@@ -184,10 +181,7 @@ export class Rooms {
     if (unannounced) {
       room.attributesStale = room.membersStale = true;
     }
-    if (room.mode === 'sampled') { // it will be said again if it still is
-      room.mode = 'full';
-      room.membersStale = true;
-    }
+    room.mode = 'full'; // if it is sampled, that is said again
     this.say(room, ev);
     this.readAnew(room);
   }

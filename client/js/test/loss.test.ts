@@ -126,6 +126,16 @@ test('who came in the gap and is known already is not told to come twice', async
   expect(world.told()).toEqual(['r lost 10–20']);
 });
 
+test('attributes that were asked for before another loss are out of date', async () => {
+  const world = await known();
+  lost(world, 20);
+  const first = world.socket.asked('queryRoomAllAttributes');
+  lost(world, 30);
+  allAttributes(world, { topic: 'x', lang: 'en' });
+  world.socket.raw(JSON.stringify({ jsonrpc: '2.0', id: first.id, result: { roomID: 'r', roomAttributes: {} } }));
+  expect(world.told()).toEqual(['r lost 10–20', 'r lost 10–30']);
+});
+
 test('another loss while a walk is under way begins it anew', async () => {
   const world = await known();
   lost(world, 20);
@@ -157,7 +167,8 @@ test('a sampled room keeps no list; when all are told again, it is read', async 
   const world = await known();
   const mode = (mode: string) => world.socket.event('roomModeChanged', { roomID: 'r', mode, seq: 30 });
   mode('sampled');
-  world.left('r', ['bob'], 0, 1200); // no half of anything
+  world.left('r', ['bob'], 0, 1200);
+  expect(world.told().at(-1)).toBe('r left bob'); // no half of anything
   world.joined('r', ['gil'], 31, 1201);
   mode('full');
   count(world, 400);
@@ -165,6 +176,19 @@ test('a sampled room keeps no list; when all are told again, it is read', async 
   expect(world.told()).toEqual(['r sampled', 'r left bob', 'r joined gil', 'r full', 'r joined hal']);
   world.message('r', 'x', 32);
   expect(world.told()).toContain('r message x'); // the mode's seq is no position
+});
+
+test('a walk that a change of mode has overtaken is begun anew', async () => {
+  const world = await known();
+  const mode = (mode: string) => world.socket.event('roomModeChanged', { roomID: 'r', mode, seq: 30 });
+  lost(world, 20);
+  mode('sampled');
+  count(world, 3); // of the walk before
+  expect(world.socket.count('queryRoomMemberList')).toBe(1); // the application's own
+  mode('full');
+  count(world, 1);
+  list(world, ['ana', 'hal']);
+  expect(world.told()).toEqual(['r lost 10–20', 'r sampled', 'r full', 'r joined hal']);
 });
 
 test('a room that was sampled, and is not any more after coming back, is read', async () => {
@@ -246,7 +270,7 @@ test('who is out of the room has nothing read', async () => {
   expect(world.socket.count('queryRoomMemberList')).toBe(1); // the application's own
 });
 
-test('a room that is left in the listener of the loss has nothing read', async () => {
+test('a room that a listener has made an end of has nothing read', async () => {
   const world = await known();
   const listener = vi.fn();
   world.zim.on('roomHistoryLost', () => {

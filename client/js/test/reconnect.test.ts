@@ -61,6 +61,11 @@ test('the first half of a difference is not told if the link is cut before the s
   world.left('r', ['bob'], 0);
   world.cut();
   expect(world.told()).toEqual(interrupted);
+  await world.back();
+  world.socket.state('r', 'connected', 'success', { epoch: 7, seq: 10 });
+  world.left('r', ['bob'], 0);
+  world.joined('r', ['cid'], 14);
+  expect(world.told().slice(4)).toEqual(['r left bob', 'r joined cid']);
 });
 
 test.each([
@@ -300,6 +305,56 @@ test('a retry that is refused for good tells the failure it came with', async ()
   expect(world.told()).toEqual(['r (1, 11)', 'r (0, 12)']);
 });
 
+/** enterAway has an entry fail for now, so that it is asked for again. */
+function enterAway(world: World): void {
+  world.socket.state('r', 'connecting', 'activeEnter');
+  world.socket.state('r', 'disconnected', 'enterFailed');
+  world.socket.refuse('enterRoom', 6000007, 'Redis is away', { retryable: true });
+}
+
+test('a retry that finds that the first has happened: the room is connected, and nothing else', async () => {
+  const world = await World.loggedIn();
+  const entering = world.zim.enterRoom({ roomID: 'r', roomName: '' });
+  enterAway(world);
+  await vi.advanceTimersByTimeAsync(500);
+  world.socket.state('r', 'connected', 'success', { epoch: 7, seq: 1 });
+  world.socket.answer('enterRoom', room('r', 1));
+  await entering;
+  expect(world.told()).toEqual(['r (1, 6)', 'r (2, 0)']);
+});
+
+test('a retry that fails otherwise tells that alone', async () => {
+  const world = await World.loggedIn();
+  const entering = failure(world.zim.enterRoom({ roomID: 'r', roomName: '' }));
+  enterAway(world);
+  await vi.advanceTimersByTimeAsync(500);
+  world.socket.state('r', 'connecting', 'activeEnter');
+  world.socket.state('r', 'disconnected', 'roomNotExist');
+  world.socket.refuse('enterRoom', 6000322);
+  await entering;
+  expect(world.told()).toEqual(['r (1, 6)', 'r (0, 3)']);
+});
+
+test('an entry that was given up has failed once, whatever another comes to', async () => {
+  const world = await World.loggedIn({ requestTimeout: 100 });
+  const entering = failure(world.zim.enterRoom({ roomID: 'r', roomName: '' }));
+  vi.spyOn(Math, 'random').mockReturnValue(1);
+  enterAway(world);
+  await vi.advanceTimersByTimeAsync(100);
+  expect(await entering).toMatchObject({ code: 6000007 });
+  const other = failure(world.zim.enterRoom({ roomID: 'r', roomName: '' }));
+  world.socket.refuse('enterRoom', 6000326);
+  await other;
+  expect(world.told()).toEqual(['r (1, 6)', 'r (0, 7)']);
+});
+
+test('a failure that nobody waits for is told', async () => {
+  const world = await World.loggedIn();
+  world.socket.state('r', 'connecting', 'activeSwitch');
+  world.socket.state('r', 'disconnected', 'switchFailed');
+  expect(world.told()).toEqual(['r (1, 11)', 'r (0, 12)']);
+});
+
 test('what waits to be asked again goes before what was asked for later', async () => {
   const world = await World.loggedIn();
   for (let i = 0; i < 34; i++) {
@@ -508,6 +563,7 @@ test('whatever comes is a sign of life', async () => {
     await vi.advanceTimersByTimeAsync(10_000);
     world.message('r', 'x', seq);
   }
+  expect(world.gateway.sockets).toHaveLength(1);
   expect(world.socket.count('ping')).toBe(0);
 });
 
