@@ -2,6 +2,7 @@ import { expect, test, vi } from 'vitest';
 import { maxPending, maxPendingBytes, maxUnanswered, maxUnansweredBytes, maxUnansweredKeyed } from '../src/calls.js';
 import { maxOperations } from '../src/batch.js';
 import { maxKnown, MembersKnown } from '../src/picture.js';
+import { maxRead } from '../src/wire.js';
 import { failure, settle, timed, user, World } from './fake.js';
 
 // What must not grow without end, and what a gateway should never send.
@@ -164,6 +165,7 @@ const bad: [what: string, data: unknown][] = [
   ['no JSON', '{"jsonrpc":'],
   ['a number', '7'],
   ['null', 'null'],
+  ['more than 16 MiB', `{"jsonrpc":"2.0","id":9,"result":{"x":"${'x'.repeat(maxRead)}"}}`],
   ['a list', '[]'],
   ['neither answer nor event', '{"jsonrpc":"2.0"}'],
   ['an event with params that are a list', '{"method":"roomStateChanged","params":[]}'],

@@ -144,6 +144,39 @@ test('after an eviction the room is entered again, if that is asked for, as it w
   ]);
 });
 
+test.each([
+  [true, 'enterRoom', { roomInfo: { roomID: 'r', roomName: 'R' }, config: { roomDestroyDelayTime: 7 } }],
+  [false, 'joinRoom', { roomID: 'r' }],
+])('a room that was entered by a switch which may create it (%s) is entered again by %s', async (mayCreate, method, params) => {
+  const world = await World.loggedIn({ reenterAfterEviction: true });
+  await world.entered('q');
+  const switching = world.zim.switchRoom('q', { roomID: 'r', roomName: 'R' }, mayCreate, { roomDestroyDelayTime: 7 } as never);
+  world.socket.state('r', 'connecting', 'activeSwitch');
+  world.socket.state('r', 'connected', 'success', { epoch: 7, seq: 1 });
+  world.socket.state('q', 'disconnected', 'success');
+  world.socket.answer('switchRoom', room('r', 1));
+  await switching;
+  world.cut();
+  await world.back(false);
+  world.socket.state('r', 'disconnected', 'connectTimeout');
+  const { requestKey, ...sent } = world.socket.asked(method).params;
+  expect(sent).toEqual(params);
+  expect(requestKey).toBeGreaterThan(0);
+});
+
+test('a room that was created is not created but entered again', async () => {
+  const world = await World.loggedIn({ reenterAfterEviction: true });
+  const creating = world.zim.createRoom({ roomID: 'r', roomName: 'R' });
+  world.socket.state('r', 'connecting', 'activeCreate');
+  world.socket.state('r', 'connected', 'success', { epoch: 7, seq: 1 });
+  world.socket.answer('createRoom', room('r', 1, true));
+  await creating;
+  world.cut();
+  await world.back(false);
+  world.socket.state('r', 'disconnected', 'connectTimeout');
+  expect(world.socket.sent.map((r) => r.method)).toEqual(['login', 'enterRoom']);
+});
+
 test('without that, and for other departures, no room is entered again', async () => {
   for (const [reenterAfterEviction, event] of [[false, 'connectTimeout'], [true, 'kickedOut'], [true, 'roomNotExist']] as const) {
     const world = await World.loggedIn({ reenterAfterEviction });
@@ -491,6 +524,15 @@ test('a gateway that names a wait is obeyed, and the next gateway is tried', asy
   await vi.advanceTimersByTimeAsync(1);
   expect(world.gateway.sockets).toHaveLength(2);
   expect(world.socket.url).toBe('ws://two/v1/ws');
+});
+
+test('a gateway may ask for a day at most', async () => {
+  const world = await World.loggedIn();
+  world.socket.closed(1013, '{"reconnectAfterMs":1e15}'); // more than a timer can take
+  await vi.advanceTimersByTimeAsync(86_399_999);
+  expect(world.gateway.sockets).toHaveLength(1);
+  await vi.advanceTimersByTimeAsync(1);
+  expect(world.gateway.sockets).toHaveLength(2);
 });
 
 test.each(['sentence', '{"reconnectAfterMs":-1}', '{"reconnectAfterMs":"x"}', 'null', '7'])('the reason %s names no wait', async (reason) => {
