@@ -223,6 +223,7 @@ test('answers to nothing, and events of other rooms or of later versions, are pa
   const world = await World.loggedIn();
   await world.entered('r');
   world.socket.raw('{"jsonrpc":"2.0","id":999,"result":{}}');
+  world.socket.answer('login', { sessionID: 'S7', resumed: false }); // once more
   world.socket.raw('{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"x"}}');
   world.message('elsewhere', 'x', 1);
   world.socket.event('roomPainted', { roomID: 'r', seq: 12 });

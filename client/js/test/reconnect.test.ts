@@ -598,6 +598,22 @@ test('a silent link is asked for a sign of life after 1.25 intervals, and given 
   expect(world.gateway.sockets[0]?.closedByClient).toBe(true);
 });
 
+test.each([
+  [1e15, 0], // more than a timer can take
+  [0, 4],
+  ['x', 4],
+])('a gateway that says it pings every %s ms', async (heartbeatIntervalMs, pings) => {
+  const world = new World();
+  const login = world.zim.login('ana', {} as never);
+  world.acceptLogin({ heartbeatIntervalMs });
+  await login;
+  for (let i = 0; i < 4; i++) {
+    await vi.advanceTimersByTimeAsync(12_500);
+    world.socket.raw('{"jsonrpc":"2.0","id":"ping","result":{"serverTime":1}}');
+  }
+  expect(world.socket.count('ping')).toBe(pings);
+});
+
 test('whatever comes is a sign of life', async () => {
   const world = await World.loggedIn();
   await world.entered('r');
