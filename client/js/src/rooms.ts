@@ -59,7 +59,6 @@ export class Rooms {
 
   /** interrupted says of each room that the link is lost. */
   interrupted(): void {
-    this.held.clear();
     for (const room of [...this.rooms.values()]) {
       room.half = undefined;
       if (room.progress) {
@@ -70,7 +69,6 @@ export class Rooms {
 
   /** ended takes the client out of all rooms. */
   ended(event: ZIMRoomEvent): void {
-    this.held.clear();
     for (const room of [...this.rooms.values()]) {
       this.rooms.delete(room.id);
       this.say(room, state(room.id, ZIMRoomState.Disconnected, event));

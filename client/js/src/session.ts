@@ -84,7 +84,6 @@ export class Session {
   private token: string;
   private sessionID = '';
   private loginID = 0;
-  private said: ZIMConnectionState | undefined;
 
   private attempts = 0; // all of them: they take the servers in turn
   private tries = 0; // in a row
@@ -403,9 +402,7 @@ export class Session {
     this.say(ZIMConnectionState.Connected, ZIMConnectionEvent.Success);
     this.loggedIn?.resolve();
     this.loggedIn = undefined;
-    if (this.online) { // the application may have ended it just now
-      this.calls.linked(resumed);
-    }
+    this.calls.linked(resumed);
   }
 
   /** moveIn has the session move to another gateway after a while. */
@@ -459,10 +456,7 @@ export class Session {
   }
 
   private say(state: ZIMConnectionState, event: ZIMConnectionEvent): void {
-    if (this.said !== state) {
-      this.said = state;
-      this.emit('connectionStateChanged', { state, event, extendedData: '' });
-    }
+    this.emit('connectionStateChanged', { state, event, extendedData: '' });
   }
 
   private readonly emit: Emit = (type, data) => {

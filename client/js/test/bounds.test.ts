@@ -23,6 +23,17 @@ test('at most 32 requests that change something are unanswered; the next goes wh
   expect(world.socket.count('joinRoom')).toBe(maxUnansweredKeyed + 2);
 });
 
+test('what was never sent is not sent after its time', async () => {
+  const world = await World.loggedIn({ requestTimeout: 1_000 });
+  const calls = Array.from({ length: maxUnansweredKeyed + 1 }, (_, i) => failure(world.zim.joinRoom(`r${i}`)));
+  await vi.advanceTimersByTimeAsync(1_000);
+  const errors = await Promise.all(calls);
+  expect(errors[0]?.message).toBe('joinRoom: no answer within 1000 ms; the outcome is not known');
+  expect(errors.at(-1)?.message).toBe('joinRoom: no answer within 1000 ms; not sent');
+  world.socket.refuse('joinRoom', 6000322); // makes room for one more
+  expect(world.socket.count('joinRoom')).toBe(maxUnansweredKeyed);
+});
+
 test('requests that a lost link owes count no more, and those of the next are as many', async () => {
   const world = await World.loggedIn();
   for (let i = 0; i < maxUnansweredKeyed + 8; i++) {
@@ -279,6 +290,7 @@ test('a client that comes and goes leaves no timer behind', async () => {
   world.cut();
   await world.back();
   world.socket.event('serverDraining', { reconnectAfterMs: 5_000 });
+  world.socket.refuse('joinRoom', 6000007, 'away', { retryable: true });
   world.zim.destroy();
   await settle();
   expect(vi.getTimerCount()).toBe(0);

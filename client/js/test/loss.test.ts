@@ -1,5 +1,5 @@
 import { expect, test, vi } from 'vitest';
-import { settle, timed, user, World } from './fake.js';
+import { failure, settle, timed, user, World } from './fake.js';
 
 // What happens when events were missed for good, and in rooms so large that not all are told.
 
@@ -49,6 +49,19 @@ test('after a loss the difference is told: of attributes, and of members', async
   world.message('r', 'old', 20); // the position is behind the loss
   world.message('r', 'new', 21);
   expect(world.told().slice(4)).toEqual(['r message new']);
+});
+
+test('an answer that came too late has shown the application nothing', async () => {
+  const world = await World.loggedIn({ requestTimeout: 1_000 });
+  await world.entered('r');
+  const asking = failure(world.zim.queryRoomMemberList('r', { count: 100, nextFlag: '' }));
+  await vi.advanceTimersByTimeAsync(1_000);
+  expect(await asking).toMatchObject({ code: 6000105 });
+  list(world, ['ana', 'bob'], '', 10);
+  lost(world, 20);
+  count(world, 2);
+  list(world, ['ana', 'bob']);
+  expect(world.told()).toEqual(['r lost 10–20', 'r joined bob']);
 });
 
 test('what is the same is not told', async () => {

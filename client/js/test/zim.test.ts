@@ -153,11 +153,16 @@ test('a login that no gateway answers ends with loginTimeout, and says what the 
   expect(world.gateway.sockets).toHaveLength(before);
 });
 
-test('a login that the gateway cannot carry out for now is tried again', async () => {
+test.each([
+  [6000007, undefined],
+  [6000005, undefined],
+  [-32603, undefined],
+  [6000999, { retryable: true }],
+])('a login that the gateway cannot carry out for now, by %d, is tried again', async (code, data) => {
   const world = new World();
   const login = world.zim.login('ana', {} as never);
   world.socket.open();
-  world.socket.refuse('login', 6000007, 'Redis is away', { retryable: true });
+  world.socket.refuse('login', code, 'not now', data);
   await vi.advanceTimersByTimeAsync(500);
   expect(world.gateway.sockets).toHaveLength(2);
   world.acceptLogin();
@@ -290,6 +295,19 @@ test('a logout while the link is lost is told at once, and to a gateway when the
   farewell.answer('logout');
   expect(farewell.closedByClient).toBe(true);
   expect(world.said).toHaveLength(2);
+});
+
+test('a logout that no gateway answers after a lost link is given up', async () => {
+  const world = await World.loggedIn();
+  world.cut();
+  world.zim.logout();
+  await settle();
+  world.socket.open();
+  world.socket.answer('login', { sessionID: 'S1', resumed: true });
+  await vi.advanceTimersByTimeAsync(4_999);
+  expect(world.socket.closedByClient).toBe(false);
+  await vi.advanceTimersByTimeAsync(1);
+  expect(world.socket.closedByClient).toBe(true);
 });
 
 test('destroy without logout closes the link, and rejects what is under way', async () => {
