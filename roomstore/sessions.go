@@ -33,6 +33,9 @@ func (s *Store) Login(ctx context.Context, node string, user UserID, id SessionI
 	return who, opErr("login", string(user), r.done())
 }
 
+// sessionsLane is one for all who come back or are parked: there they go together.
+const sessionsLane = ""
+
 // A Return is what became of a session's place in one room.
 type Return struct {
 	Room     RoomID
@@ -66,7 +69,7 @@ func (s *Store) Resume(ctx context.Context, node string, user UserID, id Session
 		fmt.Fprintf(&places, "%s\x00%d\x00", room, s.keys.partition(room))
 	}
 	slot := s.keys.userSlot(user)
-	r, err := s.run(ctx, string(user), string(user), lua.Resume, []string{s.keys.control(s.keys.uslot(slot))},
+	r, err := s.run(ctx, sessionsLane, string(user), lua.Resume, []string{s.keys.control(s.keys.uslot(slot))},
 		1, node, string(user), slot, string(id), s.validUntil(ctx), places.String())
 	if err != nil {
 		return Session{}, nil, false, err
@@ -144,7 +147,7 @@ func (s *Store) Abandon(ctx context.Context, who Session, left time.Duration) er
 
 func (s *Store) park(ctx context.Context, who Session, generation string, left, slow time.Duration) error {
 	slot := s.keys.userSlot(who.User)
-	r, err := s.run(ctx, string(who.User), string(who.User), lua.Park, []string{s.keys.control(s.keys.uslot(slot))},
+	r, err := s.run(ctx, sessionsLane, string(who.User), lua.Park, []string{s.keys.control(s.keys.uslot(slot))},
 		1, string(who.User), slot, string(who.ID), generation, ms(max(0, left)), who.Node, ms(slow))
 	if r == nil || len(r.listed) == 0 {
 		return err
