@@ -73,6 +73,10 @@ type Gateway struct {
 	stats    Stats
 	born     time.Time
 
+	returning turnstile // of sessions
+	parking   slots     // for sessions whose sockets have closed
+	ending    slots     // for connections that are cleaned up
+
 	draining atomic.Bool
 	healing  atomic.Bool     // what is known is being put back
 	life     context.Context // of what serves clients; set by Run before ready is closed
@@ -111,7 +115,8 @@ func New(store *roomstore.Store, bus *pubsub.Bus, verifier auth.Verifier, cfg Co
 	g := &Gateway{
 		cfg: cfg, store: store, bus: bus, verifier: verifier, log: cfg.Log,
 		born: time.Now(), open: map[*conn]struct{}{}, sessions: map[roomstore.SessionID]*session{},
-		early: map[roomstore.SessionID]earlyOrder{},
+		early:   map[roomstore.SessionID]earlyOrder{},
+		parking: make(slots, parkedAtOnce), ending: make(slots, endedAtOnce),
 	}
 	g.hub = newHub(store, bus, cfg.RedisTimeout, cfg.Log, &g.stats)
 	g.beat = newHeartbeat(cfg.HeartbeatInterval)

@@ -24,6 +24,10 @@ type Script struct {
 	Guarded bool   // it takes the term as its last key and argument, see lib/guard.lua
 	*redis.Script
 
+	// Together is how many arguments stand before the list of what is each call's own,
+	// if several calls may go as one; else 0. See [roomstore.Batcher.Join].
+	Together int
+
 	// Apart is the script for hash slots that lie apart, on Redis Cluster; nil if
 	// it is never called there. What it lists, see lib/apart.lua, is put behind its
 	// reply if Lists is set: seven values each, and last how many those are.
@@ -75,7 +79,7 @@ var (
 	MemberInfo        = load("memberinfo")
 	Members           = load("members")
 	MembersAttributes = load("membersattributes")
-	Park              = load("park")
+	Park              = together(load("park"), 1)
 	ParkPlace         = step("parkplace")
 	Places            = step("places")
 	Positions         = load("positions")
@@ -88,7 +92,7 @@ var (
 	Release           = alone("release")
 	Reserve           = step("reserve")
 	Resolve           = step("resolve")
-	Resume            = alone("resume")
+	Resume            = together(alone("resume"), 2)
 	Retake            = step("retake")
 	Send              = load("send")
 	Settle            = step("settle")
@@ -141,6 +145,12 @@ func load(name string) Script {
 func alone(name string) Script {
 	s := load(name)
 	s.Apart, s.Lists = nil, false
+	return s
+}
+
+// together has calls of a script go as one.
+func together(s Script, shared int) Script {
+	s.Together = shared
 	return s
 }
 

@@ -102,6 +102,9 @@ func New(calls *Batcher, cfg Config) *Store {
 	for _, script := range lua.All {
 		if text := s.text(script); text != nil && (cfg.Apart || !script.Step) {
 			calls.Register(text)
+			if script.Together > 0 && !cfg.Apart { // there they answer with more
+				calls.Join(text, script.Together)
+			}
 		}
 	}
 	return s
