@@ -102,7 +102,7 @@ if goes_on then
   end
   -- Announce, before the record forgets which node to tell.
   if s.node ~= "" then
-    order(control, s.node, "4510", session, generation)
+    order(control, user, s.node, "4510", session, generation)
   end
   s.generation, s.node, s.deadline = generation, node, ""
   call("HSET", user_key, "s:" .. session, session_value(s))

@@ -6,12 +6,6 @@ local function dead(control, node)
   return call("ZSCORE", control .. "dead", node)
 end
 
--- order tells a node to close a session's socket, unless the socket belongs to
--- a generation of at least the one named.
-local function order(control, node, code, session, generation)
-  call("PUBLISH", root(control) .. "node:" .. node, code .. NUL .. session .. NUL .. generation)
-end
-
 -- park_membership starts the clock of one membership.
 local function park_membership(part, id, user, m, deadline)
   if m.node ~= "" then
