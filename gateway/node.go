@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"hash/fnv"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,9 +29,6 @@ const (
 	sweepEvery   = 2 * renewEvery
 	sweepSilence = 3 * nodeTick
 
-	probeEvery   = 2 * time.Second
-	probesMissed = 3 // until the subscription is taken for deaf
-
 	compareEvery = 30 * time.Second
 	// The goodbyes of a node that was given up are spread over a time, but not so long that a
 	// session is over before its client hears of it: it ends one TTL after the lease.
@@ -46,18 +42,15 @@ type incarnation struct {
 	g  *Gateway
 	id string
 
-	gap   atomic.Bool  // orders may have been lost
-	heard atomic.Int64 // when a probe last came back, in ns of the process's clock
+	paths *paths
+	gap   atomic.Bool // orders may have been lost
+	last  atomic.Pointer[roomstore.Lease]
 
-	// Owned by its run.
-	alive      []string
-	renewed    time.Time
+	renewed time.Time // owned by run
+
+	// Owned by chores.
 	swept      time.Time
 	sweepAt    time.Time
-	silent     bool // nobody has swept for too long
-	probed     time.Time
-	asked      time.Duration // when the last probe that Redis took was sent, on the process's clock
-	remade     time.Time     // the subscription, because it was deaf
 	compared   time.Time
 	audited    time.Time
 	suspicious map[string]suspicion
@@ -84,6 +77,7 @@ func (g *Gateway) node() string {
 func (g *Gateway) runNode(ctx context.Context) error {
 	for ctx.Err() == nil {
 		n := &incarnation{g: g, id: roomstore.NewNodeID(), suspicious: map[string]suspicion{}}
+		n.paths = &paths{n: n, all: map[int]*path{}, stop: map[int]context.CancelFunc{}}
 		err := n.run(ctx)
 		switch {
 		case err == nil:
@@ -116,29 +110,26 @@ func (g *Gateway) dismiss(ctx context.Context) {
 // run is one incarnation. It returns nil when ctx is done.
 func (n *incarnation) run(ctx context.Context) error {
 	g := n.g
-	topic := g.store.NodeTopic(n.id)
-	call, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
-	err := g.bus.Subscribe(call, topic, n)
-	cancel()
-	if err != nil {
+	defer n.paths.end()
+	if err := n.paths.begin(ctx); err != nil {
 		return err
 	}
-	defer g.bus.Unsubscribe(topic)
 	if err := n.lease(ctx, true); err != nil {
 		return err
 	}
 	g.stats.Incarnations.Add(1)
-	n.heard.Store(int64(g.since()))
 	n.compared = time.Now()
 	g.current.Store(n)
 	g.log.Info("lease begun", "node", n.id)
 
-	// Its own goroutine, since a call to a slow Redis is no standstill.
-	stood := make(chan struct{}, 1)
-	watch, stop := context.WithCancel(ctx)
-	var watcher sync.WaitGroup
-	watcher.Go(func() { watchStandstill(watch, stood) })
-	defer watcher.Wait()
+	// Goroutines of their own: a call to a slow Redis is no standstill, and what is in
+	// the slots of a master that is away does not keep the lease from being renewed.
+	stood, fenced := make(chan struct{}, 1), make(chan error, 1)
+	beside, stop := context.WithCancel(ctx)
+	var work sync.WaitGroup
+	work.Go(func() { watchStandstill(beside, stood) })
+	work.Go(func() { fenced <- n.chores(beside) })
+	defer work.Wait()
 	defer stop()
 
 	tick := time.NewTicker(nodeTick)
@@ -146,21 +137,27 @@ func (n *incarnation) run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			stop()
+			work.Wait()
 			n.release()
 			return nil
+		case err := <-fenced:
+			if err != nil {
+				return err
+			}
+			continue
 		case <-stood:
 			g.log.Warn("stood still, renewing the lease first", "node", n.id)
-			if err := n.lease(ctx, false); err != nil {
-				if errors.Is(err, roomstore.ErrFenced) {
-					return err
-				}
-				continue
-			}
+			n.renewed = time.Time{}
 		case <-tick.C:
 		}
-		if err := n.due(ctx); errors.Is(err, roomstore.ErrFenced) {
-			return err
+		if time.Since(n.renewed) >= min(renewEvery, g.cfg.LeaseTTL/4) {
+			if err := n.lease(ctx, false); errors.Is(err, roomstore.ErrFenced) {
+				return err
+			}
 		}
+		n.paths.follow(ctx)
+		g.forgetOrders()
 	}
 }
 
@@ -187,23 +184,31 @@ func watchStandstill(ctx context.Context, stood chan<- struct{}) {
 	}
 }
 
-// due does what is due now. It returns an error only if the node is fenced.
-func (n *incarnation) due(ctx context.Context) error {
-	g, now := n.g, time.Now()
-	if now.Sub(n.renewed) >= min(renewEvery, g.cfg.LeaseTTL/4) {
-		if err := n.lease(ctx, false); errors.Is(err, roomstore.ErrFenced) {
+// chores does the node's share of what time demands, until ctx is done. It returns
+// an error only if the node is fenced.
+func (n *incarnation) chores(ctx context.Context) error {
+	tick := time.NewTicker(nodeTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := n.due(ctx); errors.Is(err, roomstore.ErrFenced) {
 			return err
 		}
 	}
+}
+
+// due does what is due now. It returns an error only if the node is fenced.
+func (n *incarnation) due(ctx context.Context) error {
+	now, last := time.Now(), n.last.Load()
 	// Who has seen a lease lapse goes on looking until that is settled.
-	if (n.elected() || n.silent || len(n.suspicious) > 0) && !now.Before(n.sweepAt) {
+	if (n.elected(last.Alive) || last.SinceSweep > sweepSilence || len(n.suspicious) > 0) && !now.Before(n.sweepAt) {
 		if err := n.sweep(ctx); errors.Is(err, roomstore.ErrFenced) {
 			return err
 		}
-	}
-	n.listen()
-	if now.Sub(n.probed) >= probeEvery {
-		n.probe(ctx)
 	}
 	if now.Sub(n.compared) >= compareEvery || n.gap.Swap(false) {
 		n.compare(ctx)
@@ -211,7 +216,6 @@ func (n *incarnation) due(ctx context.Context) error {
 	if now.Sub(n.audited) >= compareEvery {
 		n.audit(ctx)
 	}
-	g.forgetOrders()
 	return nil
 }
 
@@ -237,8 +241,8 @@ func (n *incarnation) lease(ctx context.Context, begin bool) error {
 	if err != nil {
 		return err
 	}
-	n.renewed, n.alive = time.Now(), l.Alive
-	n.silent = l.SinceSweep > sweepSilence
+	n.renewed = time.Now()
+	n.last.Store(&l)
 	return nil
 }
 
@@ -254,14 +258,14 @@ func (n *incarnation) release() {
 
 // elected says whether this node is the one that sweeps: of all nodes alive
 // the one whose hash is highest (rendezvous hashing).
-func (n *incarnation) elected() bool {
+func (n *incarnation) elected(alive []string) bool {
 	score := func(node string) uint64 {
 		h := fnv.New64a()
 		h.Write([]byte("sweep\x00" + node))
 		return h.Sum64()
 	}
 	mine := score(n.id)
-	for _, other := range n.alive {
+	for _, other := range alive {
 		if s := score(other); s > mine || s == mine && other > n.id {
 			return false
 		}
@@ -332,44 +336,8 @@ func (n *incarnation) suspect(lapsed []roomstore.Lapse) {
 	n.suspicious = next
 }
 
-// probe sends the node a message through the path that events take.
-func (n *incarnation) probe(ctx context.Context) {
-	g := n.g
-	n.probed = time.Now()
-	ctx, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
-	defer cancel()
-	sent := g.since()
-	if g.store.Probe(ctx, n.id, strconv.FormatInt(int64(sent), 10)) == nil {
-		n.asked = sent
-	}
-}
-
-// listen makes the subscription anew if it is deaf: no probe has come back for a
-// while, and the last one neither, though Redis has taken it. If Redis takes none
-// it is away, which is another matter, and the subscription may be as good as it
-// was.
-func (n *incarnation) listen() {
-	g, heard := n.g, time.Duration(n.heard.Load())
-	if now := g.since(); n.asked > heard && now-n.asked >= probeEvery && now-heard > probesMissed*probeEvery &&
-		time.Since(n.remade) > probesMissed*probeEvery {
-		g.log.Warn("subscription is deaf, making it anew", "node", n.id)
-		n.remade = time.Now()
-		g.bus.Reset()
-	}
-}
-
-// Deliver implements [pubsub.Handler]: an order, or a probe.
-func (n *incarnation) Deliver(payload string) {
-	o, err := roomstore.DecodeOrder(payload)
-	if err != nil {
-		n.g.log.Error("order not understood", "err", err)
-		return
-	}
-	if o.Probe != "" {
-		n.heard.Store(int64(n.g.since()))
-		n.g.stats.Probes.Add(1)
-		return
-	}
+// order closes the socket of a session that is not this node's any more.
+func (n *incarnation) order(o roomstore.Order) {
 	n.g.mu.Lock()
 	s := n.g.sessions[o.Session]
 	if here := s != nil && s.who.Generation >= o.Generation; !here && n.g.early[o.Session].Generation < o.Generation {
@@ -408,9 +376,6 @@ func (g *Gateway) forgetOrders() {
 		}
 	}
 }
-
-// Gap implements [pubsub.Handler]: orders may have been lost.
-func (n *incarnation) Gap() { n.gap.Store(true) }
 
 // replaced closes the socket of a session that is over here.
 func (s *session) replaced(code protocol.CloseCode) {
@@ -509,8 +474,8 @@ func (g *Gateway) NotReady() (reasons []string) {
 	if n == nil {
 		return append(reasons, "no node lease: Redis has not answered yet, or the node was given up and begins anew")
 	}
-	if quiet := g.since() - time.Duration(n.heard.Load()); quiet > probesMissed*probeEvery {
-		reasons = append(reasons, "delivery: no probe has come back through Redis pub/sub for "+quiet.Round(time.Second).String())
+	if why := n.paths.unheard(); why != "" {
+		reasons = append(reasons, why)
 	}
 	if g.healing.Load() {
 		reasons = append(reasons, "putting back: Redis was started anew or lost data, and gateways give it what they know")
