@@ -24,7 +24,7 @@ import (
 // What a backend does on any gateway reaches everybody, wherever they are.
 func TestServerAPI(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr())
 	for name, via := range map[string]*gateway{"this": a, "that": b} {
 		t.Run("destroy on "+name+" gateway", func(t *testing.T) {
@@ -184,7 +184,7 @@ func TestDrain(t *testing.T) {
 // A gateway without clients that is told to stop does so at once.
 func TestDrain_nobody(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr(), "--drain-window=20s")
 	began := time.Now()
 	g.Signal(syscall.SIGTERM)
