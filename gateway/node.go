@@ -18,17 +18,6 @@ const (
 	nodeTick   = 500 * time.Millisecond
 	standstill = 2 * time.Second
 
-	// renewEvery is how often the lease is renewed: with every tick, also one
-	// that comes a little early. It is often, since the answer says how long ago
-	// the last sweep was.
-	renewEvery = nodeTick * 4 / 5
-
-	// sweepEvery is the longest pause between two sweeps by the node that is
-	// to do it: every second tick. After sweepSilence any node does. So nobody
-	// is kept for more than 2 s past a deadline, even if that node is gone.
-	sweepEvery   = 2 * renewEvery
-	sweepSilence = 3 * nodeTick
-
 	compareEvery = 30 * time.Second
 	// The goodbyes of a node that was given up are spread over a time, but not so long that a
 	// session is over before its client hears of it: it ends one TTL after the lease.
@@ -36,11 +25,31 @@ const (
 	spreadPart = 7 // of a session's TTL at most
 )
 
+// A pace is how often a node does what is to be done all the time.
+type pace struct {
+	// renew is how often the lease is renewed: with every tick, or every other, also
+	// one that comes a little early. It is often, since the answer says how long ago the
+	// last sweep was.
+	renew time.Duration
+
+	// sweep is the longest pause between two sweeps by the node that is to do it.
+	// After silence any node does. So nobody is kept for much longer than 2 s past a
+	// deadline, even if that node is gone.
+	sweep, silence time.Duration
+}
+
+var (
+	onePace = pace{renew: nodeTick * 4 / 5, sweep: 2 * nodeTick * 4 / 5, silence: 3 * nodeTick}
+	// slotsPace is for hash slots that lie apart, each of which is to be asked.
+	slotsPace = pace{renew: 2 * nodeTick * 9 / 10, sweep: 4 * nodeTick * 9 / 10, silence: 6 * nodeTick}
+)
+
 // incarnation is this node under one lease. When the others have given it up,
 // it closes all sockets and begins again under another name.
 type incarnation struct {
-	g  *Gateway
-	id string
+	g    *Gateway
+	id   string
+	pace pace
 
 	paths *paths
 	gap   atomic.Bool // orders may have been lost
@@ -76,7 +85,11 @@ func (g *Gateway) node() string {
 // demands, until ctx is done. Then it ends its lease.
 func (g *Gateway) runNode(ctx context.Context) error {
 	for ctx.Err() == nil {
-		n := &incarnation{g: g, id: roomstore.NewNodeID(), suspicious: map[string]suspicion{}}
+		n := &incarnation{g: g, id: roomstore.NewNodeID(), pace: onePace, suspicious: map[string]suspicion{}}
+		if g.store.Apart() {
+			n.pace = slotsPace
+			n.pace.sweep = min(n.pace.sweep, g.cfg.LeaseTTL/4)
+		}
 		n.paths = &paths{n: n, all: map[int]*path{}, stop: map[int]context.CancelFunc{}}
 		err := n.run(ctx)
 		switch {
@@ -151,7 +164,7 @@ func (n *incarnation) run(ctx context.Context) error {
 			n.renewed = time.Time{}
 		case <-tick.C:
 		}
-		if time.Since(n.renewed) >= min(renewEvery, g.cfg.LeaseTTL/4) {
+		if time.Since(n.renewed) >= min(n.pace.renew, g.cfg.LeaseTTL/4) {
 			if err := n.lease(ctx, false); errors.Is(err, roomstore.ErrFenced) {
 				return err
 			}
@@ -205,7 +218,7 @@ func (n *incarnation) chores(ctx context.Context) error {
 func (n *incarnation) due(ctx context.Context) error {
 	now, last := time.Now(), n.last.Load()
 	// Who has seen a lease lapse goes on looking until that is settled.
-	if (n.elected(last.Alive) || last.SinceSweep > sweepSilence || len(n.suspicious) > 0) && !now.Before(n.sweepAt) {
+	if (n.elected(last.Alive) || last.SinceSweep > n.pace.silence || len(n.suspicious) > 0) && !now.Before(n.sweepAt) {
 		if err := n.sweep(ctx); errors.Is(err, roomstore.ErrFenced) {
 			return err
 		}
@@ -288,7 +301,7 @@ func (n *incarnation) sweep(ctx context.Context) error {
 		done, err := g.store.Sweep(call, n.id, claims)
 		cancel()
 		n.swept = time.Now()
-		n.sweepAt = n.swept.Add(sweepEvery)
+		n.sweepAt = n.swept.Add(n.pace.sweep)
 		if err != nil {
 			switch {
 			case errors.Is(err, roomstore.ErrPaused):
@@ -303,14 +316,14 @@ func (n *incarnation) sweep(ctx context.Context) error {
 		g.stats.Claimed.Add(uint64(done.Claimed))
 		n.suspect(done.Lapsed)
 		n.looked = time.Now()
-		if done.More && time.Since(began) < sweepEvery {
+		if done.More && time.Since(began) < n.pace.sweep {
 			continue
 		}
 		if done.More { // the lease comes in between
 			n.sweepAt = n.swept
 			return nil
 		}
-		if done.Next >= 0 && done.Next < sweepEvery {
+		if done.Next >= 0 && done.Next < n.pace.sweep {
 			n.sweepAt = n.swept.Add(done.Next)
 		}
 		return nil

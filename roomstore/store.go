@@ -142,6 +142,9 @@ func (s *Store) Path(room RoomID) int {
 	return s.keys.partition(room)
 }
 
+// Apart says whether every call keeps to one hash slot.
+func (s *Store) Apart() bool { return s.cfg.Apart }
+
 // NodeTopic is where a node's own probes of a path are published, and on path 0 orders
 // to it.
 func (s *Store) NodeTopic(node string, path int) string { return s.keys.orders(node, path) }
