@@ -4,6 +4,8 @@ package e2e
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -162,4 +164,56 @@ func TestCluster_slotsMove(t *testing.T) {
 		t.Errorf("members are now %s, they were %s", got, order)
 	}
 	d.unfenced()
+}
+
+// Gateways at rest cost a Cluster next to nothing with a partition for each master,
+// though each has a path of its own; with many more it is said what they cost.
+func TestCluster_idle(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("it starts a Cluster")
+	}
+	for _, partitions := range []int{3, clusterPartitions} {
+		if partitions > 3 && !*long {
+			continue
+		}
+		t.Run(fmt.Sprintf("P=%d", partitions), func(t *testing.T) {
+			t.Parallel()
+			c := redistest.StartCluster(t, 3, false)
+			var gates []*gateway
+			for range 3 {
+				gates = append(gates, startGateway(t, clusterURL(c), fmt.Sprintf("--partitions=%d", partitions),
+					"--session-ttl=60s", "--lease-ttl=10s", "--heartbeat-interval=10s", "--drain-window=25s", "--redis-timeout=2s"))
+			}
+			for i := range 300 {
+				enroll(gates[i%3], t, fmt.Sprintf("u%d", i)).enter(fmt.Sprintf("r%d", i%100))
+			}
+			count := func() (n int, list map[string]int) {
+				list = map[string]int{}
+				for _, m := range c.Masters {
+					for name, calls := range commands(t, m.Client(t)) {
+						if fromOutside[name] || strings.HasPrefix(name, "cluster|") {
+							n += calls
+							list[name] += calls
+						}
+					}
+				}
+				return n, list
+			}
+			rdb := c.Masters[0].Client(t)
+			began := redisTime(t, rdb)
+			before, listBefore := count()
+			during(t, redistest.New(t), 16*time.Second)
+			after, list := count()
+			window := float64(redisTime(t, rdb)-began) / 1000
+			for name := range list {
+				list[name] -= listBefore[name]
+			}
+			rate := float64(after-before) / window / float64(len(gates))
+			t.Logf("%.1f commands a second and gateway in %.1f s: %v", rate, window, list)
+			if bound := 5.0; after == before || partitions == 3 && rate >= bound {
+				t.Errorf("got %.1f commands a second and gateway, want more than 0 and less than %v", rate, bound)
+			}
+		})
+	}
 }

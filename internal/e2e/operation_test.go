@@ -297,7 +297,7 @@ func TestIdle(t *testing.T) {
 // gateway must have sent them.
 var fromOutside = map[string]bool{
 	"evalsha": true, "eval": true, "script|load": true, "ping": true, "multi": true, "exec": true,
-	"subscribe": true, "unsubscribe": true, "hello": true, "client|setname": true, "client|setinfo": true, "config|get": true,
+	"subscribe": true, "unsubscribe": true, "ssubscribe": true, "sunsubscribe": true, "hello": true, "client|setname": true, "client|setinfo": true, "config|get": true,
 }
 
 // commands is how often Redis has executed each command, in scripts or not.
