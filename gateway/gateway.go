@@ -19,7 +19,6 @@ import (
 	"github.com/roomgate/roomgate/gateway/auth"
 	"github.com/roomgate/roomgate/gateway/serverapi"
 	"github.com/roomgate/roomgate/protocol"
-	"github.com/roomgate/roomgate/pubsub"
 	"github.com/roomgate/roomgate/roomstore"
 )
 
@@ -63,7 +62,7 @@ func defaults[T comparable](v *T, value T) {
 type Gateway struct {
 	cfg      Config
 	store    *roomstore.Store
-	bus      *pubsub.Bus
+	bus      Bus
 	verifier auth.Verifier
 	log      *slog.Logger
 	hub      *hub
@@ -92,8 +91,14 @@ type Gateway struct {
 	stopped  bool // no more connections
 }
 
+// A Bus brings what is published: a [pubsub.Bus], or on Redis Cluster a [pubsub.Sharded].
+type Bus interface {
+	topics
+	Reset(topic string)
+}
+
 // New returns a Gateway that serves once [Gateway.Run] runs.
-func New(store *roomstore.Store, bus *pubsub.Bus, verifier auth.Verifier, cfg Config) *Gateway {
+func New(store *roomstore.Store, bus Bus, verifier auth.Verifier, cfg Config) *Gateway {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}

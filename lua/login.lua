@@ -71,7 +71,7 @@ if #replaced > 0 or #others >= max_devices then -- seldom
     forget_outcomes(uslot, partitions, s.id, limits.gone)
     if s.node ~= "" then
       call("SREM", key(uslot, "nodesessions", s.node), s.id .. NUL .. user)
-      order(control, s.node, code, s.id, number(tonumber(s.generation) + 1))
+      order(control, user, s.node, code, s.id, number(tonumber(s.generation) + 1))
     end
   end
 

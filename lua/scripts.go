@@ -34,6 +34,10 @@ type Script struct {
 	Apart *redis.Script
 	Lists bool
 	Step  bool // it is called nowhere else
+
+	// Sharded is Apart with sharded channels, which is what Redis Cluster keeps to the
+	// master of a slot. nil if Apart is.
+	Sharded *redis.Script
 }
 
 //go:embed *.lua lib/*.lua
@@ -115,11 +119,19 @@ var All = []Script{
 	TickUsers, Undo, Vacate,
 }
 
-// Commands gives every command that a script calls, in order.
-func Commands() []string {
+// Commands gives every command that a script calls, in order: on one Redis, or on
+// Redis Cluster.
+func Commands(cluster bool) []string {
 	var all []string
 	for _, s := range All {
-		for _, m := range called.FindAllStringSubmatch(assemble(s.Name, false)+assemble(s.Name, s.Apart != nil)+read("lib/guard.lua"), -1) {
+		if cluster && s.Sharded == nil || !cluster && s.Step {
+			continue
+		}
+		text := assemble(s.Name, cluster)
+		if cluster {
+			text = sharded(text)
+		}
+		for _, m := range called.FindAllStringSubmatch(text+read("lib/guard.lua"), -1) {
 			all = append(all, m[1])
 		}
 	}
@@ -136,7 +148,7 @@ func load(name string) Script {
 	s := bare(name)
 	guard := code(read("lib/guard.lua"))
 	s.Guarded, s.Script = true, redis.NewScript(guard+assemble(name, false))
-	s.Apart, s.Lists = apart(guard, name)
+	s.setApart(guard)
 	return s
 }
 
@@ -144,7 +156,7 @@ func load(name string) Script {
 // lie apart.
 func alone(name string) Script {
 	s := load(name)
-	s.Apart, s.Lists = nil, false
+	s.Apart, s.Sharded, s.Lists = nil, nil, false
 	return s
 }
 
@@ -169,25 +181,30 @@ func onlyApart(s Script) Script {
 // bare is load for a script that acts under any term.
 func bare(name string) Script {
 	s := Script{Name: name, Script: redis.NewScript(assemble(name, false))}
-	s.Apart, s.Lists = apart("", name)
+	s.setApart("")
 	return s
 }
 
-// apart gives a script's text for slots that lie apart, and whether it lists
-// something. What it returns it then returns to the lines that add that.
-func apart(guard, name string) (*redis.Script, bool) {
-	text := assemble(name, true)
-	if !mentions(text, "LISTED") {
-		return redis.NewScript(guard + text), false
-	}
-	return redis.NewScript(guard + "local LISTED = {}\nlocal function answer()\n" + text + `end
+// setApart sets a script's texts for slots that lie apart. If it lists something,
+// what it returns it then returns to the lines that add that.
+func (s *Script) setApart(guard string) {
+	text := assemble(s.Name, true)
+	if s.Lists = mentions(text, "LISTED"); s.Lists {
+		text = "local LISTED = {}\nlocal function answer()\n" + text + `end
 local reply = answer()
 for i = 1, #LISTED do
   reply[#reply + 1] = LISTED[i]
 end
 reply[#reply + 1] = tostring(#LISTED / 7)
 return reply
-`), true
+`
+	}
+	s.Apart, s.Sharded = redis.NewScript(guard+text), redis.NewScript(sharded(guard+text))
+}
+
+// sharded has a script publish to sharded channels.
+func sharded(text string) string {
+	return strings.ReplaceAll(text, `call("PUBLISH"`, `call("SPUBLISH"`)
 }
 
 // assemble gives the code of a script with the definitions that it needs of what it
