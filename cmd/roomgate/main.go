@@ -80,6 +80,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		MaxConnections: cfg.MaxConnections, QueueBytes: cfg.QueueBytes, RateLimits: cfg.RateLimits, HistoryQuery: cfg.HistoryQuery,
 		SessionTTL: cfg.SessionTTL, LeaseTTL: cfg.LeaseTTL, HeartbeatInterval: cfg.HeartbeatInterval,
 		RedisTimeout: cfg.RedisTimeout, DrainWindow: cfg.DrainWindow,
+		Console:   cfg.pages(),
 		OnRequest: m.request, OnClose: m.close,
 	})
 	m.stats(gateway.Counted, gw.Snapshot)
@@ -208,7 +209,10 @@ func greet(w io.Writer, addr net.Addr, embedded bool) {
 	fmt.Fprintf(w, `
 Roomgate is running. %s
 
-Open a room with any WebSocket client, in two terminals:
+    Try it, with several clients in one page:   http://%s/console/play
+    See gateways, rooms and their events:       http://%s/console/
+
+Or open a room with any WebSocket client, in two terminals:
 
     npx -y wscat -c ws://%s/v1/ws
 
@@ -220,5 +224,5 @@ and paste, with another userID in the second one:
 
 Ready or not, and why: http://%s/readyz
 
-`, where, host, host)
+`, where, host, host, host, host)
 }
