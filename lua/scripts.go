@@ -46,9 +46,12 @@ var (
 	Catchup           = load("catchup")
 	ChangeAttributes  = load("changeattributes")
 	Claim             = step("claim")
+	Cluster           = load("cluster")
 	Condemn           = step("condemn")
 	Count             = load("count")
+	Create            = load("create")
 	Decide            = step("decide")
+	Describe          = load("describe")
 	Destroy           = load("destroy")
 	Enter             = load("enter")
 	Fence             = step("fence")
@@ -64,6 +67,8 @@ var (
 	Lease             = load("lease")
 	Leave             = load("leave")
 	LeaveAll          = alone("leaveall")
+	ListMembers       = load("listmembers")
+	ListRooms         = load("listrooms")
 	Lives             = load("lives")
 	Login             = load("login")
 	MemberAttributes  = load("memberattributes")
@@ -74,6 +79,7 @@ var (
 	ParkPlace         = step("parkplace")
 	Places            = step("places")
 	Positions         = load("positions")
+	Post              = load("post")
 	Probe             = bare("probe")
 	Quit              = step("quit")
 	Reclaim           = bare("reclaim")
@@ -97,11 +103,12 @@ var (
 
 // All is every script there is.
 var All = []Script{
-	Absent, Attributes, AuditIndex, AuditRoom, AuditUser, Bury, Catchup, ChangeAttributes, Claim,
-	Condemn, Count, Decide, Destroy, Enter, Fence, Free, Generations, Greet, Heal, Held, History, Hold, Holds, Kick,
-	Lease, Leave, LeaveAll, Lives, Login, MemberAttributes, MemberInfo, Members, MembersAttributes,
-	Park, ParkPlace, Places, Positions, Probe, Quit, Reclaim, Refused, Relay, Release, Reserve, Resolve, Resume, Retake,
-	Send, Settle, Sweep, Switch, Takeover, TickRooms, TickUsers, Undo, Vacate,
+	Absent, Attributes, AuditIndex, AuditRoom, AuditUser, Bury, Catchup, ChangeAttributes, Claim, Cluster,
+	Condemn, Count, Create, Decide, Describe, Destroy, Enter, Fence, Free, Generations, Greet, Heal, Held,
+	History, Hold, Holds, Kick, Lease, Leave, LeaveAll, ListMembers, ListRooms, Lives, Login, MemberAttributes,
+	MemberInfo, Members, MembersAttributes, Park, ParkPlace, Places, Positions, Post, Probe, Quit, Reclaim,
+	Refused, Relay, Release, Reserve, Resolve, Resume, Retake, Send, Settle, Sweep, Switch, Takeover, TickRooms,
+	TickUsers, Undo, Vacate,
 }
 
 // Commands gives every command that a script calls, in order.
