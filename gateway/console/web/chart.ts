@@ -6,11 +6,12 @@ const width = 120;
 const height = 32;
 
 /** How many values a chart holds. */
-export const span = 120;
+export const span = 60;
 
 /** A line over the newest {@link span} values; what it says is in its label, too. */
 export class Chart {
   readonly element: SVGElement;
+  readonly #base = svg('path', { class: 'base', d: `M0,${height - .5}H${width}`, 'vector-effect': 'non-scaling-stroke' });
   readonly #area = svg('path', { class: 'area' });
   readonly #line = svg('path', { class: 'line', 'vector-effect': 'non-scaling-stroke' });
   #values: number[] = [];
@@ -19,7 +20,7 @@ export class Chart {
   constructor(readonly name: string, readonly format: (n: number) => string) {
     this.element = svg('svg', {
       class: 'chart', viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: 'none', role: 'img', 'aria-label': name,
-    }, this.#area, this.#line);
+    }, this.#base, this.#area, this.#line);
   }
 
   add(value: number): void {

@@ -18,22 +18,32 @@ export function serverNow(): number {
   return Number.isNaN(ahead) ? Date.now() : ahead + performance.now();
 }
 
+/** From here on a deadline is near, in ms. */
+const near = 60_000;
+
+function show(target: HTMLElement, deadline: number): void {
+  const left = deadline - serverNow();
+  setText(target, duration(left));
+  target.classList.toggle('soon', left < near);
+}
+
 /** Makes an element count down to a deadline, or show a text instead. */
 export function countDown(target: HTMLElement, deadline: number | undefined, otherwise = ''): void {
   if (deadline === undefined) {
     delete target.dataset['deadline'];
+    target.classList.remove('soon');
     setText(target, otherwise);
     return;
   }
   target.dataset['deadline'] = String(deadline);
-  setText(target, duration(deadline - serverNow()));
+  show(target, deadline);
 }
 
 /** Lets everything that counts down do so for as long as the page is open. */
 export function startClock(): void {
   setInterval(() => {
     for (const target of document.querySelectorAll<HTMLElement>('[data-deadline]')) {
-      setText(target, duration(Number(target.dataset['deadline']) - serverNow()));
+      show(target, Number(target.dataset['deadline']));
     }
   }, 250);
 }

@@ -11,6 +11,15 @@ import { poll } from './poll';
 /** How often the gateways are asked about, in ms: about as often as they say something new. */
 const every = 2000;
 
+const names = new Map<string, string>(); // of the gateways there are, by node
+
+let longestLease = 0; // that was seen, in ms: about what a fresh one has
+
+/** What people call the gateway that the API calls node. */
+export function nameOf(node: string): string {
+  return names.get(node) ?? node;
+}
+
 /** A number over all gateways, large, with its chart. */
 class Tile {
   readonly #value = h('strong');
@@ -27,7 +36,7 @@ class Tile {
   }
 }
 
-/** Shows the gateways until the signal ends it. refused hears that the key is not accepted. */
+/** Shows the gateways until the signal ends it. failed hears what goes wrong. */
 export function showCluster(api: API, signal: AbortSignal, failed: (err: unknown) => void): void {
   const problem = byID('console').querySelector<HTMLElement>('[data-problem]')!;
   const parent = byID('tiles');
@@ -52,6 +61,8 @@ export function showCluster(api: API, signal: AbortSignal, failed: (err: unknown
     }
     if (signal.aborted) return;
     setProblem(problem, '');
+    names.clear();
+    for (const g of cluster.gateways) names.set(g.node, g.name ?? g.node);
     const sum = (of: (g: Gateway) => number | undefined) => cluster.gateways.reduce((all, g) => all + (of(g) ?? 0), 0);
     tiles.rooms.add(cluster.roomCount);
     tiles.connections.add(sum((g) => g.connections));
@@ -81,8 +92,9 @@ function gatewayRow(first: Gateway): { element: HTMLElement; update(g: Gateway):
   return {
     element,
     update(g) {
-      // A lease is renewed long before its end: one that runs out is a gateway that does not answer.
-      const late = g.leaseLeftMs < 3000;
+      // A lease is renewed each quarter of it: one that runs out is a gateway that says nothing.
+      longestLease = Math.max(longestLease, g.leaseLeftMs);
+      const late = g.leaseLeftMs < longestLease * 0.4;
       setText(state, g.draining ? 'draining' : late ? 'silent' : 'serving');
       state.className = g.draining ? 'state warn' : late ? 'state bad' : 'state good';
       setText(lease, duration(g.leaseLeftMs));

@@ -1,7 +1,7 @@
 // Asking again and again.
 
 /**
- * Calls a function at once and then that many ms after it has ended, for as long as the page
+ * Calls a function as soon as the caller is done, and then that many ms after it has ended, for as long as the page
  * can be seen, until the signal ends it. The function deals with its own errors. The returned
  * function makes it begin anew now.
  */
@@ -31,6 +31,6 @@ export function poll(ms: number, signal: AbortSignal, ask: () => Promise<void>):
   };
   document.addEventListener('visibilitychange', seen, { signal });
   signal.addEventListener('abort', () => clearTimeout(timer));
-  void now();
+  queueMicrotask(() => void now());
   return () => void now();
 }

@@ -3,6 +3,7 @@
 import type { API, Member, RoomDetail } from './api';
 import { Failure, reason } from './api';
 import { countDown, serverNow } from './clock';
+import { nameOf } from './cluster';
 import { ask } from './dialog';
 import { List, byID, h, setProblem, setText } from './dom';
 import { count, duration, many, roughly } from './format';
@@ -204,7 +205,7 @@ function memberRow(first: Member, kick: (userID: string) => void): { element: HT
       setText(word, m.state === 'away' ? 'away, out in ' : 'connected');
       word.className = m.state === 'away' ? 'state warn' : 'state good';
       countDown(left, m.deadline);
-      setText(node, m.node ?? '–');
+      setText(node, m.node === undefined ? '–' : nameOf(m.node));
       setText(since, m.joinedAt === undefined ? '–' : roughly(serverNow() - m.joinedAt));
     },
   };

@@ -9,7 +9,7 @@ import { Pager } from './pager';
 import { poll } from './poll';
 import { linkTo } from './route';
 
-const pageSize = 50;
+const pageSize = 25;
 
 /** How often the page that is shown is asked for again, in ms. */
 const every = 3000;
