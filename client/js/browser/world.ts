@@ -29,14 +29,14 @@ export function token(userID: string, seconds: number): string {
 }
 
 /** until waits for a condition. What it throws at the end names what was waited for. */
-export async function until(what: string, condition: () => unknown): Promise<void> {
+export async function until(what: string | (() => string), condition: () => unknown): Promise<void> {
   const end = Date.now() + wait;
   for (;;) {
     if (await condition()) {
       return;
     }
     if (Date.now() > end) {
-      throw new Error(`waited ${wait / 1000} s for ${what}`);
+      throw new Error(`waited ${wait / 1000} s for ${typeof what === 'string' ? what : what()}`);
     }
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
@@ -232,7 +232,7 @@ export class World {
         `--listen=127.0.0.1:${port}`,
         `--internal-listen=127.0.0.1:${internal}`,
         `--redis-url=redis://127.0.0.1:${this.redisPort}`,
-        ...['--session-ttl=5s', '--heartbeat-interval=1s', '--lease-ttl=3s', '--drain-window=2s'],
+        ...['--session-ttl=8s', '--heartbeat-interval=1s', '--lease-ttl=3s', '--drain-window=2s'],
         ...access,
         ...(options.flags ?? []),
       ],

@@ -110,21 +110,19 @@ export class Rooms {
       this.entryAnswered(call, entered, ok);
       return;
     }
-    if (!ok) {
-      return;
-    }
-    switch (call.method) {
-      case 'sendRoomMessage': {
-        // No event comes of a message of one's own. The answer has come after all before it.
-        const progress = this.rooms.get((call.params as { roomID: string }).roomID)?.progress;
-        if (progress && progress.epoch === whole(result, 'epoch')) {
-          progress.take(whole(result, 'seq'));
-        }
-        break;
+    if (ok && call.method === 'sendRoomMessage') {
+      // No event comes of a message of one's own. The answer has come after all before it.
+      const progress = this.rooms.get((call.params as { roomID: string }).roomID)?.progress;
+      if (progress && progress.epoch === whole(result, 'epoch')) {
+        progress.take(whole(result, 'seq'));
       }
-      case 'queryRoomMemberList':
-      case 'queryRoomMembers':
-        this.rooms.get(text(result, 'roomID'))?.members.seen(users(result, 'memberList'));
+    }
+  }
+
+  /** shown notes what the application is about to be told by the answer to a query of its own. */
+  shown(method: string, result: Fields): void {
+    if (method === 'queryRoomMemberList' || method === 'queryRoomMembers') {
+      this.rooms.get(text(result, 'roomID'))?.members.seen(users(result, 'memberList'));
     }
   }
 
@@ -368,6 +366,7 @@ export class Rooms {
   private walk(room: Room): void {
     room.membersStale = false;
     room.walking = true;
+    room.members.beginWalk();
     const round = ++room.membersRound;
     const roomID = room.id;
     const isCurrent = () => this.rooms.get(roomID) === room && round === room.membersRound;
@@ -403,7 +402,6 @@ export class Rooms {
         giveUp();
         return;
       }
-      room.members.beginWalk();
       page('');
     });
   }

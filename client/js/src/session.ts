@@ -143,7 +143,18 @@ export class Session {
         reject(new Failure(ZIMErrorCode.NetworkModuleUserIsNotLogged, `${method}: not logged in`));
         return;
       }
-      this.calls.send(method, params, (err, result) => (err ? reject(err) : resolve(result)));
+      this.calls.send(method, params, (err, result) => {
+        if (err) {
+          reject(err);
+          return;
+        }
+        try {
+          this.rooms.shown(method, result);
+          resolve(result);
+        } catch (why) {
+          reject(unreadable(method, why as Malformed));
+        }
+      });
     });
   }
 
@@ -357,7 +368,7 @@ export class Session {
         throw why;
       }
       this.malformed(why);
-      failure = new Failure(ZIMErrorCode.NetworkModuleRspProtoParseError, `${call.method}: the answer cannot be read: ${why.message}`);
+      failure = unreadable(call.method, why);
     }
     if (!call.abandoned) {
       call.done(failure, result);
@@ -459,6 +470,10 @@ export class Session {
       this.cfg.emit(type, data);
     }
   };
+}
+
+export function unreadable(method: string, why: Malformed): Failure {
+  return new Failure(ZIMErrorCode.NetworkModuleRspProtoParseError, `${method}: the answer cannot be read: ${why.message}`);
 }
 
 /** Refusals of a login that say nothing about the login. */
