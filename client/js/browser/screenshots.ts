@@ -61,7 +61,7 @@ test('pictures', { timeout: 300_000 }, async () => {
     await play.getByRole('button', { name: 'Show me' }).click();
     await play.getByText(/^Now bob's link is cut/).waitFor();
     await play.locator('.node.connecting.now').waitFor();
-    await until('the countdown to have begun', async () => (await play.locator('.away .countdown').allTextContents()).some((t) => t === '0:33'));
+    await until('the countdown to have begun', async () => (await play.locator('.away .countdown').allTextContents()).some((t) => /^0:3[0-3]$/.test(t)));
     await play.screenshot({ path: join(docs, 'playground.png') });
     await play.close();
 
@@ -71,8 +71,8 @@ test('pictures', { timeout: 300_000 }, async () => {
       await one.backend('POST', '/v1/rooms', { roomID, roomDestroyDelayTime: 600 });
     }
     const console = await visit('/console/#room/lobby', 'dark', 1080);
-    for (const values of [14, 28, 42, 55]) {
-      await until('the charts to have something to show', async () => (await console.locator('.tile .line').last().getAttribute('d'))!.split('L').length >= values);
+    for (const values of [8, 16, 24, 32, 40]) {
+      await until('the charts to have something to show', async () => (await console.locator('.tile .line').last().getAttribute('d') ?? '').split('L').length >= values);
     }
     await console.screenshot({ path: join(docs, 'console.png') });
   } finally {
