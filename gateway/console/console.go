@@ -100,7 +100,7 @@ func secure(next http.Handler) http.Handler {
 }
 
 // file serves one of the embedded files. A browser asks each time whether it has
-// changed, so that a page never runs with the script of another version.
+// changed: those of the next version have the same names.
 func file(name, csp string) http.HandlerFunc {
 	content, err := static.ReadFile("static/" + name)
 	if err != nil {

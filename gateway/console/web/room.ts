@@ -16,7 +16,7 @@ const pageSize = 50;
 /** How often the room and its members are asked for again, in ms; events make it sooner. */
 const every = 3000;
 
-/** How long after an event they are, so that many events ask once. */
+/** How long after an event they are, in ms, so that many events ask once. */
 const pause = 300;
 
 /** Shows a room in its section until the signal ends it. */
@@ -40,7 +40,7 @@ export function showRoom(api: API, roomID: string, signal: AbortSignal): void {
   const facts = new Facts();
   const members = new Members(api, roomID, signal, (userID) => void kick(userID));
   let known: RoomDetail | undefined;
-  let opened = false;
+  let life = 0; // the epoch whose events are shown
 
   const refresh = poll(every, signal, async () => {
     try {
@@ -51,10 +51,8 @@ export function showRoom(api: API, roomID: string, signal: AbortSignal): void {
       await members.refresh();
       if (problem.dataset['of'] === 'poll') setProblem(problem, '');
       delete problem.dataset['of'];
-      if (!opened) {
-        opened = true;
-        log.open(room.seq);
-      }
+      if (room.epoch !== life && (life === 0 || log.over)) log.open(room.seq); // or a room created anew
+      life = room.epoch;
     } catch (err) {
       if (signal.aborted) return;
       problem.dataset['of'] = 'poll';
@@ -64,7 +62,8 @@ export function showRoom(api: API, roomID: string, signal: AbortSignal): void {
   });
 
   let timer: ReturnType<typeof setTimeout> | undefined;
-  const log = new EventLog(api, roomID, signal, () => {
+  const log = new EventLog(api, roomID, signal, (kind) => {
+    if (kind === 'message' || kind === 'command') return; // the next round has them, too
     timer ??= setTimeout(() => {
       timer = undefined;
       refresh();

@@ -54,6 +54,9 @@ export class EventLog {
   #last = 0; // seq of the last event that came
   #running: AbortController | undefined;
 
+  /** There will be no more events, since the room is gone. */
+  over = false;
+
   /** happened hears of every event, by its kind. It has to be watched from a seq on. */
   constructor(readonly api: API, readonly roomID: string, readonly signal: AbortSignal, readonly happened: (kind: string) => void) {
     this.element = h('section', { 'aria-labelledby': 'events-title', class: 'block' },
@@ -64,7 +67,9 @@ export class EventLog {
 
   /** Begins a little before what happened last, which has this seq. */
   open(seq: number): void {
+    this.over = false;
     this.#last = Math.max(0, seq - before);
+    this.#pause.hidden = false;
     this.#resume();
   }
 
@@ -145,6 +150,7 @@ export class EventLog {
 
   #stop(why: string): void {
     this.#running = undefined;
+    this.over = true;
     this.#pause.hidden = true;
     this.#tell(why, 'bad');
     this.happened('over');
