@@ -34,6 +34,8 @@ type Config struct {
 	RateLimits     bool
 	HistoryQuery   bool // queryRoomHistory is served
 
+	Console http.Handler // of /console/; none if nil
+
 	SessionTTL        time.Duration // 35 s if 0
 	LeaseTTL          time.Duration // 10 s if 0
 	HeartbeatInterval time.Duration // 10 s if 0
@@ -137,6 +139,10 @@ func (g *Gateway) Handler() http.Handler {
 		r.Handle(path, api)
 	}
 	g.Health(r)
+	if g.cfg.Console != nil {
+		r.Handle("/console", http.RedirectHandler("/console/", http.StatusFound))
+		r.Handle("/console/*", g.cfg.Console)
+	}
 	return r
 }
 
