@@ -2,7 +2,7 @@
 -- all the rooms it is in, and says of every room the client named what became
 -- of it. An earlier connection of the session is fenced off and told to close.
 --
--- Uses     value clock session place room why
+-- Uses     value clock session place limits room why
 --
 -- KEYS[1]  user     hash    the user's sessions and rooms
 -- KEYS[2]  uslot    prefix  of the keys in the user's slot

@@ -627,7 +627,12 @@ func (s *Store) sweepApart(ctx context.Context, node string, claims []Lapse) (Sw
 		return Swept{}, err
 	}
 	// A slot that does not answer keeps the others from nothing.
-	return done, errors.Join(err, s.claim(ctx, node, claims, &done))
+	err = errors.Join(err, s.claim(ctx, node, claims, &done))
+	if s.admits() {
+		_, failed := s.seeToAdmissions(ctx)
+		err = errors.Join(err, failed)
+	}
+	return done, err
 }
 
 // tick does what time demands in some slots, and says whether all of them only
