@@ -11,7 +11,7 @@ GOFMT       = $(shell $(GO) env GOROOT)/bin/gofmt
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: ## run one gateway for development on :8080, with an embedded Redis
@@ -23,7 +23,20 @@ test: ## run everything that has to pass before a commit; installs what it needs
 	$(GO) vet ./...
 	@unformatted=$$(find . -name '*.go' -not -path '*/node_modules/*' -exec $(GOFMT) -l {} +) || exit 1; \
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
+	$(MAKE) --no-print-directory web
 	ROOMGATE_TEST_REQUIRE=1 CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 30m ./...
+
+.PHONY: web
+web: ## test the TypeScript SDK and the web pages, in Node and in Chromium
+	@.ci/tools
+	cd client/js && npm ci --no-audit --no-fund --loglevel=error
+	cd client/js && npm run --silent check
+	cd client/js && npm test --silent
+	cd client/js && npm run --silent test:browser
+
+.PHONY: generate
+generate: ## bundle the web pages anew; what is made is kept in the repository
+	$(GO) generate ./gateway/console
 
 .PHONY: build
 build: ## build the programs into bin/

@@ -64,7 +64,7 @@ var allowed = map[string][]string{
 	},
 	// Redis and the WebSocket library are for "roombench bare", the minimal server to
 	// compare with; what generates load knows neither.
-	"cmd/roombench": {"net/http", goredis, hdr, isatty, kong, websocket, xsync, module + "client", module + "protocol"},
+	"cmd/roombench": {"net/http", goredis, hdr, isatty, jwt, kong, websocket, xsync, module + "client", module + "protocol"},
 	"cmd/roomctl":   {"net/http", kong, tint, module + "client", module + "protocol"},
 
 	"internal/faultproxy": {},

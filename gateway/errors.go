@@ -120,10 +120,15 @@ func tokenCode(err error) protocol.Code {
 func HTTPError(err error) (status, code int, message string) {
 	e := wireError(err, "")
 	switch e.Code {
-	case protocol.CodeBadParameter:
+	case protocol.CodeBadParameter, protocol.CodeAttributeCount, protocol.CodeAttributeKey,
+		protocol.CodeAttributeValue, protocol.CodeAttributesSize:
 		status = http.StatusBadRequest
-	case protocol.CodeNoRoom, protocol.CodeNotInRoom:
+	case protocol.CodeNoRoom, protocol.CodeNotInRoom, protocol.CodeMessageNoRoom:
 		status = http.StatusNotFound
+	case protocol.CodeRoomExists, protocol.CodeRoomLimit:
+		status = http.StatusConflict
+	case protocol.CodeTooFast:
+		status = http.StatusTooManyRequests
 	case protocol.CodeUnavailable:
 		status = http.StatusServiceUnavailable
 	default:

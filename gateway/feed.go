@@ -44,6 +44,7 @@ type feed struct {
 	ended    int64              // epoch of the last life that is known to be over
 	seen     roomstore.Position // where the store was seen while at was not known
 	members  []*member
+	watchers []*watcher
 	ring     []roomstore.Event // the last ones handed on, oldest first
 	early    []roomstore.Event // those that came before it was their turn
 	commands []string          // message IDs of the last commands, a ring
@@ -99,6 +100,7 @@ func (f *feed) stop() {
 	f.stopped = true
 	f.timer.Stop()
 	f.letGo()
+	f.endWatches(watchStopping)
 	f.release(func(waiter) bool { return true })
 }
 
@@ -217,6 +219,7 @@ func (f *feed) catchEarly() {
 func (f *feed) pass(e roomstore.Event) {
 	if e.Kind == roomstore.KindCommand {
 		if !f.repeated(e.MessageID) {
+			f.show(e, e.Seq+1)
 			f.upToDate()
 			f.deliver(e, shedClass(e.Priority), e.Seq+1)
 		}
@@ -226,6 +229,7 @@ func (f *feed) pass(e roomstore.Event) {
 		f.upToDate()
 	}
 	f.at.Seq, f.fresh = e.Seq, false
+	f.show(e, e.Seq)
 	switch e.Kind {
 	case roomstore.KindDestroyed:
 		f.over(protocol.RoomNotExist)
@@ -292,8 +296,12 @@ func (f *feed) repeated(id string) bool {
 // over ends the room's life here.
 func (f *feed) over(event protocol.RoomEvent) {
 	f.tellMembers()
+	f.endWatches(watchOver)
 	members := f.members
 	f.members = nil
+	if len(members) > 0 {
+		f.hub.stats.Occupied.Add(-1)
+	}
 	for _, m := range members {
 		f.hub.close(f)
 		if !m.leaving {
@@ -312,6 +320,7 @@ func (f *feed) reset() {
 	f.early = slices.DeleteFunc(f.early, func(e roomstore.Event) bool { return e.Epoch <= f.at.Epoch })
 	f.letGo()
 	f.crowd = nil
+	f.endWatches(watchInterrupted)
 	f.at = roomstore.Position{}
 	f.goesOn()
 	f.ring, f.commands, f.command = nil, nil, 0

@@ -94,7 +94,7 @@ func (f *feed) fill() {
 			if time.Since(began) > f.hub.wait {
 				f.release(func(waiter) bool { return true })
 			}
-			wanted := !f.stopped && (len(f.members) > 0 || len(f.waiting) > 0)
+			wanted := !f.stopped && (len(f.members) > 0 || len(f.waiting) > 0 || len(f.watchers) > 0)
 			if !wanted {
 				f.reset()
 				f.filling = false
@@ -187,6 +187,7 @@ func (f *feed) lose(to int64) {
 	f.tellMembers()
 	f.hub.stats.HistoryLost.Add(1)
 	f.hub.log.Warn("events were lost for good", "room", f.room, "count", to-f.at.Seq)
+	f.showLost(to)
 	b := historyLost(f.room, f.at.Seq, to)
 	for _, m := range f.members {
 		if m.from < to {
@@ -200,7 +201,7 @@ func (f *feed) lose(to int64) {
 // events, which say so, may be on their way.
 func (f *feed) ending() {
 	switch {
-	case len(f.members) == 0 && len(f.waiting) == 0:
+	case len(f.members) == 0 && len(f.waiting) == 0 && len(f.watchers) == 0:
 		f.over(protocol.RoomNotExist)
 	case !f.noRoom:
 		f.noRoom, f.armed = true, true

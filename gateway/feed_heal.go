@@ -142,6 +142,7 @@ func (f *feed) goOn(l roomstore.Life, event protocol.RoomEvent) bool {
 	}
 	f.tellMembers()
 	f.hub.stats.Healed.Add(1)
+	f.showHealed(l)
 	f.at, f.fresh = roomstore.Position{Epoch: l.Epoch, Seq: l.Base}, false
 	f.goesOn()
 	f.lineage = l.Lineage

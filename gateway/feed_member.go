@@ -30,7 +30,7 @@ func (f *feed) depart(id roomstore.SessionID, e roomstore.Event) {
 		return
 	}
 	m := f.members[i]
-	f.tellLast(id)
+	f.tellLast(m, e.Seq)
 	f.remove(i)
 	switch {
 	case e.Kind == roomstore.KindMoved:
@@ -80,6 +80,9 @@ func (f *feed) remove(i int) {
 	f.members[i] = f.members[last]
 	f.members[last] = nil
 	f.members = f.members[:last]
+	if last == 0 {
+		f.hub.stats.Occupied.Add(-1)
+	}
 	f.hub.close(f)
 }
 
@@ -143,6 +146,9 @@ func (f *feed) add(m *member) bool {
 		return true
 	}
 	f.members = append(f.members, m)
+	if len(f.members) == 1 {
+		f.hub.stats.Occupied.Add(1)
+	}
 	return true
 }
 

@@ -61,6 +61,7 @@ type world struct {
 	alive   bool
 	log     map[int64][]roomstore.Event // of each epoch; seq is the index + 1
 	members map[roomstore.UserID]membership
+	crowd   int64            // members besides, of whom nothing is heard: they make the room large
 	orders  map[string]int64 // commands, and the position each is after
 	keep    int              // messages and moves of the newest that are kept
 	failing bool             // the store may fail
@@ -103,6 +104,8 @@ type player struct {
 	view     map[string]bool // the others
 	ahead    int64           // up to here it may be that of a later position: a difference comes before messages
 	told     int64           // up to here it has been told of members
+	sampled  bool            // it is told of some members only
+	asked    []int64         // positions that answers will have, to what it has asked about members
 	commands []string
 	got      map[string]bool // messages, of the present epoch
 	from     int64           // messages after this are to come, or were lost
@@ -121,6 +124,7 @@ func newWorld(t *testing.T, rt *rapid.T) *world {
 	if rapid.Bool().Draw(rt, "shortHistory") {
 		w.keep = 3
 	}
+	w.crowd = drawCrowd(rt)
 	w.hub = startHub(t, &fakeHistory{catchup: w.catchup, positions: w.positions, absent: w.absent}, w.bus)
 	for _, user := range []string{"ana", "bo", "cy"} {
 		for device := range 2 {
@@ -131,6 +135,15 @@ func newWorld(t *testing.T, rt *rapid.T) *world {
 	}
 	return w
 }
+
+// drawCrowd draws how many members a room has besides: more than gathering and sampling
+// begin with, or about as many, or none.
+func drawCrowd(rt *rapid.T) int64 {
+	return rapid.SampledFrom([]int64{0, 0, gatherFrom - 2, 400, fullFrom - 2, sampledFrom - 2, 3000}).Draw(rt, "crowd")
+}
+
+// count is how many members there are.
+func (w *world) count() int64 { return w.crowd + int64(len(w.members)) }
 
 func (w *world) fail(format string, args ...any) {
 	w.rt.Helper()
@@ -146,7 +159,7 @@ func (w *world) head() roomstore.Position {
 
 func (w *world) append(e roomstore.Event) roomstore.Position {
 	e.Position = at(w.epoch, w.head().Seq+1)
-	e.Count = int64(len(w.members))
+	e.Count = w.count()
 	w.log[w.epoch] = append(w.log[w.epoch], e)
 	w.publish(e)
 	return e.Position
@@ -167,15 +180,15 @@ func (w *world) enter(user string, id roomstore.SessionID) roomstore.Entry {
 	m, in := w.members[u]
 	switch {
 	case in && m.session == id:
-		return roomstore.Entry{Position: w.head(), Entered: m.entered, Already: true}
+		return roomstore.Entry{Position: w.head(), Entered: m.entered, Already: true, Count: w.count()}
 	case in:
 		w.members[u] = membership{id, m.entered}
 		at := w.append(roomstore.Event{Kind: roomstore.KindMoved, User: u, Origin: id, Old: m.session, Data: userData(user)})
-		return roomstore.Entry{Position: at, Entered: m.entered}
+		return roomstore.Entry{Position: at, Entered: m.entered, Count: w.count()}
 	}
 	w.members[u] = membership{id, w.head().Seq + 1}
 	at := w.append(roomstore.Event{Kind: roomstore.KindJoined, User: u, Origin: id, Data: userData(user)})
-	return roomstore.Entry{Position: at, Entered: at.Seq}
+	return roomstore.Entry{Position: at, Entered: at.Seq, Count: w.count()}
 }
 
 func (w *world) depart(user string, reason roomstore.Reason) roomstore.Position {
@@ -257,7 +270,7 @@ func (w *world) catchup(_ context.Context, _ roomstore.RoomID, after roomstore.P
 	case w.epoch != after.Epoch:
 		return roomstore.History{Life: w.life()}, roomstore.ErrEpoch
 	}
-	h := roomstore.History{Life: w.life(), Position: w.head(), Count: int64(len(w.members)), Complete: true}
+	h := roomstore.History{Life: w.life(), Position: w.head(), Count: w.count(), Complete: true}
 	kept := 0
 	for _, e := range slices.Backward(w.log[w.epoch]) {
 		if e.Kind == roomstore.KindMessage || e.Kind == roomstore.KindMoved {
@@ -337,6 +350,7 @@ func (w *world) step() {
 	step := rapid.SampledFrom([]string{
 		"deliver", "deliver", "deliver", "deliver", "drop", "double", "swap", "gap", "wait",
 		"enter", "enter", "enter", "leave", "say", "say", "command", "other", "otherSays", "otherSays", "kick", "destroy", "lose", "cut", "resume", "resume",
+		"ask", "ask", "crowd",
 	}).Draw(w.rt, "step")
 	switch step {
 	case "deliver":
@@ -358,7 +372,9 @@ func (w *world) step() {
 		p.leave()
 	case "say":
 		p.say()
-	case "command", "other", "otherSays", "kick", "destroy", "lose":
+	case "ask":
+		p.ask()
+	case "command", "other", "otherSays", "kick", "destroy", "lose", "crowd":
 		w.happen(step, p)
 	case "cut":
 		p.cut()
@@ -378,12 +394,7 @@ func (w *world) happen(what string, p *player) {
 			w.command(p.user, p.id)
 		}
 	case "other":
-		user := rapid.SampledFrom([]string{"yan", "zoe"}).Draw(w.rt, "other")
-		if _, in := w.members[roomstore.UserID(user)]; in && w.alive {
-			w.depart(user, roomstore.ReasonLeft)
-		} else {
-			w.enter(user, roomstore.SessionID("remote-"+user))
-		}
+		w.comeOrGo(rapid.SampledFrom([]string{"yan", "zoe"}).Draw(w.rt, "other"))
 	case "otherSays":
 		if w.alive {
 			if rapid.Bool().Draw(w.rt, "kept") {
@@ -392,6 +403,9 @@ func (w *world) happen(what string, p *player) {
 				w.command("zoe", "remote-zoe")
 			}
 		}
+	case "crowd":
+		w.crowd = drawCrowd(w.rt)
+		w.comeOrGo("zoe")
 	case "kick":
 		if _, in := w.members[roomstore.UserID(p.user)]; in && w.alive {
 			w.depart(p.user, roomstore.ReasonKicked)
@@ -405,6 +419,26 @@ func (w *world) happen(what string, p *player) {
 			w.destroy()
 		}
 	}
+}
+
+// comeOrGo has a user of another node enter the room, or leave it.
+func (w *world) comeOrGo(user string) {
+	if _, in := w.members[roomstore.UserID(user)]; in && w.alive {
+		w.depart(user, roomstore.ReasonLeft)
+	} else {
+		w.enter(user, roomstore.SessionID("remote-"+user))
+	}
+}
+
+// lastCount is how many members there were after the last entry or departure since data was
+// lost, 0 if there was none.
+func (w *world) lastCount() int64 {
+	for _, e := range slices.Backward(w.log[w.epoch][w.base[w.epoch]:]) {
+		if e.Kind == roomstore.KindJoined || e.Kind == roomstore.KindLeft {
+			return e.Count
+		}
+	}
+	return 0
 }
 
 // take takes an event off those that are to be delivered.
@@ -459,6 +493,7 @@ func (w *world) moment(ms ...int) time.Duration {
 func (p *player) connect() {
 	p.gen++
 	p.s, p.sock = newSession(p.user, string(p.id), p.gen)
+	p.asked = nil
 }
 
 // begin begins an operation that ends in a goroutine of its own.
@@ -566,6 +601,35 @@ func (p *player) say() {
 			return
 		}
 		at := w.say(p.user, p.id)
+		w.mu.Unlock()
+		w.pause()
+		f := s.in(room)
+		if f == nil {
+			return
+		}
+		done := make(chan struct{})
+		f.after(s.who.ID, at, func() { p.answer(s, at); close(done) })
+		<-done
+	})
+}
+
+// ask asks who is in the room. What it hears until it is answered is of before the answer or
+// of after it, not of both.
+func (p *player) ask() {
+	w := p.w
+	if p.busy.Load() || p.s == nil || p.s.in(room) == nil {
+		return
+	}
+	p.begin(func(s *session) {
+		defer s.exactly(room)()
+		w.pause()
+		w.mu.Lock()
+		if !w.isIn(p.user, p.id) {
+			w.mu.Unlock()
+			return
+		}
+		at := w.head()
+		p.asked = append(p.asked, at.Seq)
 		w.mu.Unlock()
 		w.pause()
 		f := s.in(room)
@@ -705,6 +769,7 @@ func (p *player) hear(text []byte) {
 		if check == nil {
 			p.fail(text, "answered twice")
 		}
+		p.asked = nil
 		check()
 		return
 	}
@@ -720,8 +785,12 @@ func (p *player) hear(text []byte) {
 		var e protocol.MembersChanged
 		params(&e)
 		came := m.Method == protocol.EventRoomMemberJoined
+		if p.sampled && len(e.MemberList) > sampleSize {
+			p.fail(text, "%d users", len(e.MemberList))
+		}
+		p.apart(text, e.Seq)
 		for _, u := range e.MemberList {
-			if u.UserID == p.user || p.view[u.UserID] == came {
+			if !p.sampled && (u.UserID == p.user || p.view[u.UserID] == came) {
 				p.fail(text, "%s of %s, of whom the client knows %v", m.Method, u.UserID, p.view)
 			}
 			if p.view[u.UserID] = came; !came {
@@ -751,6 +820,17 @@ func (p *player) hear(text []byte) {
 		p.got[msg.MessageID] = true
 		p.told = max(p.told, e.MembersSeq)
 		p.move(text, e.Seq)
+	case protocol.EventRoomModeChanged:
+		var e protocol.RoomModeChanged
+		params(&e)
+		if e.Seq < p.at.Seq {
+			p.fail(text, "of before")
+		}
+		p.at.Seq = e.Seq
+		p.complete(e.Seq, string(text))
+		if p.sampled = e.Mode == protocol.ModeSampled; !p.sampled {
+			p.query()
+		}
 	case protocol.EventRoomHistoryLost:
 		var e protocol.HistoryLost
 		params(&e)
@@ -798,13 +878,16 @@ func (p *player) state(text []byte, e protocol.RoomStateChanged) {
 		if to.Seq != p.at.Seq {
 			p.fail(text, "back at another position")
 		}
+		if p.sampled {
+			p.sampled, p.view = false, p.w.others(roomstore.Position{Epoch: to.Epoch, Seq: max(to.Seq, p.told)}, p.user)
+		}
 		p.ahead = int64(len(p.w.log[to.Epoch]))
 		return
 	}
 	if !p.in || p.at.Epoch != to.Epoch {
 		p.got, p.lost, p.commands = map[string]bool{}, nil, nil
 	}
-	p.in, p.at, p.from = true, to, to.Seq
+	p.in, p.at, p.from, p.sampled = true, to, to.Seq, false
 	p.query()
 	if p.unnamed { // a return all the same
 		p.ahead = int64(len(p.w.log[to.Epoch]))
@@ -821,8 +904,27 @@ func (p *player) move(text []byte, seq int64) {
 	}
 	p.at.Seq = seq
 	p.complete(seq, string(text))
-	if seq > p.ahead {
+	if seq > p.ahead && !p.sampled {
 		p.same(string(text))
+	}
+}
+
+// apart checks that no difference that moves the client to a seq is of entries and departures
+// on both sides of an answer that it waits for.
+func (p *player) apart(text []byte, seq int64) {
+	if p.sampled {
+		return
+	}
+	for _, answer := range p.asked {
+		var sides [2]bool
+		for _, e := range p.w.log[p.at.Epoch][p.at.Seq:max(p.at.Seq, seq)] {
+			if e.Kind == roomstore.KindJoined || e.Kind == roomstore.KindLeft {
+				sides[min(1, max(0, e.Seq-answer))] = true
+			}
+		}
+		if sides[0] && sides[1] {
+			p.fail(text, "an answer of %d will come", answer)
+		}
 	}
 }
 
@@ -884,8 +986,13 @@ func (p *player) settled() {
 		p.fail([]byte("the end"), "the epoch is %d", w.epoch)
 	}
 	p.complete(w.head().Seq, "the end")
+	if n := w.lastCount(); !w.unkept && (p.sampled && 0 < n && n <= fullFrom || !p.sampled && n > sampledFrom) {
+		p.fail([]byte("the end"), "sampled is %v, there are %d members", p.sampled, n)
+	}
 	p.at.Seq = w.head().Seq
-	p.same("the end")
+	if !p.sampled {
+		p.same("the end")
+	}
 }
 
 // end checks that nobody holds the feed when all are gone.

@@ -160,7 +160,9 @@ func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Positio
 			s.event(b, classPull, f.room)
 		}
 	}
-	f.tellMode(m, count, head)
+	if end < 0 {
+		f.tellMode(m, count, head)
+	}
 	if end < 0 || !f.ownDeparture(m, events[end]) {
 		f.since(m, head.Seq)
 	}

@@ -28,6 +28,7 @@ type Config struct {
 	Log *slog.Logger // none if nil
 
 	Node           string   // shown to clients; need not be unique
+	Version        string   // of the program, shown to backends
 	APIKeys        []string // of the server API; none: it is closed
 	AllowedOrigins []string // patterns of hosts; "*" for all; none: same origin
 	MaxConnections int      // 0 for any number
@@ -121,9 +122,10 @@ func New(store *roomstore.Store, bus *pubsub.Bus, verifier auth.Verifier, cfg Co
 func (g *Gateway) Handler() http.Handler {
 	r := chi.NewRouter()
 	r.Get(protocol.Path, g.accept)
-	r.Handle("/v1/rooms/*", serverapi.New(backend{g.store, g.cfg.RedisTimeout}, serverapi.Config{
-		Keys: g.cfg.APIKeys, Errors: HTTPError, Log: g.log,
-	}))
+	api := serverapi.New(backend{g}, serverapi.Config{Keys: g.cfg.APIKeys, Errors: HTTPError, Log: g.log})
+	for _, path := range serverapi.Routes {
+		r.Handle(path, api)
+	}
 	g.Health(r)
 	return r
 }
@@ -333,34 +335,4 @@ func (g *Gateway) drain() {
 	}
 	g.conns.Wait()
 	g.log.Info("drained", "took", time.Since(began))
-}
-
-// backend is the store as the server API uses it.
-type backend struct {
-	store   *roomstore.Store
-	timeout time.Duration
-}
-
-func (b backend) Destroy(ctx context.Context, room string) error {
-	id, err := roomstore.ParseRoomID(room)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, b.timeout)
-	defer cancel()
-	return b.store.Destroy(ctx, id)
-}
-
-func (b backend) Kick(ctx context.Context, room, user string, extendedData string) error {
-	id, err := roomstore.ParseRoomID(room)
-	if err != nil {
-		return err
-	}
-	who, err := roomstore.ParseUserID(user)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, b.timeout)
-	defer cancel()
-	return b.store.Kick(ctx, id, who, extendedData)
 }

@@ -129,8 +129,12 @@ func (f *feed) large() *gathering {
 // setMode says to all members how they hear of others from now on.
 func (f *feed) setMode(sampled bool) {
 	f.crowd.sampled = sampled
-	b := modeChanged(f.room, sampled, f.at.Seq)
+	all := modeChanged(f.room, sampled, f.at.Seq)
 	for _, m := range f.members {
+		b := all
+		if m.from > f.at.Seq { // it entered behind what has been handed on
+			b = modeChanged(f.room, sampled, m.from)
+		}
 		m.s.event(b, classKept, f.room)
 	}
 }
@@ -229,19 +233,21 @@ func (f *feed) tellOne(m *member, events []roomstore.Event) {
 // tellFirst tells a member what it has not heard yet, before an answer that it is to come
 // behind.
 func (f *feed) tellFirst(id roomstore.SessionID) {
-	if !f.sampled() {
-		f.tellLast(id)
-	}
-}
-
-// tellLast tells a member that is about to go what it has not heard yet.
-func (f *feed) tellLast(id roomstore.SessionID) {
-	if id == "" || f.crowd == nil || len(f.crowd.pending) == 0 {
+	if id == "" || f.crowd == nil || len(f.crowd.pending) == 0 || f.sampled() {
 		return
 	}
 	if i := f.find(id); i >= 0 {
 		f.tellOne(f.members[i], f.crowd.pending)
 	}
+}
+
+// tellLast tells a member that goes by an event what it has not heard yet of before.
+func (f *feed) tellLast(m *member, gone int64) {
+	if f.crowd == nil {
+		return
+	}
+	i, _ := slices.BinarySearchFunc(f.crowd.pending, gone, func(e roomstore.Event, seq int64) int { return int(e.Seq - seq) })
+	f.tellOne(m, f.crowd.pending[:i])
 }
 
 // difference frames what entries and departures come to: who left, then who came. Who

@@ -45,11 +45,7 @@ func (c *conn) prepareSend(p *protocol.SendParams) (prepared, *protocol.Error) {
 // send serves sendRoomMessage. The payload is encoded here, once for the whole
 // cluster; the answer takes its place among the room's events.
 func (c *conn) send(s *session, room roomstore.RoomID, p *protocol.SendParams, priority protocol.MessagePriority, answer reply) func() {
-	payload := encoded(messagePayload{
-		Type: p.Message.Type, Message: p.Message.Message, SubType: p.Message.SubType,
-		ExtendedData: p.Message.ExtendedData, Priority: priority,
-		SenderUserID: string(s.who.User), ConversationID: string(room), ConversationType: 1,
-	})
+	payload := storedMessage(&p.Message, priority, string(s.who.User), room)
 	m := roomstore.Message{Room: room, ID: newMessageID(), Priority: int(priority), Payload: string(payload)}
 	call := func(ctx context.Context) (roomstore.Sent, error) { return c.g.store.Relay(ctx, s.who, m) }
 	if p.Message.Type.Kept() {
@@ -73,6 +69,7 @@ func (c *conn) send(s *session, room roomstore.RoomID, p *protocol.SendParams, p
 		}
 		return c.strange(s, room, err)
 	}
+	c.g.stats.Messages.Add(1)
 	result := append(make([]byte, 0, len(m.Payload)+200), `{"message":`...)
 	result = appendMessage(result, m.Payload, sent.ID, sent.MessageSeq, sent.OrderKey, sent.Timestamp)
 	c.inOrder(s, room, sent.Position, func(inTurn bool) {
@@ -84,6 +81,14 @@ func (c *conn) send(s *session, room roomstore.RoomID, p *protocol.SendParams, p
 		answer(json.RawMessage(append(result, '}')), nil)
 	})
 	return nil
+}
+
+// storedMessage gives what is stored and passed on of a message.
+func storedMessage(m *protocol.OutgoingMessage, priority protocol.MessagePriority, sender string, room roomstore.RoomID) []byte {
+	return encoded(messagePayload{
+		Type: m.Type, Message: m.Message, SubType: m.SubType, ExtendedData: m.ExtendedData, Priority: priority,
+		SenderUserID: sender, ConversationID: string(room), ConversationType: 1,
+	})
 }
 
 // inOrder gives an answer its place among the events of a room. inTurn is false

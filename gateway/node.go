@@ -62,6 +62,14 @@ type incarnation struct {
 	audited    time.Time
 	suspicious map[string]suspicion
 	looked     time.Time // at leases, last
+	since      time.Time // when the lease was begun, on Redis's clock
+	counted    tally     // at the last renewal
+}
+
+// tally is what has been counted by a time, for what is told of a second.
+type tally struct {
+	at                             time.Time
+	accepted, messages, deliveries uint64
 }
 
 // suspicion is a lapsed lease, and for how long it has been seen unchanged while
@@ -233,13 +241,38 @@ func (n *incarnation) audit(ctx context.Context) {
 func (n *incarnation) lease(ctx context.Context, begin bool) error {
 	ctx, cancel := context.WithTimeout(ctx, n.g.cfg.RedisTimeout)
 	defer cancel()
-	l, err := n.g.store.Lease(ctx, n.id, begin)
+	l, err := n.g.store.Lease(ctx, n.id, begin, n.about())
 	if err != nil {
 		return err
+	}
+	if begin {
+		n.since = l.Now
 	}
 	n.renewed, n.alive = time.Now(), l.Alive
 	n.silent = l.SinceSweep > sweepSilence
 	return nil
+}
+
+// about is what the others are told of this node.
+func (n *incarnation) about() *roomstore.About {
+	g := n.g
+	s := &g.stats
+	now := tally{time.Now(), s.Accepted.Load(), s.Messages.Load(), s.Deliveries.Load()}
+	before := n.counted
+	n.counted = now
+	rate := func(now, before uint64) float64 { return 0 }
+	if passed := now.at.Sub(before.at).Seconds(); !before.at.IsZero() && passed > 0 {
+		rate = func(now, before uint64) float64 { return float64(now-before) / passed }
+	}
+	g.mu.Lock()
+	connections, sessions := len(g.open), len(g.sessions)
+	g.mu.Unlock()
+	return &roomstore.About{
+		Name: g.cfg.Node, Version: g.cfg.Version, Since: n.since, Draining: g.draining.Load(),
+		Connections: connections, Sessions: sessions, Rooms: int(s.Occupied.Load()),
+		Accepted: rate(now.accepted, before.accepted), Messages: rate(now.messages, before.messages),
+		Deliveries: rate(now.deliveries, before.deliveries),
+	}
 }
 
 // release ends the lease when all sessions have been handed over.

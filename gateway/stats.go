@@ -5,7 +5,10 @@ import "sync/atomic"
 // Stats counts what a gateway has done since it was made.
 type Stats struct {
 	Accepted     atomic.Uint64 // connections
+	Messages     atomic.Uint64 // taken from clients and backends
 	Deliveries   atomic.Uint64 // events queued for a member each
+	Occupied     atomic.Int64  // rooms with members here
+	Watches      atomic.Int64  // streams of a room's events that are open
 	Fills        atomic.Uint64 // times a feed asked the store for what it missed
 	HistoryLost  atomic.Uint64 // times something could not be had any more
 	CommandsLate atomic.Uint64 // commands that came after what should follow them
@@ -28,7 +31,10 @@ var Counted = map[string]string{
 	"gateway_sessions":             "Sessions whose socket is on this gateway.",
 	"gateway_feeds":                "Rooms this gateway is subscribed to.",
 	"gateway_accepted_total":       "WebSocket connections accepted.",
+	"gateway_messages_total":       "Messages taken from clients and backends.",
 	"gateway_deliveries_total":     "Room events queued for members, one each.",
+	"gateway_occupied_rooms":       "Rooms with members on this gateway.",
+	"gateway_watches":              "Streams of a room's events that backends have open here.",
 	"gateway_fills_total":          "Times a room's missing events were asked for from Redis.",
 	"gateway_history_lost_total":   "Times members were told that events are lost for good.",
 	"gateway_commands_late_total":  "Commands dropped because what should follow them had been seen.",
@@ -58,7 +64,10 @@ func (g *Gateway) Snapshot() map[string]float64 {
 		"gateway_sessions":             float64(sessions),
 		"gateway_feeds":                float64(feeds),
 		"gateway_accepted_total":       float64(s.Accepted.Load()),
+		"gateway_messages_total":       float64(s.Messages.Load()),
 		"gateway_deliveries_total":     float64(s.Deliveries.Load()),
+		"gateway_occupied_rooms":       float64(s.Occupied.Load()),
+		"gateway_watches":              float64(s.Watches.Load()),
 		"gateway_fills_total":          float64(s.Fills.Load()),
 		"gateway_history_lost_total":   float64(s.HistoryLost.Load()),
 		"gateway_commands_late_total":  float64(s.CommandsLate.Load()),

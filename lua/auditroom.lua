@@ -97,7 +97,7 @@ for i = 0, count - 1 do
   local entry = user .. NUL .. id
   local value = call("HGET", info, user)
   local entered = call("ZSCORE", members, user)
-  local m = value and value:match("^[^%z]+%z%d+%z[^%z]*%z[^%z]+%z") and membership(value)
+  local m = value and value:match("^[^%z]+%z%d+%z[^%z]*%z[^%z]+%z%d*%z") and membership(value)
   if entered and not m then
     finding("noinfo", who, "is a member, and the info of the membership is " .. shown(value), function()
       call("ZREM", members, user)

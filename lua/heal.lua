@@ -255,6 +255,7 @@ local function place(who, m)
   elseif m and m.node ~= node then
     call("SREM", key(part, "node", m.node), who.user .. NUL .. id)
   end
+  who.joined = m and m.joined or ""
   call("HSET", info, who.user, membership_value(who))
   call("SADD", key(part, "node", node), who.user .. NUL .. id)
   hold_place(key(slot(part, who.user_slot), "user", who.user), id, room.epoch, partition, who.session)

@@ -51,7 +51,7 @@ local head = call("HMGET", part .. "room:" .. id,
 local room = {
   epoch = head[1], seq = head[2] + 0, delay = head[5], bequests = head[6], left_at = head[7], left_seq = head[8],
 }
-local node, user_slot, data = info:match("^([^%z]*)%z([^%z]*)%z(.*)$", #mine + 1)
+local node, user_slot, data = info:match("^([^%z]*)%z([^%z]*)%z[^%z]*%z(.*)$", #mine + 1)
 local m = { session = session, generation = generation, node = node, user_slot = user_slot, data = data }
 local seq = depart(part, id, room, user_key, user, m, "left", "", request_key, limits, now_ms)
 remember(part, session, request_key, "leave", id, room.epoch .. NUL .. seq, did_ttl, did_at, now_ms, now_us)

@@ -51,9 +51,12 @@ var (
 	ChangeAttributes  = load("changeattributes")
 	Census            = step("census")
 	Claim             = step("claim")
+	Cluster           = load("cluster")
 	Condemn           = step("condemn")
 	Count             = load("count")
+	Create            = load("create")
 	Decide            = step("decide")
+	Describe          = load("describe")
 	Destroy           = load("destroy")
 	Ended             = step("ended")
 	Enter             = load("enter")
@@ -70,6 +73,8 @@ var (
 	Lease             = load("lease")
 	Leave             = load("leave")
 	LeaveAll          = alone("leaveall")
+	ListMembers       = load("listmembers")
+	ListRooms         = load("listrooms")
 	Lives             = load("lives")
 	Login             = load("login")
 	MemberAttributes  = load("memberattributes")
@@ -80,6 +85,7 @@ var (
 	ParkPlace         = step("parkplace")
 	Places            = step("places")
 	Positions         = load("positions")
+	Post              = load("post")
 	Probe             = bare("probe")
 	Quit              = step("quit")
 	Reclaim           = bare("reclaim")
@@ -106,11 +112,11 @@ var (
 // All is every script there is.
 var All = []Script{
 	Absent, Admissions, Admit, Admitted, Attributes, AuditIndex, AuditRoom, AuditUser, Bar, Bury, Catchup,
-	Census, ChangeAttributes, Claim, Condemn, Count, Decide, Destroy, Ended, Enter, Fence, Free, Generations,
-	Greet, Heal, Held, History, Hold, Holds, Kick, Lease, Leave, LeaveAll, Lives, Login, MemberAttributes,
-	MemberInfo, Members, MembersAttributes, Park, ParkPlace, Places, Positions, Probe, Quit, Reclaim, Refused,
-	Register, Relay, Release, Reserve, Resolve, Resume, Retake, Send, Settle, Sweep, Switch, Takeover, Tally,
-	TickRooms, TickUsers, Undo, Vacate,
+	Census, ChangeAttributes, Claim, Cluster, Condemn, Count, Create, Decide, Describe, Destroy, Ended, Enter,
+	Fence, Free, Generations, Greet, Heal, Held, History, Hold, Holds, Kick, Lease, Leave, LeaveAll,
+	ListMembers, ListRooms, Lives, Login, MemberAttributes, MemberInfo, Members, MembersAttributes, Park,
+	ParkPlace, Places, Positions, Post, Probe, Quit, Reclaim, Refused, Register, Relay, Release, Reserve,
+	Resolve, Resume, Retake, Send, Settle, Sweep, Switch, Takeover, Tally, TickRooms, TickUsers, Undo, Vacate,
 }
 
 // Commands gives every command that a script calls, in order.

@@ -17,9 +17,9 @@ import (
 // not used or not used any more.
 
 const (
-	// admitTries is how often a room is admitted anew if its place was given back, or
-	// places have become free, meanwhile.
-	admitTries = 4
+	// admitTries is how often a room is admitted anew: others have created and ended it
+	// meanwhile, or places have become free.
+	admitTries = 16
 	// admissionBatch is how many rooms are seen to at once.
 	admissionBatch = 100
 	// tallyBatch is how many rooms one call of a count lists.
@@ -63,7 +63,7 @@ func (s *Store) admitted(ctx context.Context, room RoomID, enter func(admission 
 		s.lookAfter(ctx, []placedRoom{{room, ticket}})
 	}
 	if errors.Is(err, errUnadmitted) {
-		return nil, opErr("enter", string(room), errors.New("rooms are being counted all the while"))
+		return nil, opErr("enter", string(room), errors.New("the room is created and ended all the while"))
 	}
 	return r, err
 }
@@ -73,7 +73,7 @@ func (s *Store) admitted(ctx context.Context, room RoomID, enter func(admission 
 // came.
 func (s *Store) admit(ctx context.Context, room RoomID, above int64) (number, ticket int64, err error) {
 	nodes, looked := s.keys.part(0), false
-	for range 2 * admitTries {
+	for range admitTries {
 		r, err := s.run(ctx, string(room), string(room), lua.Admit, []string{nodes}, string(room), s.keys.partition(room),
 			s.cfg.Partitions, s.cfg.MaxRooms, above)
 		switch {

@@ -488,7 +488,7 @@ func (s *Store) showLife(ctx context.Context, node string) error {
 	if !ok || time.Since(renewed.(time.Time)) < s.cfg.LeaseTTL/2 {
 		return nil
 	}
-	_, err := s.Lease(ctx, node, false)
+	_, err := s.Lease(ctx, node, false, nil)
 	return err
 }
 

@@ -59,6 +59,7 @@ var layout = []struct {
 	{regexp.MustCompile(`(?s)^\{(u\d+)\}:slow:(.+)$`), "set", "expiring"},
 	{regexp.MustCompile(`^\{(0)\}:clock()$`), "hash", ""},
 	{regexp.MustCompile(`^\{(0)\}:dead()$`), "zset", ""},
+	{regexp.MustCompile(`^\{(0)\}:gateway:().+$`), "string", ""},
 	{regexp.MustCompile(`^\{(0)\}:audited()$`), "hash", ""},
 	{regexp.MustCompile(`(?s)^\{(u\d+)\}:user:(.+)$`), "hash", "user"},
 	{regexp.MustCompile(`^\{(u\d+)\}:parked()$`), "zset", "sessions"},

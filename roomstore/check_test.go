@@ -24,6 +24,7 @@ var layout = []struct {
 	{regexp.MustCompile(`^\{u?\d+\}:(?:did|gone):.+$`), "hash"},
 	{regexp.MustCompile(`^\{0\}:(?:clock|audited)$`), "hash"},
 	{regexp.MustCompile(`^\{0\}:dead$`), "zset"},
+	{regexp.MustCompile(`^\{0\}:gateway:.+$`), "string"},
 	// Where slots lie apart each has its own.
 	{regexp.MustCompile(`^\{u?\d+\}:clock$`), "hash"},
 	{regexp.MustCompile(`^\{u?\d+\}:dead$`), "zset"},
@@ -44,7 +45,7 @@ var layout = []struct {
 }
 
 // passing are the keys of what is kept for a while only.
-var passing = regexp.MustCompile(`^\{u?\d+\}:(?:log|left|did|gone|slow|barred):`)
+var passing = regexp.MustCompile(`^\{u?\d+\}:(?:log|left|did|gone|slow|barred|gateway):`)
 
 // check holds what is stored against itself and against what was heard: keys
 // are where the layout has them; a room's sets name the same members; every

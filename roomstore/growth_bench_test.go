@@ -120,7 +120,7 @@ func fill(t testing.TB, rdb *redis.Client, store *roomstore.Store, room roomstor
 		user := "m" + strconv.Itoa(i)
 		pipe.ZAdd(t.Context(), part+"members:"+string(room), redis.Z{Score: float64(i + 1), Member: user})
 		pipe.HSet(t.Context(), part+"info:"+string(room), user,
-			strings.Join([]string{"session" + user, "1700000000000", "other", "u0", data}, "\x00"))
+			strings.Join([]string{"session" + user, "1700000000000", "other", "u0", "1700000000000", data}, "\x00"))
 		pipe.SAdd(t.Context(), part+"node:other", user+"\x00"+string(room))
 		if i%1000 == 999 {
 			flush()

@@ -148,13 +148,13 @@ func (w *world) knows(node string, room roomstore.RoomID) *knower {
 	}
 	k.rec.Attributes = w.attributes(room)
 	for user, info := range w.rdb.HGetAll(w.ctx(), part+"info:"+string(room)).Val() {
-		f := strings.SplitN(info, "\x00", 5)
+		f := strings.SplitN(info, "\x00", 6)
 		if f[2] != node {
 			continue
 		}
 		k.rec.Members = append(k.rec.Members, roomstore.Placed{
 			Session: roomstore.Session{User: roomstore.UserID(user), ID: roomstore.SessionID(f[0]), Generation: n(f[1]), Node: node},
-			Entered: int64(w.rdb.ZScore(w.ctx(), part+"members:"+string(room), user).Val()), Data: f[4],
+			Entered: int64(w.rdb.ZScore(w.ctx(), part+"members:"+string(room), user).Val()), Data: f[5],
 		})
 	}
 	return k
@@ -275,7 +275,7 @@ func TestStore_term(t *testing.T) {
 				return err
 			},
 			"park":    func(ctx context.Context) error { return w.store.Park(ctx, who, time.Second) },
-			"lease":   func(ctx context.Context) error { _, err := w.store.Lease(ctx, "n1", true); return err },
+			"lease":   func(ctx context.Context) error { _, err := w.store.Lease(ctx, "n1", true, nil); return err },
 			"release": func(ctx context.Context) error { return w.store.Release(ctx, "n9") },
 			"sweep":   func(ctx context.Context) error { _, err := w.store.Sweep(ctx, "n1", nil); return err },
 			"lost": func(ctx context.Context) error {

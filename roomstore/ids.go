@@ -45,6 +45,11 @@ func ParseUserID(s string) (UserID, error) {
 	return UserID(s), checkID("userID", s, 1, maxUserID)
 }
 
+// CheckSearch accepts what a roomID may begin with, and fails likewise.
+func CheckSearch(s string) error {
+	return checkID("search", s, 1, maxRoomID)
+}
+
 // CheckDeviceID accepts up to 128 bytes of the same characters, and fails
 // likewise.
 func CheckDeviceID(s string) error {

@@ -43,7 +43,7 @@ func TestStore_lateByLittle(t *testing.T) {
 	server := redistest.Start(t)
 	rdb := server.Client(t)
 	store := roomstore.New(runBatcher(t, rdb, roomstore.BatcherConfig{}), roomstore.Config{})
-	if _, err := store.Lease(t.Context(), "n1", true); err != nil {
+	if _, err := store.Lease(t.Context(), "n1", true, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := store.Login(t.Context(), "n1", "ana", "a1", "phone"); err != nil {
@@ -93,7 +93,7 @@ func (w *world) lateStore() *roomstore.Store {
 	w.Cleanup(func() { rdb.Close() })
 	rdb.AddHook(yesterday{})
 	store := roomstore.New(runBatcher(w.T, rdb, roomstore.BatcherConfig{}), roomstore.Config{Prefix: w.prefix, Partitions: w.parts, Apart: w.apart})
-	_, err := store.Lease(w.ctx(), "n8", true)
+	_, err := store.Lease(w.ctx(), "n8", true, nil)
 	w.must(err)
 	return store
 }
@@ -246,7 +246,7 @@ func TestStore_Release_isFinal(t *testing.T) {
 			}
 		}
 		for _, begin := range []bool{false, true} {
-			_, err := w.store.Lease(w.ctx(), "n1", begin)
+			_, err := w.store.Lease(w.ctx(), "n1", begin, nil)
 			w.refused(err, roomstore.ErrFenced)
 		}
 		_, err := w.store.Login(w.ctx(), "n1", "eve", "e1", "")

@@ -69,7 +69,7 @@ func TestStore_memoryFull(t *testing.T) {
 	w.heard()
 
 	w.must(w.store.Greet(w.ctx()))
-	_, err = w.store.Lease(w.ctx(), "n1", false)
+	_, err = w.store.Lease(w.ctx(), "n1", false, nil)
 	w.must(err)
 	_, err = w.store.Relay(w.ctx(), who, roomstore.Message{Room: "a", ID: "m", Payload: "x", Priority: 1})
 	w.must(err)

@@ -41,15 +41,25 @@ func (s *Store) validUntil(ctx context.Context) string {
 	return strconv.FormatInt(heard.redis+ms(deadline.Sub(heard.at)), 10)
 }
 
-// Lease begins (begin) or renews a node's lease. It fails with [ErrFenced] if
-// the node has been given up, or its lease is not there to be renewed.
-func (s *Store) Lease(ctx context.Context, node string, begin bool) (Lease, error) {
-	b := "0"
+// Lease begins (begin) or renews a node's lease; about is what [Store.Nodes] tells
+// others of it from now on, nil: what it did. It fails with [ErrFenced] if the node
+// has been given up, or its lease is not there to be renewed.
+func (s *Store) Lease(ctx context.Context, node string, begin bool, about *About) (Lease, error) {
+	b, since, said := "0", "", ""
 	if begin {
 		b = "1"
 	}
+	if about != nil {
+		if err := opaque("what the node says of itself", about.Version+about.Name); err != nil {
+			return Lease{}, opErr("lease", node, err)
+		}
+		said = about.encode()
+		if !begin && !about.Since.IsZero() {
+			since = strconv.FormatInt(about.Since.UnixMilli(), 10)
+		}
+	}
 	r, err := s.run(ctx, node, node, lua.Lease, []string{s.keys.nodes(), s.keys.control(s.keys.nodes())},
-		node, ms(s.cfg.LeaseTTL), b)
+		node, ms(s.cfg.LeaseTTL), b, since, said)
 	if err != nil {
 		return Lease{}, err
 	}

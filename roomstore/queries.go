@@ -27,29 +27,48 @@ type Page struct {
 // with [ErrNoRoom], [ErrNotMember] or, for a cursor that no page of this life of
 // the room gave, [ErrBadID].
 func (s *Store) Members(ctx context.Context, who Session, room RoomID, cursor string, count int) (Page, error) {
-	foreign := func() error {
-		return opErr("members", string(room), fmt.Errorf("%w: nextFlag %.60q is not one that a page of this room gave", ErrBadID, cursor))
-	}
-	var after Position
-	if cursor != "" {
-		var ok bool
-		if after, ok = parseCursor(cursor); !ok {
-			return Page{}, foreign()
-		}
+	after, err := cursorOf(cursor)
+	if err != nil {
+		return Page{}, opErr("members", string(room), err)
 	}
 	r, err := s.query(ctx, lua.Members, who, room, after.Seq, count, pageBytes)
 	if err != nil {
 		return Page{}, err
 	}
 	page := Page{Position: r.position()}
-	if cursor != "" && (after.Epoch != page.Epoch || after.Seq > page.Seq) {
-		return Page{}, foreign()
-	}
-	if last := r.text(); last != "" {
-		page.Next = strconv.FormatInt(page.Epoch, 10) + ":" + last
+	if page.Next, err = page.cursor(cursor, after, r.text()); err != nil {
+		return Page{}, opErr("members", string(room), err)
 	}
 	page.Members, r.fields = r.fields, nil
 	return page, opErr("members", string(room), r.done())
+}
+
+// cursorOf reads the cursor of a page; "" is the beginning.
+func cursorOf(cursor string) (after Position, err error) {
+	if cursor == "" {
+		return Position{}, nil
+	}
+	after, ok := parseCursor(cursor)
+	if !ok {
+		return Position{}, foreignCursor(cursor)
+	}
+	return after, nil
+}
+
+// cursor gives that of the next page, which begins after last: "" if there is none.
+// The room is at this position; after is what the cursor of this page says.
+func (at Position) cursor(this string, after Position, last string) (string, error) {
+	if this != "" && (after.Epoch != at.Epoch || after.Seq > at.Seq) {
+		return "", foreignCursor(this)
+	}
+	if last == "" {
+		return "", nil
+	}
+	return strconv.FormatInt(at.Epoch, 10) + ":" + last, nil
+}
+
+func foreignCursor(cursor string) error {
+	return fmt.Errorf("%w: nextFlag %.60q is not one that a page of this room gave", ErrBadID, cursor)
 }
 
 // parseCursor reads a cursor: the epoch of the room's life, and the entry seq of

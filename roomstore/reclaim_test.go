@@ -39,7 +39,7 @@ func TestStore_Reclaim(t *testing.T) {
 		w.heard()
 		w.open()
 		w.store.Adopt(term)
-		_, err := w.store.Lease(w.ctx(), "n1", false)
+		_, err := w.store.Lease(w.ctx(), "n1", false, nil)
 		w.must(err)
 		if gone, err := w.store.Lost(w.ctx(), "n1", []roomstore.Session{who}); err != nil || len(gone) > 0 {
 			t.Errorf("replaced %v, %v", gone, err)

@@ -323,7 +323,7 @@ func TestStore_givenUp(t *testing.T) {
 		_, err = w.store.Sweep(w.ctx(), "n1", nil)
 		w.refused(err, roomstore.ErrFenced)
 		for _, begin := range []bool{false, true} {
-			_, err = w.store.Lease(w.ctx(), "n1", begin)
+			_, err = w.store.Lease(w.ctx(), "n1", begin, nil)
 			w.refused(err, roomstore.ErrFenced)
 		}
 		w.unchanged(before)

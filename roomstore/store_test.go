@@ -256,7 +256,7 @@ func (w *world) sweep(node string, claims ...roomstore.Lapse) roomstore.Swept {
 
 func (w *world) lease(node string) {
 	w.Helper()
-	_, err := w.store.Lease(w.ctx(), node, true)
+	_, err := w.store.Lease(w.ctx(), node, true, nil)
 	w.must(err)
 }
 

@@ -340,7 +340,7 @@ func TestStore_awakeInGap(t *testing.T) {
 	w.park(w.s("a1"), 10*time.Second)
 	w.forget()
 	w.mini.SetTime(at.Add(time.Hour))
-	l, err := w.store.Lease(w.ctx(), "n2", false)
+	l, err := w.store.Lease(w.ctx(), "n2", false, nil)
 	w.must(err)
 	who, _ := w.resume("n2", w.s("a1"))
 	if !slices.Contains(l.Alive, "n2") || l.SinceSweep != time.Hour || !l.Now.Equal(at.Add(time.Hour)) {
@@ -389,13 +389,13 @@ func TestStore_Sweep_gap(t *testing.T) {
 // node's release, which is refused while anything names the node.
 func TestStore_Lease(t *testing.T) {
 	contract(t, roomstore.Config{LeaseTTL: 10 * time.Second}, func(w *world) {
-		_, err := w.store.Lease(w.ctx(), "n1", false)
+		_, err := w.store.Lease(w.ctx(), "n1", false, nil)
 		w.refused(err, roomstore.ErrFenced)
 		w.lease("n1")
 		w.lease("n2")
 		w.pass(7 * time.Second)
 		before := w.now().Truncate(time.Millisecond)
-		l, err := w.store.Lease(w.ctx(), "n1", false)
+		l, err := w.store.Lease(w.ctx(), "n1", false, nil)
 		w.must(err)
 		if !slices.Equal(l.Alive, []string{"n2", "n1"}) {
 			t.Errorf("alive: %v", l.Alive)
@@ -404,7 +404,7 @@ func TestStore_Lease(t *testing.T) {
 			t.Errorf("Redis's clock says %v, want %v to %v", l.Now, before, after)
 		}
 		w.pass(7 * time.Second)
-		l, err = w.store.Lease(w.ctx(), "n1", false)
+		l, err = w.store.Lease(w.ctx(), "n1", false, nil)
 		w.must(err)
 		if !slices.Equal(l.Alive, []string{"n1"}) {
 			t.Errorf("alive: %v", l.Alive)
@@ -413,7 +413,7 @@ func TestStore_Lease(t *testing.T) {
 			t.Errorf("lapsed: %v", done.Lapsed)
 		}
 		// Nobody has claimed it: it may go on.
-		_, err = w.store.Lease(w.ctx(), "n2", false)
+		_, err = w.store.Lease(w.ctx(), "n2", false, nil)
 		w.must(err)
 
 		inRoom("ana", "a")(w)
@@ -422,7 +422,7 @@ func TestStore_Lease(t *testing.T) {
 		w.refused(w.store.Release(w.ctx(), "n1"), roomstore.ErrHeld)
 		w.park(w.s("a1"), time.Minute)
 		w.must(w.store.Release(w.ctx(), "n1"))
-		_, err = w.store.Lease(w.ctx(), "n1", false)
+		_, err = w.store.Lease(w.ctx(), "n1", false, nil)
 		w.refused(err, roomstore.ErrFenced)
 		w.must(w.store.Release(w.ctx(), "n1"))
 		w.forget()
@@ -492,7 +492,7 @@ func TestStore_Sweep_claims(t *testing.T) {
 		w.refused(err, roomstore.ErrFenced)
 		w.refused(w.store.Park(w.ctx(), old, time.Hour), roomstore.ErrFenced)
 		for _, begin := range []bool{true, false} {
-			_, err = w.store.Lease(w.ctx(), "n1", begin)
+			_, err = w.store.Lease(w.ctx(), "n1", begin, nil)
 			w.refused(err, roomstore.ErrFenced)
 		}
 		w.unchanged(before)

@@ -107,6 +107,7 @@ func (l Load) check() error {
 type bench struct {
 	load     Load
 	urls     []string
+	access   access
 	procs    procs
 	warmup   time.Duration
 	duration time.Duration
@@ -138,7 +139,7 @@ func (b *bench) run(ctx context.Context, names []string) error {
 		return err
 	}
 	for _, u := range b.urls {
-		if _, _, err := endpoint(u); err != nil {
+		if _, _, _, err := endpoint(u); err != nil {
 			return err
 		}
 	}
@@ -223,7 +224,7 @@ func (b *bench) adviceOn(code protocol.Code) (string, bool) {
 	case protocol.CodeUserRoomLimit:
 		return "start the gateways with the default --max-rooms-per-user", true
 	case protocol.CodeBadToken, protocol.CodeTokenExpired:
-		return "start the gateways with --dev, since the clients have no tokens", true
+		return "give the gateways' --jwt-hs256-secret-file, or start them with --dev", true
 	}
 	return "", false
 }
@@ -231,7 +232,7 @@ func (b *bench) adviceOn(code protocol.Code) (string, bool) {
 var closeAdvice = map[protocol.CloseCode]string{
 	protocol.CloseTryAgainLater: "start the gateways with --max-connections=0",
 	protocol.CloseSlowConsumer:  "more waited for a client than the gateways hold: start them with a larger --queue-bytes, or make the load smaller",
-	protocol.CloseNotAuthorised: "start the gateways with --dev, since the clients have no tokens",
+	protocol.CloseNotAuthorised: "give the gateways' --jwt-hs256-secret-file, or start them with --dev",
 	protocol.CloseKickedByLogin: "start the gateways with a larger --max-devices",
 	protocol.CloseRateAbuse:     "start the gateways with --rate-limits=false",
 	protocol.CloseNoSignOfLife:  "the clients were too busy to answer pings: start the gateways with a longer --session-ttl, or make the load smaller",
@@ -343,7 +344,7 @@ func (c *crowd) fill(ctx context.Context, what string, seats []seat, hear func(i
 			break
 		}
 		g.Go(func() error {
-			client, err := dial(gctx, c.loops[i%len(c.loops)], c.urls[s.gate], s.user)
+			client, err := c.access.dial(gctx, c.loops[i%len(c.loops)], c.urls[s.gate], s.user)
 			if err != nil {
 				return fmt.Errorf("connect %s: %w", s.user, err)
 			}
@@ -351,7 +352,7 @@ func (c *crowd) fill(ctx context.Context, what string, seats []seat, hear func(i
 			clients[i] = client
 			c.conns = append(c.conns, client)
 			mu.Unlock()
-			if err := client.login(gctx); err != nil {
+			if _, err := client.login(gctx, nil); err != nil {
 				return err
 			}
 			client.listenWith(hear(i, client))

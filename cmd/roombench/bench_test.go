@@ -6,13 +6,18 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"io"
 	"net"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -356,6 +361,48 @@ func TestRun_lost(t *testing.T) {
 	}
 }
 
+// Servers behind TLS, that ask for tokens, are like others; a certificate nobody vouches for
+// and a wrong secret are not taken.
+func TestRun_secured(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	secret := filepath.Join(t.TempDir(), "secret")
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(secret, strings.Repeat("s", 32)+"\n")
+	g := gatetest.Start(t, server.Addr(), "--no-dev", "--rate-limits=false", "--jwt-hs256-secret-file="+secret)
+	target, err := url.Parse("http://" + g.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	front := httptest.NewTLSServer(httputil.NewSingleHostReverseProxy(target))
+	t.Cleanup(front.Close)
+	authority := filepath.Join(t.TempDir(), "ca.pem")
+	write(authority, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: front.Certificate().Raw})))
+	address := "--url=wss" + strings.TrimPrefix(front.URL, "https")
+
+	complete(t, figuresOf(t, append(slices.Clone(short), "fanout", "small", "churn", "storm",
+		address, "--ca-file="+authority, "--jwt-hs256-secret-file="+secret)...))
+	figuresOf(t, append(slices.Clone(short), "reconnect", address, "--ca-file="+authority, "--jwt-hs256-secret-file="+secret)...)
+
+	other := filepath.Join(t.TempDir(), "other")
+	write(other, strings.Repeat("o", 32))
+	for want, args := range map[string][]string{
+		"certificate signed by unknown authority":    {"--jwt-hs256-secret-file=" + secret},
+		"give the gateways' --jwt-hs256-secret-file": {"--ca-file=" + authority, "--jwt-hs256-secret-file=" + other},
+		"a token is required":                        {"--ca-file=" + authority},
+	} {
+		err := run(t.Context(), append(append(slices.Clone(short), "storm", address), args...), io.Discard, io.Discard)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, want it to say %s", args, err, want)
+		}
+	}
+}
+
 // What is wrong with the arguments is said, and every flag has a help text.
 func TestRun_usage(t *testing.T) {
 	t.Parallel()
@@ -363,7 +410,11 @@ func TestRun_usage(t *testing.T) {
 		{"", "--url"},
 		{"fanout", "--url"},
 		{"karaoke --url=ws://127.0.0.1:1", `there is no workload "karaoke"; there are fanout, small, churn, storm, idle`},
-		{"--url=https://127.0.0.1", "it must begin with ws://"},
+		{"--url=ftp://127.0.0.1", "it must begin with ws:// or wss:// and a host"},
+		{"--url=ws://127.0.0.1:1 --ca-file=/nowhere", "--ca-file: open /nowhere"},
+		{"--url=ws://127.0.0.1:1 --ca-file=bench_test.go", "bench_test.go holds no certificate in PEM"},
+		{"--url=ws://127.0.0.1:1 --jwt-hs256-secret-file=/nowhere", "--jwt-hs256-secret-file: open /nowhere"},
+		{"--url=ws://127.0.0.1:1 --jwt-hs256-secret-file=/dev/null", "/dev/null has 0 bytes, gateways take 32 or more"},
 		{"--url=ws://127.0.0.1:1 --payload=3", "--payload is 3, it must be from 35 to 2048"},
 		{"--url=ws://127.0.0.1:1 --fanout-in-flight=2000", "--fanout-in-flight is 2000"},
 		{"--url=ws://127.0.0.1:1 --duration=0s", "--duration"},

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -11,10 +13,14 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/roomgate/roomgate/protocol"
 )
@@ -40,33 +46,90 @@ type conn struct {
 
 	writing sync.Mutex // one frame at a time
 	end     end        // the system's side of it
+	token   string     // it logs in with; may be empty
 }
 
 // nowhere is what a client does with events that nobody waits for.
 func nowhere(heard, time.Time) {}
 
-// endpoint is the address of a gateway, as host and port, and the path.
-func endpoint(text string) (addr, path string, err error) {
+// endpoint is the address of a gateway, as host and port, the path, and whether TLS is
+// spoken there.
+func endpoint(text string) (addr, path string, secure bool, err error) {
 	u, err := url.Parse(text)
 	if err != nil {
-		return "", "", fmt.Errorf("--url: %w", err)
+		return "", "", false, fmt.Errorf("--url: %w", err)
 	}
-	if u.Scheme != "ws" && u.Scheme != "http" || u.Host == "" {
-		return "", "", fmt.Errorf("--url is %q, it must begin with ws:// and a host: load goes to the gateways themselves, which speak no TLS", text)
+	port := "80"
+	switch u.Scheme {
+	case "ws", "http":
+	case "wss", "https":
+		port, secure = "443", true
+	default:
+		u.Host = ""
+	}
+	if u.Host == "" {
+		return "", "", false, fmt.Errorf("--url is %q, it must begin with ws:// or wss:// and a host", text)
 	}
 	addr = u.Host
 	if u.Port() == "" {
-		addr = net.JoinHostPort(u.Hostname(), "80")
+		addr = net.JoinHostPort(u.Hostname(), port)
 	}
 	if path = u.Path; path == "" || path == "/" {
 		path = protocol.Path
 	}
-	return addr, path, nil
+	return addr, path, secure, nil
+}
+
+// access is what clients need to be let in.
+type access struct {
+	authorities *x509.CertPool // who may sign a server's certificate; nil: whom the system trusts
+	secret      []byte         // that login tokens are signed with; nil: no tokens
+}
+
+// readAccess takes the names of two files, which may be empty, and a secret in place of the
+// second.
+func readAccess(caFile, secretFile, secret string) (a access, err error) {
+	if caFile != "" {
+		pem, err := os.ReadFile(caFile)
+		if err != nil {
+			return a, fmt.Errorf("--ca-file: %w", err)
+		}
+		if a.authorities = x509.NewCertPool(); !a.authorities.AppendCertsFromPEM(pem) {
+			return a, fmt.Errorf("--ca-file: %s holds no certificate in PEM", caFile)
+		}
+	}
+	if secretFile != "" {
+		b, err := os.ReadFile(secretFile)
+		if err != nil {
+			return a, fmt.Errorf("--jwt-hs256-secret-file: %w", err)
+		}
+		secret = strings.TrimSuffix(string(b), "\n")
+		if len(secret) < 32 {
+			return a, fmt.Errorf("--jwt-hs256-secret-file: the secret in %s has %d bytes, gateways take 32 or more", secretFile, len(secret))
+		}
+	}
+	if secret != "" {
+		a.secret = []byte(secret)
+	}
+	return a, nil
+}
+
+// token is a user's for the next day.
+func (a access) token(user string) (string, error) {
+	if a.secret == nil {
+		return "", nil
+	}
+	claims := jwt.RegisteredClaims{Subject: user, ExpiresAt: jwt.NewNumericDate(time.Now().Add(24 * time.Hour))}
+	return jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString(a.secret)
 }
 
 // dial connects a client and gives it to a loop.
-func dial(ctx context.Context, l *loop, gate, user string) (*conn, error) {
-	addr, path, err := endpoint(gate)
+func (a access) dial(ctx context.Context, l *loop, gate, user string) (*conn, error) {
+	addr, path, secure, err := endpoint(gate)
+	if err != nil {
+		return nil, err
+	}
+	token, err := a.token(user)
 	if err != nil {
 		return nil, err
 	}
@@ -77,14 +140,23 @@ func dial(ctx context.Context, l *loop, gate, user string) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	socket := nc.(*net.TCPConn)
+	socket.SetLinger(0) // thousands of ports in TIME_WAIT help nobody
+	if secure {
+		host, _, _ := net.SplitHostPort(addr)
+		nc = tls.Client(socket, &tls.Config{ServerName: host, RootCAs: a.authorities, NextProtos: []string{"http/1.1"}})
+	}
 	early, err := upgrade(ctx, nc, addr, path)
 	if err != nil {
-		nc.Close()
+		socket.Close()
 		return nil, fmt.Errorf("%s: %w", addr, err)
 	}
-	nc.(*net.TCPConn).SetLinger(0) // thousands of ports in TIME_WAIT help nobody
-	c := &conn{loop: l, user: user, addr: addr, hear: nowhere, rest: early}
-	if err := l.add(c, nc.(*net.TCPConn)); err != nil {
+	c := &conn{loop: l, user: user, addr: addr, token: token, hear: nowhere, rest: early}
+	if secure {
+		l.follow(c, nc, socket)
+		return c, nil
+	}
+	if err := l.add(c, socket); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -170,7 +242,7 @@ func (c *conn) fail(err error) {
 		return
 	}
 	c.ended = err
-	c.loop.remove(c)
+	c.end.close()
 	for _, answer := range c.calls {
 		close(answer)
 	}
@@ -254,10 +326,17 @@ func (c *conn) callAs(ctx context.Context, id int64, method, params string) (jso
 	return nil, fmt.Errorf("%s of %s at %s: %w", method, c.user, c.addr, err)
 }
 
-// login logs the client in.
-func (c *conn) login(ctx context.Context) error {
-	_, err := c.call(ctx, protocol.MethodLogin, fmt.Sprintf(`{"userID":%q,"userName":%q,"platform":"bench"}`, c.user, c.user))
-	return err
+// login logs the client in, to go on with a session if one is named.
+func (c *conn) login(ctx context.Context, resume *protocol.Resume) (result protocol.LoginResult, err error) {
+	params, err := json.Marshal(protocol.LoginParams{UserID: c.user, UserName: c.user, Token: c.token, Platform: "bench", Resume: resume})
+	if err != nil {
+		return result, err
+	}
+	answer, err := c.call(ctx, protocol.MethodLogin, string(params))
+	if err != nil {
+		return result, err
+	}
+	return result, json.Unmarshal(answer, &result)
 }
 
 // enter brings it into a room.

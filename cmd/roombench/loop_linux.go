@@ -20,10 +20,11 @@ type poll struct {
 	done  chan struct{}
 }
 
-// end is a client's side: a socket that does not block.
-type end struct {
-	fd   int
-	over atomic.Bool
+// A socket is an end that does not block.
+type socket struct {
+	client *conn
+	fd     int
+	over   atomic.Bool
 }
 
 func startLoop(lost func(*conn, error)) (*loop, error) {
@@ -41,6 +42,7 @@ func startLoop(lost func(*conn, error)) (*loop, error) {
 
 // stop ends the loop and waits for it. Its clients have been hung up.
 func (l *loop) stop() {
+	l.followers.Wait()
 	l.poll.over.Store(true)
 	<-l.poll.done
 	syscall.Close(l.poll.fd)
@@ -99,11 +101,12 @@ func (l *loop) add(c *conn, nc *net.TCPConn) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c.end.fd = fd
+	s := &socket{client: c, fd: fd}
+	c.end = s
 	l.poll.conns[int32(fd)] = c
 	e := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLRDHUP, Fd: int32(fd)}
 	if err := syscall.EpollCtl(l.poll.fd, syscall.EPOLL_CTL_ADD, fd, &e); err != nil {
-		l.remove(c)
+		s.close()
 		return os.NewSyscallError("epoll_ctl", err)
 	}
 	if early := c.rest; len(early) > 0 {
@@ -113,27 +116,27 @@ func (l *loop) add(c *conn, nc *net.TCPConn) error {
 	return nil
 }
 
-// remove closes a client's socket. The caller holds l.mu. Whoever writes gives
-// up first, so that no frame goes to who gets the number next.
-func (l *loop) remove(c *conn) {
-	if c.end.over.Swap(true) {
+// close hangs up. Whoever writes gives up first, so that no frame goes to who gets the number
+// next.
+func (s *socket) close() {
+	if s.over.Swap(true) {
 		return
 	}
-	delete(l.poll.conns, int32(c.end.fd))
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	syscall.Close(c.end.fd)
+	delete(s.client.loop.poll.conns, int32(s.fd))
+	s.client.writing.Lock()
+	defer s.client.writing.Unlock()
+	syscall.Close(s.fd)
 }
 
 // write sends all of b, for which there is room unless the server has stopped
-// reading. The caller holds conn.writing.
-func (e *end) write(b []byte) error {
+// reading.
+func (s *socket) write(b []byte) error {
 	var deadline time.Time
 	for len(b) > 0 {
-		if e.over.Load() {
+		if s.over.Load() {
 			return net.ErrClosed
 		}
-		n, err := syscall.Write(e.fd, b)
+		n, err := syscall.Write(s.fd, b)
 		switch {
 		case err == nil:
 			b = b[n:]

@@ -43,7 +43,9 @@ type flags struct {
 
 type runFlags struct {
 	Workloads []string       `arg:"" optional:"" name:"workload" help:"fanout, small, churn, storm, idle; these if none is named. And bigroom, reconnect."`
-	URL       []string       `name:"url" required:"" placeholder:"URL" help:"WebSocket URL of a server, as ws://127.0.0.1:8080. Repeat it, or separate by commas; clients are spread evenly."`
+	URL       []string       `name:"url" required:"" placeholder:"URL" help:"WebSocket URL of a server, as ws://127.0.0.1:8080 or wss://rooms.example.com. Repeat it, or separate by commas; clients are spread evenly."`
+	CAFile    string         `name:"ca-file" placeholder:"FILE" help:"File with the certificates, in PEM, of those who may sign the certificates of wss:// servers. Default: those that the system trusts."`
+	Secret    string         `name:"jwt-hs256-secret-file" placeholder:"FILE" help:"File with the secret that the servers check login tokens with, as for roomgate: clients make their own tokens. Or the secret itself in ROOMGATE_JWT_HS256_SECRET. With neither they log in without, which servers with --dev take."`
 	PID       map[string]int `name:"pid" placeholder:"NAME=PID" help:"Process whose CPU and memory to watch, on this machine. Repeat it. A name that begins with redis is counted as Redis, any other as a server."`
 	Duration  time.Duration  `default:"10s" help:"How long each part of a workload is measured."`
 	Warmup    time.Duration  `default:"2s" help:"How long each part runs before that."`
@@ -104,14 +106,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 }
 
 func (f *runFlags) run(ctx context.Context, stdout, stderr io.Writer) error {
+	access, err := readAccess(f.CAFile, f.Secret, os.Getenv("ROOMGATE_JWT_HS256_SECRET"))
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUsage, err)
+	}
 	b := &bench{
-		load: f.Load, urls: f.URL, procs: f.PID, warmup: f.Warmup, duration: f.Duration, settle: f.Settle,
+		load: f.Load, urls: f.URL, access: access, procs: f.PID, warmup: f.Warmup, duration: f.Duration, settle: f.Settle,
 		logout: f.Logout, progress: newProgress(stderr),
 	}
 	if f.Duration < 100*time.Millisecond {
 		return fmt.Errorf("%w: --duration is %v, it must be at least 100ms", errUsage, f.Duration)
 	}
-	err := b.run(ctx, f.Workloads)
+	err = b.run(ctx, f.Workloads)
 	b.progress.clear()
 	r := b.report(err)
 	r.table(stdout)

@@ -141,7 +141,7 @@ func (w *reconnecting) arrive(ctx context.Context, name string) error {
 	var mu sync.Mutex
 	for i, r := range w.members {
 		g.Go(func() error {
-			client, err := dial(gctx, w.loops[i%len(w.loops)], w.urls[r.gate], r.user)
+			client, err := w.access.dial(gctx, w.loops[i%len(w.loops)], w.urls[r.gate], r.user)
 			if err != nil {
 				return fmt.Errorf("connect %s: %w", r.user, err)
 			}
@@ -149,18 +149,15 @@ func (w *reconnecting) arrive(ctx context.Context, name string) error {
 			w.conns = append(w.conns, client)
 			mu.Unlock()
 			r.client = client
-			answer, err := client.call(gctx, protocol.MethodLogin, fmt.Sprintf(`{"userID":%q,"userName":%q,"platform":"bench"}`, r.user, r.user))
+			login, err := client.login(gctx, nil)
 			if err != nil {
-				return err
-			}
-			var login protocol.LoginResult
-			if err := json.Unmarshal(answer, &login); err != nil {
 				return err
 			}
 			r.session = login.SessionID
 			client.listenWith(func(h heard, at time.Time) { w.hear(r, h, at) })
 			id := client.lastID.Add(1)
-			if answer, err = client.callAs(gctx, id, protocol.MethodEnterRoom, enterParams(r.room, id)); err != nil {
+			answer, err := client.callAs(gctx, id, protocol.MethodEnterRoom, enterParams(r.room, id))
+			if err != nil {
 				return err
 			}
 			var room protocol.Room
@@ -219,7 +216,7 @@ func (w *reconnecting) cutAndBack(ctx context.Context, name string) error {
 			at := protocol.ResumeRoom{RoomID: r.room, Position: protocol.Position{Epoch: r.epoch, Seq: r.seq}}
 			old.mu.Unlock()
 			gate := (r.gate + i) % len(w.urls) // half of them elsewhere
-			client, err := dial(gctx, w.loops[i%len(w.loops)], w.urls[gate], r.user)
+			client, err := w.access.dial(gctx, w.loops[i%len(w.loops)], w.urls[gate], r.user)
 			if err != nil {
 				return fmt.Errorf("connect %s again: %w", r.user, err)
 			}
@@ -237,17 +234,8 @@ func (w *reconnecting) cutAndBack(ctx context.Context, name string) error {
 			client.loop.mu.Lock()
 			r.client = client
 			client.loop.mu.Unlock()
-			params, err := json.Marshal(protocol.LoginParams{UserID: r.user, UserName: r.user, Platform: "bench",
-				Resume: &protocol.Resume{SessionID: r.session, Rooms: []protocol.ResumeRoom{at}}})
+			login, err := client.login(gctx, &protocol.Resume{SessionID: r.session, Rooms: []protocol.ResumeRoom{at}})
 			if err != nil {
-				return err
-			}
-			answer, err := client.call(gctx, protocol.MethodLogin, string(params))
-			if err != nil {
-				return err
-			}
-			var login protocol.LoginResult
-			if err := json.Unmarshal(answer, &login); err != nil {
 				return err
 			}
 			if !login.Resumed {

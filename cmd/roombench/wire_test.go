@@ -132,15 +132,16 @@ func TestClientFrame(t *testing.T) {
 func TestEndpoint(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"ws://127.0.0.1:8080":     "127.0.0.1:8080 /v1/ws",
-		"ws://localhost/":         "localhost:80 /v1/ws",
-		"http://[::1]:9/other/ws": "[::1]:9 /other/ws",
-		"wss://rooms.example.com": "",
+		"ws://127.0.0.1:8080":     "127.0.0.1:8080 /v1/ws false",
+		"ws://localhost/":         "localhost:80 /v1/ws false",
+		"http://[::1]:9/other/ws": "[::1]:9 /other/ws false",
+		"wss://rooms.example.com": "rooms.example.com:443 /v1/ws true",
+		"ftp://rooms.example.com": "",
 		"127.0.0.1:8080":          "",
 		"ws://":                   "",
 	} {
-		addr, path, err := endpoint(text)
-		if got := addr + " " + path; want == "" && err == nil || want != "" && (err != nil || got != want) {
+		addr, path, secure, err := endpoint(text)
+		if got := fmt.Sprint(addr, " ", path, " ", secure); want == "" && err == nil || want != "" && (err != nil || got != want) {
 			t.Errorf("%s: got %q, %v, want %q", text, got, err, want)
 		}
 	}

@@ -76,7 +76,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	store := roomstore.New(calls, rooms)
 	bus := pubsub.New(rdb.topics, pubsub.Config{Log: log.With("pkg", "pubsub")})
 	gw := gateway.New(store, bus, verifier, gateway.Config{
-		Log: log.With("pkg", "gateway"), Node: cfg.NodeName, APIKeys: cfg.apiKeys(), AllowedOrigins: cfg.origins(),
+		Log: log.With("pkg", "gateway"), Node: cfg.NodeName, Version: buildVersion(), APIKeys: cfg.apiKeys(), AllowedOrigins: cfg.origins(),
 		MaxConnections: cfg.MaxConnections, QueueBytes: cfg.QueueBytes, RateLimits: cfg.RateLimits, HistoryQuery: cfg.HistoryQuery,
 		SessionTTL: cfg.SessionTTL, LeaseTTL: cfg.LeaseTTL, HeartbeatInterval: cfg.HeartbeatInterval,
 		RedisTimeout: cfg.RedisTimeout, DrainWindow: cfg.DrainWindow,

@@ -5,12 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"unicode"
 
@@ -18,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/roomgate/roomgate/gateway/serverapi"
+	"github.com/roomgate/roomgate/protocol"
 )
 
 const (
@@ -42,20 +45,79 @@ func classify(err error) (int, int, string) {
 	}
 }
 
-// fakeRooms keeps what it was asked to do.
+// fakeRooms keeps what it was asked to do. What it answers with is made up.
 type fakeRooms struct {
+	mu    sync.Mutex
 	calls []string
 	err   error
+	watch serverapi.Watch
+}
+
+func (f *fakeRooms) called(format string, args ...any) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, fmt.Sprintf(format, args...))
+	return f.err
+}
+
+var (
+	emptyRoom = serverapi.Room{
+		RoomID: "a b", RoomName: "Room", RoomDestroyDelayTime: 5, CreatedAt: 1_700_000_000_000, Deadline: 1_700_000_005_000,
+		Position: protocol.Position{Epoch: 1_700_000_000_000_000, Seq: 3},
+	}
+	busyRoom = serverapi.Room{
+		RoomID: "busy", MemberCount: 2, CreatedAt: 1_700_000_000_000, Position: protocol.Position{Epoch: 1_700_000_000_000_001, Seq: 9},
+	}
+	now = int64(1_700_000_001_000)
+)
+
+func (f *fakeRooms) List(_ context.Context, search, nextFlag string, count int) (serverapi.RoomPage, error) {
+	return serverapi.RoomPage{RoomList: []serverapi.Room{emptyRoom, busyRoom}, NextFlag: "busy", RoomCount: 7, ServerTime: now},
+		f.called("list %q %q %d", search, nextFlag, count)
+}
+
+func (f *fakeRooms) Room(_ context.Context, room string) (serverapi.RoomDetail, error) {
+	return serverapi.RoomDetail{Room: emptyRoom, RoomAttributes: map[string]string{"k": "v"}, ServerTime: now}, f.called("room %s", room)
+}
+
+func (f *fakeRooms) Members(_ context.Context, room, nextFlag string, count int) (serverapi.MemberPage, error) {
+	return serverapi.MemberPage{
+		RoomID: room, NextFlag: "1:2", MemberCount: 7, Position: busyRoom.Position, ServerTime: now, MemberList: []serverapi.Member{
+			{UserInfo: protocol.UserInfo{UserID: "ana", UserName: "Ana"}, JoinedAt: now, State: serverapi.MemberConnected, Node: "n"},
+			{UserInfo: protocol.UserInfo{UserID: "ben"}, State: serverapi.MemberAway, Deadline: now},
+		},
+	}, f.called("members %s %q %d", room, nextFlag, count)
+}
+
+func (f *fakeRooms) Create(_ context.Context, n serverapi.NewRoom) (serverapi.RoomDetail, error) {
+	return serverapi.RoomDetail{Room: emptyRoom, RoomAttributes: map[string]string{}, ServerTime: now}, f.called("create %+v", n)
+}
+
+func (f *fakeRooms) Send(_ context.Context, room string, m serverapi.NewMessage) (serverapi.SentMessage, error) {
+	sent := serverapi.SentMessage{RoomID: room, MessageID: "1", MessageSeq: 2, OrderKey: 3, Timestamp: now, Epoch: busyRoom.Epoch, Seq: 4}
+	if !m.Message.Type.Kept() {
+		sent.Seq, sent.After = 0, new(int64)
+	}
+	return sent, f.called("send %s %+v", room, m)
+}
+
+func (f *fakeRooms) Watch(_ context.Context, room string, from int64) (serverapi.Watch, error) {
+	return f.watch, f.called("watch %s %d", room, from)
+}
+
+func (f *fakeRooms) Cluster(context.Context) (serverapi.Cluster, error) {
+	return serverapi.Cluster{RoomCount: 7, ServerTime: now, Gateways: []serverapi.Gateway{
+		{Node: "n1", LeaseLeftMS: 9000, GatewayState: &serverapi.GatewayState{Name: "gw", Version: "1", Since: now, MessagesPerSecond: 1.5}},
+		{Node: "n2"},
+	}}, f.called("cluster")
 }
 
 func (f *fakeRooms) Destroy(_ context.Context, room string) error {
-	f.calls = append(f.calls, "destroy "+room)
-	return f.err
+	return f.called("destroy %s", room)
 }
 
 func (f *fakeRooms) Kick(_ context.Context, room, user, extendedData string) error {
-	f.calls = append(f.calls, "kick "+room+" "+user+" "+extendedData)
-	return f.err
+	return f.called("kick %s %s %s", room, user, extendedData)
 }
 
 func newAPI(rooms serverapi.Rooms) http.Handler {
@@ -246,14 +308,14 @@ func TestAPI_badInput(t *testing.T) {
 		{"rubbish behind", "POST", kick, `{"userID":"ana"}]`, 400, 6000001, []string{"not valid JSON"}},
 		{"long reason", "POST", kick, `{"userID":"ana","reason":"` + strings.Repeat("r", 257) + `"}`, 400, 6000001, []string{"reason", "257", "256"}},
 		{"long message", "POST", kick, `{"userID":"ana","message":"` + strings.Repeat("é", 513) + `"}`, 400, 6000001, []string{"message", "1026", "1024"}},
-		{"body over the limit", "POST", kick, `{"userID":"ana","message":"` + strings.Repeat("m", serverapi.MaxBody) + `"}`, 413, 6000001, []string{"4096"}},
-		{"spaces over the limit", "POST", kick, `{"userID":"ana"}` + strings.Repeat(" ", serverapi.MaxBody), 413, 6000001, []string{"4096"}},
+		{"body over the limit", "POST", kick, `{"userID":"ana","message":"` + strings.Repeat("m", serverapi.MaxBody) + `"}`, 413, 6000001, []string{"65536"}},
+		{"spaces over the limit", "POST", kick, `{"userID":"ana"}` + strings.Repeat(" ", serverapi.MaxBody), 413, 6000001, []string{"65536"}},
 		{"room not UTF-8", "DELETE", "/v1/rooms/a%FFb", ``, 400, 6000001, []string{"roomID"}},
 		{"no room", "DELETE", "/v1/rooms/", ``, 404, -32601, []string{"/v1/rooms/{roomID}"}},
 		{"no room to kick from", "POST", "/v1/rooms//kick", `{"userID":"ana"}`, 400, 6000001, []string{"roomID", "empty"}},
 		{"a slash in the room", "DELETE", "/v1/rooms/a/b", ``, 404, -32601, []string{"escaped"}},
 		{"no such action", "POST", "/v1/rooms/lobby/mute", ``, 404, -32601, nil},
-		{"no such method", "GET", "/v1/rooms/lobby", ``, 405, -32601, []string{"GET"}},
+		{"no such method", "PUT", "/v1/rooms/lobby", ``, 405, -32601, []string{"PUT"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

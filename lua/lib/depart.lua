@@ -38,6 +38,14 @@ local function end_orphan(part, id, now_ms)
   end
 end
 
+-- expire gives a room with nobody in it a deadline.
+local function expire(part, id, room, now_ms, delay_ms)
+  room.deadline = number(now_ms + delay_ms)
+  call("HSET", key(part, "room", id), "deadline", room.deadline)
+  call("ZADD", part .. "due", room.deadline, id .. NUL .. room.epoch)
+  keep_for(part, id, delay_ms + ORPHAN_MS)
+end
+
 -- emptied applies the emptiness rule: destroyed at once, or after its delay.
 local function emptied(part, id, room, now_ms)
   local delay_ms = tonumber(room.delay) * 1000
@@ -45,16 +53,13 @@ local function emptied(part, id, room, now_ms)
     finish(part, id, room, "emptied", now_ms)
     return
   end
-  local deadline = now_ms + delay_ms
   local k = key(part, "room", id)
-  call("HSET", k, "deadline", number(deadline))
-  call("ZADD", part .. "due", deadline, id .. NUL .. room.epoch)
   if call("HGET", k, "keep") == "0" then
     call("HSET", k, "name", "")
     call("HDEL", k, "attrs")
     call("UNLINK", key(part, "attrs", id), key(part, "memberattrs", id))
   end
-  keep_for(part, id, delay_ms + ORPHAN_MS)
+  expire(part, id, room, now_ms, delay_ms)
 end
 
 -- depart takes user, whose membership is m, out of a room and says so; then go

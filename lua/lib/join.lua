@@ -39,6 +39,7 @@ local function join(part, id, room, user_key, user, mine, other, size, partition
   room.seq = room.seq + 1
   local seq, at = number(room.seq), number(now_ms)
   local entered, count = seq, number(size + 1)
+  mine.joined = other and other.joined or at
   call("HSET", room_key, "seq", seq)
   if other then -- seldom
     entered, count = number(tonumber(call("ZSCORE", members, user))), number(size)

@@ -20,18 +20,22 @@ local function slot(part, name)
 end
 
 -- membership reads a field of info: for whom the user is a member. node is ""
--- while the session is parked; user_slot is where the user's hash lives.
+-- while the session is parked; user_slot is where the user's hash lives; joined is
+-- when the user entered, in unix ms, or "" if that was lost.
 local function membership(value)
   if not value then
     return nil
   end
-  local session, generation, node, user_slot, data =
-    value:match("^([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z(.*)$")
-  return { session = session, generation = generation, node = node, user_slot = user_slot, data = data }
+  local session, generation, node, user_slot, joined, data =
+    value:match("^([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z(.*)$")
+  return {
+    session = session, generation = generation, node = node, user_slot = user_slot, joined = joined, data = data,
+  }
 end
 
 local function membership_value(m)
-  return m.session .. NUL .. m.generation .. NUL .. m.node .. NUL .. m.user_slot .. NUL .. m.data
+  return m.session .. NUL .. m.generation .. NUL .. m.node .. NUL .. m.user_slot .. NUL .. m.joined .. NUL ..
+    m.data
 end
 
 -- session_record reads a field "s:<session>" of a user's hash. deadline is ""
