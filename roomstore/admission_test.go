@@ -427,3 +427,147 @@ func TestStore_places_calls(t *testing.T) {
 		})
 	}
 }
+
+// Whatever happens between two calls of a creation, or of who sees to places, each
+// room has its place then, and none is missing.
+func TestStore_places_meanwhile(t *testing.T) {
+	t.Parallel()
+	enter := func(id roomstore.SessionID, room roomstore.RoomID) func(s *roomstore.Store, w *world) error {
+		return func(s *roomstore.Store, w *world) error {
+			_, err := s.Enter(w.ctx(), w.s(id), roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: room, Data: dataOf(w.s(id).User, id)})
+			return err
+		}
+	}
+	sweep := func(s *roomstore.Store, w *world) error { _, err := s.Sweep(w.ctx(), "n2", nil); return err }
+	// A place that nobody has used for long, and one of a room that has ended.
+	left := func(w *world) {
+		dead, _ := w.dies(3)
+		enter("b1", "b")(dead, w)
+		w.pass(10 * time.Second)
+		w.enter(w.s("b1"), "d")
+		w.must(w.store.Destroy(w.ctx(), "d"))
+	}
+	for _, op := range []steps{
+		{name: "create", do: enter("a1", "b")},
+		{name: "create where places are left", given: left, do: enter("a1", "b")},
+		{name: "create what has ended", given: left, do: enter("a1", "d")},
+		{name: "sweep", given: left, do: sweep},
+		{name: "count", given: func(w *world) { w.wipe(w.tag("0") + "ad") }, do: enter("a1", "b")},
+	} {
+		for _, other := range []steps{
+			{name: "another creates it", do: enter("b1", "b")},
+			{name: "another creates and ends it", do: func(s *roomstore.Store, w *world) error {
+				err := enter("b1", "b")(s, w)
+				return errors.Join(err, s.Destroy(w.ctx(), "b"))
+			}},
+			{name: "another creates and ends it, and it is counted out", do: func(s *roomstore.Store, w *world) error {
+				err := enter("b1", "b")(s, w)
+				return errors.Join(err, s.Destroy(w.ctx(), "b"), sweep(s, w))
+			}},
+			{name: "another creates and ends it twice", do: func(s *roomstore.Store, w *world) error {
+				var err error
+				for range 2 {
+					err = errors.Join(err, enter("b1", "d")(s, w), s.Destroy(w.ctx(), "d"), sweep(s, w))
+				}
+				return err
+			}},
+			{name: "another creates what has ended", do: enter("b1", "d")},
+			{name: "a room ends, and is counted out", do: func(s *roomstore.Store, w *world) error {
+				return errors.Join(s.Destroy(w.ctx(), "c"), sweep(s, w))
+			}},
+			{name: "it takes long", do: func(s *roomstore.Store, w *world) error {
+				w.pass(10 * time.Second)
+				w.lease("n2")
+				return sweep(s, w)
+			}},
+			{name: "it takes long, and another creates it", do: func(s *roomstore.Store, w *world) error {
+				w.pass(10 * time.Second)
+				w.lease("n2")
+				return errors.Join(sweep(s, w), enter("b1", "b")(s, w))
+			}},
+			{name: "places are lost", do: func(s *roomstore.Store, w *world) error {
+				w.wipe(w.tag("0") + "ad")
+				w.wipe(w.tag("0") + "making")
+				return sweep(s, w)
+			}},
+			{name: "a count is asked for", do: func(s *roomstore.Store, w *world) error {
+				for p := range 2 {
+					w.must(w.rdb.HDel(w.ctx(), w.tag(strconv.Itoa(p))+"clock", "counted").Err())
+				}
+				return sweep(s, w)
+			}},
+		} {
+			t.Run(op.name+", "+other.name, func(t *testing.T) {
+				t.Parallel()
+				for calls := 1; ; calls++ {
+					reached := true
+					ok := t.Run(fmt.Sprintf("after %d calls", calls), func(t *testing.T) {
+						const limit = 4
+						w := newWorld(t, false, roomstore.Config{Partitions: 2, Apart: true, MaxRooms: limit, MaxRoomsPerUser: 20})
+						w.lease("n1")
+						w.lease("n2")
+						w.enter(w.login("ana", "a1"), "c")
+						w.login("ben", "b1")
+						if op.given != nil {
+							op.given(w)
+						}
+						store, hold := w.holds(calls)
+						done := make(chan error, 1)
+						go func() { done <- op.do(store, w) }()
+						select {
+						case <-hold.reached:
+							w.must(other.do(w.store, w))
+							w.check()
+							close(hold.goOn)
+							w.must(<-done)
+						case err := <-done:
+							reached = false
+							w.must(err)
+						}
+						w.check()
+						w.pass(10 * time.Second)
+						w.lease("n2")
+						w.must(sweep(w.store, w))
+						w.must(sweep(w.store, w))
+						before := w.exist()
+						if n := w.fill(w.login("zoe", "z1"), "z"); before+n != limit {
+							w.Errorf("%d rooms, then %d more, want %d", before, n, limit)
+						}
+						w.forget()
+					})
+					if !ok || !reached {
+						return
+					}
+				}
+			})
+		}
+	}
+}
+
+// A partition that has gone back to an earlier time has rooms which had ended: they
+// count.
+func TestStore_places_rolledBack(t *testing.T) {
+	admitting(t, roomstore.Config{MaxRooms: 2}, func(w *world) {
+		w.must(w.store.Greet(w.ctx()))
+		w.lease("n1")
+		ana := w.login("ana", "a1")
+		w.enter(ana, "a")
+		restore := w.keep(w.part("a"))
+		w.must(w.store.Destroy(w.ctx(), "a"))
+		w.sweep("n1")
+		w.enter(ana, "c") // which has the place now
+		w.hear()
+		restore()
+		for _, l := range w.lives {
+			if l.room == "a" {
+				l.destroyed = 0
+			}
+		}
+		w.again()
+		w.sweep("n1")
+		_, err := w.try(ana, roomstore.EntryRequest{Room: "b"})
+		w.refused(err, roomstore.ErrRoomLimit)
+		w.forget()
+		w.dropped = true // of the room that is there again nobody knows
+	})
+}
