@@ -1,7 +1,7 @@
 -- login.lua begins a session of a user. A session of the same device is
 -- replaced; what is over the device limit is sent away and its rooms are left.
 --
--- Uses     value clock session together place room log attributes depart
+-- Uses     value clock session together place limits room log attributes depart
 --
 -- KEYS[1]  user     hash    the user's sessions and rooms
 -- KEYS[2]  uslot    prefix  of the keys in the user's slot

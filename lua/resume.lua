@@ -3,7 +3,7 @@
 -- of it. An earlier connection of a session is fenced off and told to close.
 -- Several calls may go together.
 --
--- Uses     value clock session together place room why
+-- Uses     value clock session together place limits room why
 --
 -- KEYS[1]  control  prefix  of clock and dead
 --

@@ -46,13 +46,18 @@ var files embed.FS
 // The scripts.
 var (
 	Absent            = load("absent")
+	Admissions        = step("admissions")
+	Admit             = step("admit")
+	Admitted          = step("admitted")
 	Attributes        = load("attributes")
 	AuditIndex        = alone("auditindex")
 	AuditRoom         = alone("auditroom")
 	AuditUser         = alone("audituser")
+	Bar               = step("bar")
 	Bury              = step("bury")
 	Catchup           = load("catchup")
 	ChangeAttributes  = load("changeattributes")
+	Census            = step("census")
 	Claim             = step("claim")
 	Cluster           = load("cluster")
 	Condemn           = step("condemn")
@@ -61,6 +66,7 @@ var (
 	Decide            = step("decide")
 	Describe          = load("describe")
 	Destroy           = load("destroy")
+	Ended             = step("ended")
 	Enter             = load("enter")
 	Fence             = step("fence")
 	Free              = step("free")
@@ -92,6 +98,7 @@ var (
 	Quit              = step("quit")
 	Reclaim           = bare("reclaim")
 	Refused           = bare("refused")
+	Register          = step("register")
 	Relay             = load("relay")
 	Release           = alone("release")
 	Reserve           = step("reserve")
@@ -103,6 +110,7 @@ var (
 	Sweep             = alone("sweep")
 	Switch            = load("switch")
 	Takeover          = step("takeover")
+	Tally             = step("tally")
 	TickRooms         = step("tickrooms")
 	TickUsers         = step("tickusers")
 	Undo              = load("undo")
@@ -111,12 +119,12 @@ var (
 
 // All is every script there is.
 var All = []Script{
-	Absent, Attributes, AuditIndex, AuditRoom, AuditUser, Bury, Catchup, ChangeAttributes, Claim, Cluster,
-	Condemn, Count, Create, Decide, Describe, Destroy, Enter, Fence, Free, Generations, Greet, Heal, Held,
-	History, Hold, Holds, Kick, Lease, Leave, LeaveAll, ListMembers, ListRooms, Lives, Login, MemberAttributes,
-	MemberInfo, Members, MembersAttributes, Park, ParkPlace, Places, Positions, Post, Probe, Quit, Reclaim,
-	Refused, Relay, Release, Reserve, Resolve, Resume, Retake, Send, Settle, Sweep, Switch, Takeover, TickRooms,
-	TickUsers, Undo, Vacate,
+	Absent, Admissions, Admit, Admitted, Attributes, AuditIndex, AuditRoom, AuditUser, Bar, Bury, Catchup,
+	Census, ChangeAttributes, Claim, Cluster, Condemn, Count, Create, Decide, Describe, Destroy, Ended, Enter,
+	Fence, Free, Generations, Greet, Heal, Held, History, Hold, Holds, Kick, Lease, Leave, LeaveAll,
+	ListMembers, ListRooms, Lives, Login, MemberAttributes, MemberInfo, Members, MembersAttributes, Park,
+	ParkPlace, Places, Positions, Post, Probe, Quit, Reclaim, Refused, Register, Relay, Release, Reserve,
+	Resolve, Resume, Retake, Send, Settle, Sweep, Switch, Takeover, Tally, TickRooms, TickUsers, Undo, Vacate,
 }
 
 // Commands gives every command that a script calls, in order: on one Redis, or on
@@ -219,8 +227,8 @@ func assemble(name string, apart bool) string {
 			continue
 		}
 		for _, lib := range strings.Fields(uses) {
-			if apart && lib == "place" {
-				lib = "apart"
+			if other := instead[lib]; apart && other != "" {
+				lib = other
 			}
 			definitions = append(definitions, split(code(read("lib/"+lib+".lua")))...)
 		}
@@ -229,6 +237,9 @@ func assemble(name string, apart bool) string {
 		return read("lib/" + here.FindStringSubmatch(line)[1] + ".lua")
 	})), definitions)
 }
+
+// instead gives the files of lib/ that stand for others where slots lie apart.
+var instead = map[string]string{"place": "apart", "limits": "admission"}
 
 // here finds the lines in whose place a file of lib/ stands as it is.
 var here = regexp.MustCompile(`(?m)^-- Here (\w+)\n`)
