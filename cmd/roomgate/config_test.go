@@ -205,7 +205,11 @@ func TestParseConfig_refused(t *testing.T) {
 		want []string
 	}{
 		{"nothing set", nil, nil, []string{"no way to check login tokens", "--jwt-hs256-secret-file", "ROOMGATE_JWT_HS256_SECRET", "--dev", "--redis-url is required"}},
-		{"cluster", []string{"--dev", "--redis-url=redis://a:7000?addr=b:7000"}, nil, []string{"--redis-url", "Cluster", "name a single Redis"}},
+		{"cluster's address", []string{"--dev", "--redis-url=redis://a:7000?addr=b"}, nil, []string{"--redis-url", "addr=b", "HOST:PORT"}},
+		{"cluster's node twice", []string{"--dev", "--redis-url=redis://a:7000?addr=b:7000&addr=a:7000"}, nil, []string{"--redis-url", "node a:7000 twice"}},
+		{"cluster's database", []string{"--dev", "--redis-url=redis://a:7000/2?addr=b:7000"}, nil, []string{"--redis-url", "database 2", "no other than 0"}},
+		{"cluster by a socket", []string{"--dev", "--redis-url=unix:///r.sock?addr=b:7000"}, nil, []string{"--redis-url", "no first node", "redis://NODE:6379?addr=NODE:6379"}},
+		{"cluster's option", []string{"--dev", "--redis-url=redis://a?addr=b:7000&read_only=true"}, nil, []string{"--redis-url", `"read_only"`, "for a Redis Cluster addr"}},
 		{"no Redis", nil, []string{"ROOMGATE_JWT_HS256_SECRET=" + testSecret}, []string{"--redis-url is required", "ROOMGATE_REDIS_URL"}},
 		{"no tokens", []string{"--redis-url=redis://r"}, nil, []string{"no way to check login tokens"}},
 		{"empty secret", []string{"--redis-url=redis://r"}, []string{"ROOMGATE_JWT_HS256_SECRET="}, []string{"no way to check login tokens", "set, but empty"}},

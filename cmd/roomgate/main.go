@@ -71,11 +71,24 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	defer rdb.Close()
 
 	m := newMetrics()
-	calls := roomstore.NewBatcher(rdb.calls, roomstore.BatcherConfig{Timeout: cfg.RedisTimeout, Observe: m.pipeline})
+	batches := roomstore.BatcherConfig{Timeout: cfg.RedisTimeout, Observe: m.pipeline}
 	rooms := roomsConfig(&cfg)
 	rooms.Terms, rooms.Observe = terms, m.script
+	var bus interface {
+		gateway.Bus
+		Run(context.Context) error
+		Stats() pubsub.Stats
+	}
+	listening := pubsub.Config{Log: log.With("pkg", "pubsub")}
+	if rdb.cluster != nil {
+		batches.Slots = roomstore.ClusterSlots(cfg.RedisPrefix, cfg.Partitions)
+		rooms.Apart, rooms.Sharded = true, true
+		bus = pubsub.NewSharded(rdb.cluster.shard, listening)
+	} else {
+		bus = pubsub.New(rdb.topics, listening)
+	}
+	calls := roomstore.NewBatcher(rdb.calls, batches)
 	store := roomstore.New(calls, rooms)
-	bus := pubsub.New(rdb.topics, pubsub.Config{Log: log.With("pkg", "pubsub")})
 	gw := gateway.New(store, bus, verifier, gateway.Config{
 		Log: log.With("pkg", "gateway"), Node: cfg.NodeName, Version: buildVersion(), APIKeys: cfg.apiKeys(), AllowedOrigins: cfg.origins(),
 		MaxConnections: cfg.MaxConnections, QueueBytes: cfg.QueueBytes, RateLimits: cfg.RateLimits, HistoryQuery: cfg.HistoryQuery,
@@ -85,7 +98,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		OnRequest: m.request, OnClose: m.close,
 	})
 	m.stats(gateway.Counted, gw.Snapshot)
-	m.stats(busCounted, func() map[string]float64 { return busSnapshot(bus) })
+	m.stats(busCounted, func() map[string]float64 { return busSnapshot(bus.Stats()) })
 
 	public, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
@@ -170,7 +183,7 @@ func serve(ctx context.Context, gw *gateway.Gateway, public, internal net.Listen
 			return nil
 		})
 	}
-	listen(outside, public)
+	listen(outside, gw.Paced(public))
 	listen(inside, internal)
 	err := gw.Run(ctx) // listens for as long as clients are being seen out
 
@@ -187,8 +200,7 @@ var busCounted = map[string]string{
 	"pubsub_reconnects_total": "Subscription connections restored.",
 }
 
-func busSnapshot(bus *pubsub.Bus) map[string]float64 {
-	s := bus.Stats()
+func busSnapshot(s pubsub.Stats) map[string]float64 {
 	return map[string]float64{
 		"pubsub_topics":           float64(s.Topics),
 		"pubsub_messages_total":   float64(s.Messages),

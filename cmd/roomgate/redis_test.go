@@ -88,8 +88,6 @@ func TestOpenRedis_unfit(t *testing.T) {
 		t.Error(err)
 	}
 
-	node := redistest.Start(t, "--cluster-enabled", "yes")
-	wants(t, reach(t, "redis://"+node.Addr()), "is a node of a Redis Cluster")
 	evicting := redistest.Start(t, "--maxmemory-policy", "allkeys-lru")
 	wants(t, reach(t, "redis://"+evicting.Addr()), "maxmemory-policy allkeys-lru", "noeviction")
 	wants(t, unfit(t.Context(), &Config{}, nil, "redis_version:6.2.14\r\nredis_mode:standalone\r\nrole:master\r\n"), "is version 6.2.14, 7.0 or later is needed")
@@ -187,7 +185,7 @@ func TestOpenRedis_rights(t *testing.T) {
 		}
 		return reach(t, "redis://gate@"+server.Addr(), "ROOMGATE_REDIS_PASSWORD=hush")
 	}
-	all := append([]string{"~rg:*", "&rg:*"}, strings.Fields(redisRights)...)
+	all := append([]string{"~rg:*", "&rg:*"}, strings.Fields(redisRights+" "+plainRights)...)
 	if err := grant(all...); err != nil {
 		t.Errorf("with all rights: %v", err)
 	}
@@ -204,7 +202,7 @@ func TestOpenRedis_rights(t *testing.T) {
 				t.Errorf("without %s: got no error", rule)
 				continue
 			}
-			wants(t, err, aclLine("gate", "rg"))
+			wants(t, err, aclLine("gate", "rg", false))
 			if name, ok := strings.CutPrefix(rule, "+"); ok && !strings.HasPrefix(name, "@") {
 				name, _, _ = strings.Cut(name, "|")
 				wants(t, errors.New(strings.ToLower(err.Error())), name)
@@ -222,7 +220,8 @@ func TestRights_documented(t *testing.T) {
 		t.Fatal(err)
 	}
 	flat := strings.Join(strings.Fields(string(text)), " ")
-	for _, rights := range []string{"ACL SETUSER roomgate on >PASSWORD ~rg:* &rg:* " + redisRights, sentinelRights} {
+	for _, rights := range []string{"ACL SETUSER roomgate on >PASSWORD ~rg:* &rg:* " + redisRights + " " + plainRights,
+		"ACL SETUSER roomgate on >PASSWORD ~rg:* &rg:* " + redisRights + " " + clusterRights, sentinelRights} {
 		if !strings.Contains(flat, rights) {
 			t.Errorf("docs/operations.md does not have %s", rights)
 		}
