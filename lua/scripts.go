@@ -81,6 +81,7 @@ var (
 	MemberInfo        = load("memberinfo")
 	Members           = load("members")
 	MembersAttributes = load("membersattributes")
+	Ownerless         = load("ownerless")
 	Park              = load("park")
 	ParkPlace         = step("parkplace")
 	Places            = step("places")
@@ -114,9 +115,10 @@ var All = []Script{
 	Absent, Admissions, Admit, Admitted, Attributes, AuditIndex, AuditRoom, AuditUser, Bar, Bury, Catchup,
 	Census, ChangeAttributes, Claim, Cluster, Condemn, Count, Create, Decide, Describe, Destroy, Ended, Enter,
 	Fence, Free, Generations, Greet, Heal, Held, History, Hold, Holds, Kick, Lease, Leave, LeaveAll,
-	ListMembers, ListRooms, Lives, Login, MemberAttributes, MemberInfo, Members, MembersAttributes, Park,
-	ParkPlace, Places, Positions, Post, Probe, Quit, Reclaim, Refused, Register, Relay, Release, Reserve,
-	Resolve, Resume, Retake, Send, Settle, Sweep, Switch, Takeover, Tally, TickRooms, TickUsers, Undo, Vacate,
+	ListMembers, ListRooms, Lives, Login, MemberAttributes, MemberInfo, Members, MembersAttributes, Ownerless,
+	Park, ParkPlace, Places, Positions, Post, Probe, Quit, Reclaim, Refused, Register, Relay, Release,
+	Reserve, Resolve, Resume, Retake, Send, Settle, Sweep, Switch, Takeover, Tally, TickRooms, TickUsers,
+	Undo, Vacate,
 }
 
 // Commands gives every command that a script calls, in order.
