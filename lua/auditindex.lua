@@ -2,7 +2,7 @@
 -- what it finds, if it is told to. What is missing from an index is found from
 -- the other side.
 --
--- Uses     value clock audit
+-- Uses     value clock audit auditplace
 --
 -- KEYS[1]  index    zset or set
 -- KEYS[2]  prefix   prefix  of the partition or users' slot it lies in
@@ -10,29 +10,31 @@
 -- KEYS[4]  nodes    zset    node incarnations by the end of their lease
 --
 -- ARGV[1]  kind       "due", "parked", "sessions" (parked ones), "node",
---                     "nodesessions" or "nodes"
+--                     "nodesessions", "nodes" or "switching"
 -- ARGV[2]  node       whose set it is; "" if it is none
 -- ARGV[3]  repair     "1" to repair, "0" only to look
 -- ARGV[4]  lease_ttl  ms
--- ARGV[5]  count      of the entries; they follow
--- ARGV[6]  entry, …
+-- ARGV[5]  nodes      as auditroom has it
+-- ARGV[6]  count      of the entries; they follow
+-- ARGV[7]  entry, …
 --
 -- Returns  {"ok", code, subject, detail, repaired, …}  as auditroom
 --
 -- Publishes  nothing
 
 local index, prefix, control, nodes = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local kind, node, repair, lease_ttl, count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local kind, node, repair, lease_ttl = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local leases, count = ARGV[5], tonumber(ARGV[6])
 
 local reply = { "ok" }
 local finding = findings(reply, repair)
 local now_ms = now()
 local awake_ms = awake(control, now_ms)
 local held = kind == "node" or kind == "nodesessions"
-local known = held and call("ZSCORE", nodes, node)
+local known = held and leased(nodes, leases, node)
 
 for i = 1, count do
-  local entry = ARGV[5 + i]
+  local entry = ARGV[6 + i]
   local function drop()
     call(held and "SREM" or "ZREM", index, entry)
   end
@@ -52,6 +54,16 @@ for i = 1, count do
       finding("damaged", index, "has the entry " .. shown(entry), drop)
     elseif score < awake_ms - SLACK_MS then
       finding("overdue", index, "has the entry " .. shown(entry) .. ", which was due " .. number(awake_ms - score) .. " ms ago")
+    end
+  elseif score and kind == "switching" then
+    local session, user, id = entry:match("^([^%z]+)%z([^%z]+)%z(.+)$")
+    if not session then
+      finding("damaged", index, "has the entry " .. shown(entry), drop)
+    elseif call("HEXISTS", key(prefix, "user", user), "w:" .. id .. NUL .. session) == 0 then
+      finding("stale", index, "has a switch of " .. user .. " to " .. id .. ", which is not under way", drop)
+    elseif score < awake_ms - SLACK_MS then
+      finding("overdue", index, "has a switch of " .. user .. " to " .. id .. ", to be finished " ..
+        number(awake_ms - score) .. " ms ago")
     end
   elseif score and kind == "nodes" then
     if score > awake_ms + lease_ttl + SLACK_MS then

@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/roomstore"
 )
 
@@ -66,131 +67,197 @@ type corruption struct {
 	name string
 	code string
 	do   func(w *world, c redis.Cmdable)
+	only string // "together" or "apart", where hash slots lie so
+}
+
+// place gives the field of a user's hash that is a place in a room.
+func (w *world) place(room, session string) string {
+	if w.apart {
+		return "r:" + room + "\x00" + session
+	}
+	return "r:" + room
 }
 
 var corruptions = []corruption{
-	{"a room is not listed", "unregistered", func(w *world, c redis.Cmdable) { c.ZRem(w.ctx(), w.part("R")+"rooms", "R") }},
-	{"a room is listed that is not there", "registered", func(w *world, c redis.Cmdable) { c.ZAdd(w.ctx(), w.part("Q")+"rooms", redis.Z{Member: "Q"}) }},
-	{"a room's hash is lost", "orphaned", func(w *world, c redis.Cmdable) { c.Del(w.ctx(), w.part("R")+"room:R") }},
-	{"a room has no epoch", "damaged", func(w *world, c redis.Cmdable) { c.HDel(w.ctx(), w.part("R")+"room:R", "epoch") }},
-	{"a room's seq is no number", "damaged", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.part("R")+"room:R", "seq", "x") }},
-	{"a room's seq went back", "seq", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.part("R")+"room:R", "seq", "1") }},
-	{"the newest epoch went back", "epoch", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.tag("0")+"clock", "epoch", "1") }},
-	{"a member has no info", "noinfo", func(w *world, c redis.Cmdable) { c.HDel(w.ctx(), w.part("R")+"info:R", "ana") }},
-	{"a member's info is broken", "noinfo", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.part("R")+"info:R", "ana", "a1") }},
+	{"a room is not listed", "unregistered", func(w *world, c redis.Cmdable) { c.ZRem(w.ctx(), w.part("R")+"rooms", "R") }, ""},
+	{"a room is listed that is not there", "registered", func(w *world, c redis.Cmdable) { c.ZAdd(w.ctx(), w.part("Q")+"rooms", redis.Z{Member: "Q"}) }, ""},
+	{"a room's hash is lost", "orphaned", func(w *world, c redis.Cmdable) { c.Del(w.ctx(), w.part("R")+"room:R") }, ""},
+	{"a room has no epoch", "damaged", func(w *world, c redis.Cmdable) { c.HDel(w.ctx(), w.part("R")+"room:R", "epoch") }, ""},
+	{"a room's seq is no number", "damaged", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.part("R")+"room:R", "seq", "x") }, ""},
+	{"a room's seq went back", "seq", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.part("R")+"room:R", "seq", "1") }, ""},
+	{"the newest epoch went back", "epoch", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.clockOf("R"), "epoch", "1") }, ""},
+	{"a member has no info", "noinfo", func(w *world, c redis.Cmdable) { c.HDel(w.ctx(), w.part("R")+"info:R", "ana") }, ""},
+	{"a member's info is broken", "noinfo", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.part("R")+"info:R", "ana", "a1") }, ""},
 	{"a ghost is counted", "count", func(w *world, c redis.Cmdable) {
 		c.ZAdd(w.ctx(), w.part("R")+"members:R", redis.Z{Score: 1, Member: "ghost"})
-	}},
-	{"a member is not counted", "nomember", func(w *world, c redis.Cmdable) { c.ZRem(w.ctx(), w.part("R")+"members:R", "ana") }},
-	{"a member on the second page is not counted", "nomember", func(w *world, c redis.Cmdable) { c.ZRem(w.ctx(), w.part("big")+"members:big", "u129") }},
-	{"a place is not in the user's list", "reservation", func(w *world, c redis.Cmdable) { c.HDel(w.ctx(), w.user("ana"), "r:R") }},
+	}, ""},
+	{"a member is not counted", "nomember", func(w *world, c redis.Cmdable) { c.ZRem(w.ctx(), w.part("R")+"members:R", "ana") }, ""},
+	{"a member on the second page is not counted", "nomember", func(w *world, c redis.Cmdable) { c.ZRem(w.ctx(), w.part("big")+"members:big", "u129") }, ""},
+	{"a place is not in the user's list", "reservation", func(w *world, c redis.Cmdable) { c.HDel(w.ctx(), w.user("ana"), w.place("R", "a1")) }, ""},
 	{"the user's list has a place of another session", "reservation", func(w *world, c redis.Cmdable) {
 		v := c.HGet(w.ctx(), w.user("ana"), "r:R").Val()
 		c.HSet(w.ctx(), w.user("ana"), "r:R", strings.Replace(v, "a1", "zz", 1))
-	}},
+	}, "together"},
 	{"the user's list has a place that is none", "reservation", func(w *world, c redis.Cmdable) {
 		c.HSet(w.ctx(), w.user("di"), "r:R", strings.Replace(c.HGet(w.ctx(), w.user("ana"), "r:R").Val(), "a1", "d1", 1))
-	}},
-	{"the user's list has a broken place", "damaged", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.user("di"), "r:R", "here") }},
-	{"the user's hash has a field that is none", "damaged", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.user("di"), "x", "1") }},
-	{"a session's record is lost", "nosession", func(w *world, c redis.Cmdable) { c.HDel(w.ctx(), w.user("ana"), "s:a1") }},
-	{"a session's record is broken", "damaged", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.user("ana"), "s:a1", "1") }},
+	}, "together"},
+	{"a user has a reservation that nobody uses", "reservation", func(w *world, c redis.Cmdable) {
+		c.HSet(w.ctx(), w.part("R")+"room:R", "created", 1)
+		c.HSet(w.ctx(), w.user("di"), "r:R\x00d1", fmt.Sprintf("%d\x00%d", w.hash("R"), w.now().Add(-time.Hour).UnixMicro()))
+	}, "apart"},
+	{"a user has a reservation of a session that is not there", "reservation", func(w *world, c redis.Cmdable) {
+		c.HSet(w.ctx(), w.user("di"), "r:R\x00zz", fmt.Sprintf("%d\x00%d", w.hash("R"), w.now().UnixMicro()))
+	}, "apart"},
+	{"a reservation's ticket is older than the membership's", "reservation", func(w *world, c redis.Cmdable) {
+		c.HSet(w.ctx(), w.user("ana"), "r:R\x00a1", fmt.Sprintf("%d\x001", w.hash("R")))
+	}, "apart"},
+	{"a session is over, and nobody sees to it", "forever", func(w *world, c redis.Cmdable) {
+		c.HSet(w.ctx(), w.user("di"), "e:zz", "timeout")
+	}, "apart"},
+	{"a switch is under way, and nobody finishes it", "forever", func(w *world, c redis.Cmdable) {
+		c.HSet(w.ctx(), w.user("di"), "w:R\x00d1", "1\x00S\x001\x00")
+	}, "apart"},
+	{"a switch is broken", "damaged", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.user("di"), "w:R\x00d1", "x") }, "apart"},
+	{"a switch is to be finished that is none", "stale", func(w *world, c redis.Cmdable) {
+		c.ZAdd(w.ctx(), w.tag("u"+fmt.Sprint(w.hash("di")))+"switching", redis.Z{Score: float64(w.now().UnixMilli()), Member: "d1\x00di\x00R"})
+	}, "apart"},
+	{"a room that is not there has a place", "place", func(w *world, c redis.Cmdable) {
+		c.ZAdd(w.ctx(), w.tag("0")+"admitted:"+fmt.Sprint(w.hash("Q")), redis.Z{Score: 1, Member: "Q"})
+	}, "apart"},
+	{"a room has no place", "place", func(w *world, c redis.Cmdable) {
+		c.ZRem(w.ctx(), w.tag("0")+"admitted:"+fmt.Sprint(w.hash("R")), "R")
+	}, "apart"},
+	{"what a room is barred by never expires", "stays", func(w *world, c redis.Cmdable) {
+		c.Set(w.ctx(), w.part("Q")+"barred:Q", "1", 0)
+	}, "apart"},
+
+	{"the user's list has a broken place", "damaged", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.user("di"), "r:R", "here") }, ""},
+	{"the user's hash has a field that is none", "damaged", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.user("di"), "x", "1") }, ""},
+	{"a session's record is lost", "nosession", func(w *world, c redis.Cmdable) { c.HDel(w.ctx(), w.user("ana"), "s:a1") }, ""},
+	{"a session's record is broken", "damaged", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.user("ana"), "s:a1", "1") }, ""},
 	{"a session is of another generation than its place", "apart", func(w *world, c redis.Cmdable) {
 		v := c.HGet(w.ctx(), w.user("ana"), "s:a1").Val()
 		_, rest, _ := strings.Cut(v, "\x00")
 		c.HSet(w.ctx(), w.user("ana"), "s:a1", "7\x00"+rest)
-	}},
+	}, ""},
 	{"a session has neither node nor end", "apart", func(w *world, c redis.Cmdable) {
 		c.HSet(w.ctx(), w.user("di"), "s:d1", strings.Replace(c.HGet(w.ctx(), w.user("di"), "s:d1").Val(), "n1", "", 1))
-	}},
+	}, ""},
 	{"a parked session has no end", "forever", func(w *world, c redis.Cmdable) {
 		c.ZRem(w.ctx(), w.tag("u"+fmt.Sprint(w.hash("fay")))+"parked", "f1\x00fay")
-	}},
+	}, ""},
 	{"a parked session ends much too late", "deadline", func(w *world, c redis.Cmdable) {
 		f := strings.Split(c.HGet(w.ctx(), w.user("fay"), "s:f1").Val(), "\x00")
 		f[2] = fmt.Sprint(w.now().Add(time.Hour).UnixMilli())
 		c.HSet(w.ctx(), w.user("fay"), "s:f1", strings.Join(f, "\x00"))
-	}},
-	{"a node is lost", "nonode", func(w *world, c redis.Cmdable) { c.ZRem(w.ctx(), w.prefix+":nodes", "n1") }},
-	{"a node's set is left over", "orphaned", func(w *world, c redis.Cmdable) { c.SAdd(w.ctx(), w.part("R")+"node:n7", "ana\x00R") }},
-	{"a node does not know a place it holds", "unheld", func(w *world, c redis.Cmdable) { c.SRem(w.ctx(), w.part("R")+"node:n1", "ana\x00R") }},
+	}, ""},
+	{"a node is lost", "nonode", func(w *world, c redis.Cmdable) { c.ZRem(w.ctx(), w.nodes(), "n1") }, ""},
+	{"a node's set is left over", "orphaned", func(w *world, c redis.Cmdable) { c.SAdd(w.ctx(), w.part("R")+"node:n7", "ana\x00R") }, ""},
+	{"a node does not know a place it holds", "unheld", func(w *world, c redis.Cmdable) { c.SRem(w.ctx(), w.part("R")+"node:n1", "ana\x00R") }, ""},
 	{"a node does not know a session it holds", "unheld", func(w *world, c redis.Cmdable) {
 		c.SRem(w.ctx(), w.tag("u"+fmt.Sprint(w.hash("di")))+"nodesessions:n1", "d1\x00di")
-	}},
-	{"a node holds a session that is none", "stale", func(w *world, c redis.Cmdable) { c.SAdd(w.ctx(), w.tag("u0")+"nodesessions:n1", "zz\x00di") }},
+	}, ""},
+	{"a node holds a session that is none", "stale", func(w *world, c redis.Cmdable) { c.SAdd(w.ctx(), w.tag("u0")+"nodesessions:n1", "zz\x00di") }, ""},
 	{"a node's lease is endless", "deadline", func(w *world, c redis.Cmdable) {
-		c.ZAdd(w.ctx(), w.prefix+":nodes", redis.Z{Score: 9e15, Member: "n1"})
-	}},
-	{"a parked place is for ever", "forever", func(w *world, c redis.Cmdable) { c.ZRem(w.ctx(), w.part("R")+"parked", "f1\x00fay\x00R") }},
+		c.ZAdd(w.ctx(), w.nodes(), redis.Z{Score: 9e15, Member: "n1"})
+	}, ""},
+	{"a parked place is for ever", "forever", func(w *world, c redis.Cmdable) { c.ZRem(w.ctx(), w.part("R")+"parked", "f1\x00fay\x00R") }, ""},
 	{"a parked place is kept much too long", "deadline", func(w *world, c redis.Cmdable) {
 		c.ZAdd(w.ctx(), w.part("R")+"parked", redis.Z{Score: 9e15, Member: "f1\x00fay\x00R"})
-	}},
+	}, ""},
 	{"a place is held and parked", "doubly", func(w *world, c redis.Cmdable) {
 		c.ZAdd(w.ctx(), w.part("R")+"parked", redis.Z{Score: float64(w.now().UnixMilli()), Member: "a1\x00ana\x00R"})
-	}},
+	}, ""},
 	{"a parked entry is broken", "damaged", func(w *world, c redis.Cmdable) {
 		c.ZAdd(w.ctx(), w.part("R")+"parked", redis.Z{Score: float64(w.now().UnixMilli()), Member: "a1"})
-	}},
-	{"a room with members is to be destroyed", "deadline", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.part("R")+"room:R", "deadline", "99999999999999") }},
-	{"a room with members expires", "expires", func(w *world, c redis.Cmdable) { c.Expire(w.ctx(), w.part("R")+"room:R", time.Hour) }},
-	{"an empty room has no deadline", "deadline", func(w *world, c redis.Cmdable) { c.HDel(w.ctx(), w.part("empty")+"room:empty", "deadline") }},
+	}, ""},
+	{"a room with members is to be destroyed", "deadline", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.part("R")+"room:R", "deadline", "99999999999999") }, ""},
+	{"a room with members expires", "expires", func(w *world, c redis.Cmdable) { c.Expire(w.ctx(), w.part("R")+"room:R", time.Hour) }, ""},
+	{"an empty room has no deadline", "deadline", func(w *world, c redis.Cmdable) { c.HDel(w.ctx(), w.part("empty")+"room:empty", "deadline") }, ""},
 	{"an empty room's deadline is much too far", "deadline", func(w *world, c redis.Cmdable) {
 		c.HSet(w.ctx(), w.part("empty")+"room:empty", "deadline", "99999999999999")
-	}},
-	{"an empty room is not due", "undue", func(w *world, c redis.Cmdable) { c.Del(w.ctx(), w.part("empty")+"due") }},
+	}, ""},
+	{"an empty room is not due", "undue", func(w *world, c redis.Cmdable) { c.Del(w.ctx(), w.part("empty")+"due") }, ""},
 	{"an empty room is due at another time", "undue", func(w *world, c redis.Cmdable) {
 		for _, e := range c.ZRange(w.ctx(), w.part("empty")+"due", 0, -1).Val() {
 			c.ZIncrBy(w.ctx(), w.part("empty")+"due", 5000, e)
 		}
-	}},
+	}, ""},
 	{"a room is due that is not there", "undue", func(w *world, c redis.Cmdable) {
 		c.ZAdd(w.ctx(), w.part("Q")+"due", redis.Z{Score: 9e15, Member: "Q\x001"})
-	}},
-	{"an empty room never expires", "stays", func(w *world, c redis.Cmdable) { c.Persist(w.ctx(), w.part("empty")+"room:empty") }},
+	}, ""},
+	{"an empty room never expires", "stays", func(w *world, c redis.Cmdable) { c.Persist(w.ctx(), w.part("empty")+"room:empty") }, ""},
 	{"an empty room was forgotten", "overdue", func(w *world, c redis.Cmdable) {
 		at := w.now().Add(-time.Hour).UnixMilli()
 		for _, e := range c.ZRange(w.ctx(), w.part("empty")+"due", 0, -1).Val() {
 			c.ZAdd(w.ctx(), w.part("empty")+"due", redis.Z{Score: float64(at), Member: e})
 		}
 		c.HSet(w.ctx(), w.part("empty")+"room:empty", "deadline", at)
-	}},
+	}, ""},
 	{"the log has an event of another life", "log", func(w *world, c redis.Cmdable) {
 		c.RPush(w.ctx(), w.part("R")+"log:R", "1\x002\x00m\x003\x00\x00\x00\x00\x00")
-	}},
+	}, ""},
 	{"the log is in disorder", "log", func(w *world, c redis.Cmdable) {
 		c.LMove(w.ctx(), w.part("R")+"log:R", w.part("R")+"log:R", "RIGHT", "LEFT")
-	}},
-	{"the log's size is wrong", "logbytes", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.part("R")+"room:R", "logbytes", 1) }},
-	{"the log never expires", "stays", func(w *world, c redis.Cmdable) { c.Persist(w.ctx(), w.part("R")+"log:R") }},
-	{"departures never expire", "stays", func(w *world, c redis.Cmdable) { c.Persist(w.ctx(), w.part("R")+"left:R") }},
-	{"outcomes never expire", "stays", func(w *world, c redis.Cmdable) { c.Persist(w.ctx(), w.part("R")+"did:a1") }},
-	{"a room's key is left over", "orphaned", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.part("Q")+"attrs:Q", "k", "v") }},
-	{"a key has a wrong type", "type", func(w *world, c redis.Cmdable) { c.Set(w.ctx(), w.part("R")+"members:R", "x", 0) }},
-	{"a key is in another partition", "misplaced", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.tag("77")+"attrs:R", "k", "v") }},
-	{"a key is unknown", "unknown", func(w *world, c redis.Cmdable) { c.Set(w.ctx(), w.tag("0")+"what", "x", 0) }},
+	}, ""},
+	{"the log's size is wrong", "logbytes", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.part("R")+"room:R", "logbytes", 1) }, ""},
+	{"the log never expires", "stays", func(w *world, c redis.Cmdable) { c.Persist(w.ctx(), w.part("R")+"log:R") }, ""},
+	{"departures never expire", "stays", func(w *world, c redis.Cmdable) { c.Persist(w.ctx(), w.part("R")+"left:R") }, ""},
+	{"outcomes never expire", "stays", func(w *world, c redis.Cmdable) { c.Persist(w.ctx(), w.part("R")+"did:a1") }, ""},
+	{"a room's key is left over", "orphaned", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.part("Q")+"attrs:Q", "k", "v") }, ""},
+	{"a key has a wrong type", "type", func(w *world, c redis.Cmdable) { c.Set(w.ctx(), w.part("R")+"members:R", "x", 0) }, ""},
+	{"a key is in another partition", "misplaced", func(w *world, c redis.Cmdable) { c.HSet(w.ctx(), w.tag("77")+"attrs:R", "k", "v") }, ""},
+	{"a key is unknown", "unknown", func(w *world, c redis.Cmdable) { c.Set(w.ctx(), w.tag("0")+"what", "x", 0) }, ""},
 	{"a user's slot is wrong", "slot", func(w *world, c redis.Cmdable) {
 		f := strings.SplitN(c.HGet(w.ctx(), w.part("R")+"info:R", "ana").Val(), "\x00", 5)
 		f[3] = "u99"
 		c.HSet(w.ctx(), w.part("R")+"info:R", "ana", strings.Join(f, "\x00"))
-	}},
+	}, ""},
 }
 
 // Every corruption is found under its name; a repair leaves nothing to find, and
 // a deployment in which people come and go as before.
 func TestAudit_corruptions(t *testing.T) {
 	t.Parallel()
-	for _, tt := range corruptions {
-		for _, partitions := range []int{1, 16} {
-			t.Run(fmt.Sprintf("%s/P=%d", tt.name, partitions), func(t *testing.T) {
+	for _, kind := range []string{"redis/P=1", "redis/P=16", "apart/P=4", "cluster/P=4"} {
+		apart := !strings.HasPrefix(kind, "redis")
+		if kind == "cluster/P=4" && testing.Short() {
+			continue
+		}
+		cfg := roomstore.Config{Partitions: 16, Apart: apart}
+		switch {
+		case apart:
+			cfg.Partitions, cfg.MaxRooms = 4, 100
+		case kind == "redis/P=1":
+			cfg.Partitions = 1
+		}
+		for _, tt := range corruptions {
+			if tt.only == "together" && apart || tt.only == "apart" && !apart {
+				continue
+			}
+			t.Run(tt.name+"/"+kind, func(t *testing.T) {
 				t.Parallel()
-				tt.play(newWorld(t, false, roomstore.Config{Partitions: partitions}))
+				if strings.HasPrefix(kind, "cluster") {
+					tt.play(newWorldOn(t, redistest.NewCluster(t).Client(), nil, cfg))
+					return
+				}
+				tt.play(newWorld(t, false, cfg))
 			})
 		}
 	}
 }
 
+// clockOf gives the key of the clock of a room's epochs.
+func (w *world) clockOf(room roomstore.RoomID) string {
+	if w.apart {
+		return w.part(room) + "clock"
+	}
+	return w.tag("0") + "clock"
+}
+
 func (tt corruption) play(w *world) {
 	w.Helper()
+	w.store.LookAgainAfter(0)
 	w.populate()
 	w.sound()
 	tt.do(w, w.rdb)
@@ -207,6 +274,9 @@ func (tt corruption) play(w *world) {
 		w.must(w.rdb.Del(w.ctx(), w.tag("0")+"what").Err())
 	}
 	for pass := 0; len(w.audit(true)) > 0; pass++ {
+		if w.apart { // sessions that are over are left to it
+			w.sweep("n9")
+		}
 		if pass == 5 {
 			w.Fatalf("still finds %v", w.audit(true))
 		}
