@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -305,4 +307,82 @@ func TestAudit_cancelled(t *testing.T) {
 	if err := w.store.Audit(ctx, false, func(roomstore.Finding) {}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
+}
+
+// Beside live work an audit finds nothing, where hash slots lie apart, too: whatever is
+// under way between two of them is over when it looks again.
+func TestAudit_silent(t *testing.T) {
+	admitting(t, roomstore.Config{MaxRooms: 40, MaxRoomsPerUser: 3}, func(w *world) {
+		w.dropped = true
+		nodes := []string{"n1", "n2"}
+		for _, n := range nodes {
+			w.lease(n)
+		}
+		stores := w.stores(2, w.cfg)
+		ctx, stop := context.WithCancel(w.ctx())
+		var work sync.WaitGroup
+		acts := int64(0)
+		for i := range 8 {
+			work.Go(func() {
+				user := roomstore.UserID(fmt.Sprint("u", i/2))
+				for n := 0; ctx.Err() == nil; n++ {
+					s, node := stores[n%2], nodes[n%2]
+					who, err := s.Login(ctx, node, user, roomstore.SessionID(fmt.Sprint("s", i, "-", n)), fmt.Sprint("d", i))
+					for k := 0; k < 12 && err == nil; k++ {
+						a, b := roomstore.RoomID(fmt.Sprint("r", (i+n+k)%9)), roomstore.RoomID(fmt.Sprint("r", (i*k+n)%9))
+						req := roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: a, Data: "x", RequestKey: roomstore.RequestKey(fmt.Sprint(k + 1))}
+						switch k % 6 {
+						case 0, 1:
+							_, err = s.Enter(ctx, who, req)
+						case 2:
+							req.Room = b
+							_, _, err = s.Switch(ctx, who, a, req)
+						case 3:
+							_, err = s.Leave(ctx, who, b, "")
+						case 4:
+							err = s.Park(ctx, who, 20*time.Second)
+							if err == nil {
+								who, _, _, err = s.Resume(ctx, node, who.User, who.ID, nil)
+							}
+						case 5:
+							if n%3 == 0 {
+								err = s.Destroy(ctx, a)
+							}
+						}
+						if roomstore.Refused(err) {
+							err = nil
+						}
+						atomic.AddInt64(&acts, 1)
+					}
+					if err != nil && ctx.Err() == nil && !errors.Is(err, context.Canceled) {
+						w.Error(err)
+						return
+					}
+				}
+			})
+		}
+		work.Go(func() {
+			for ctx.Err() == nil {
+				for _, n := range nodes {
+					stores[0].Lease(ctx, n, false, nil)
+				}
+				stores[1].Sweep(ctx, "n1", nil)
+				select {
+				case <-ctx.Done():
+				case <-time.After(200 * time.Millisecond):
+				}
+			}
+		})
+		w.store.LookAgainAfter(2 * time.Second)
+		for range 2 {
+			for _, f := range w.audit(false) {
+				w.Errorf("%s: %s %s", f.Code, f.Subject, f.Detail)
+			}
+		}
+		stop()
+		work.Wait()
+		if atomic.LoadInt64(&acts) < 100 {
+			w.Errorf("there was little work beside it: %d acts", acts)
+		}
+	})
 }
