@@ -16,9 +16,11 @@
 -- ARGV[6]   log_ttl      ms
 -- ARGV[7]   longest      seconds that a room may be empty
 -- ARGV[8]   nodes        with a lease, each between NULs, if they are not in this slot
--- ARGV[9]   count        of users; four arguments each follow. Each is someone who
+-- ARGV[9]   max_keys     of attributes of the room
+-- ARGV[10]  max_bytes    of their keys and values
+-- ARGV[11]  count        of users; four arguments each follow. Each is someone who
 --                       is in members or in info
--- ARGV[10]  user, user_slot, record, place, …  the latter two if they are not in this
+-- ARGV[12]  user, user_slot, record, place, …  the latter two if they are not in this
 --                       slot: of the session that info has, its record or "over", and its
 --                       reservation of the room
 --
@@ -33,7 +35,8 @@ local LOG_LOOKED_AT = 500
 local part, control, nodes = KEYS[1], KEYS[2], KEYS[3]
 local id, repair, partition = ARGV[1], ARGV[2], ARGV[3]
 local session_ttl, lease_ttl, log_ttl = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-local longest, leases, count = tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
+local longest, leases = tonumber(ARGV[7]), ARGV[8]
+local max_keys, max_bytes, count = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 
 local reply = { "ok" }
 local finding = findings(reply, repair)
@@ -94,7 +97,7 @@ end
 
 -- The members given.
 for i = 0, count - 1 do
-  local user, user_slot, record, place = ARGV[10 + 4 * i], ARGV[11 + 4 * i], ARGV[12 + 4 * i], ARGV[13 + 4 * i]
+  local user, user_slot, record, place = ARGV[12 + 4 * i], ARGV[13 + 4 * i], ARGV[14 + 4 * i], ARGV[15 + 4 * i]
   local who = user .. " in " .. id
   local user_key = key(slot(part, user_slot), "user", user)
   local entry = user .. NUL .. id
@@ -234,6 +237,55 @@ else
       load(part, id, now_ms)
     end)
   end
+end
+-- What only says that something may be there.
+local flags = call("HMGET", room_key, "attrs", "bequests", "blocked")
+local function flagged(i, name, why)
+  if flags[i] ~= "1" and (why or flags[i]) then
+    finding("flag", id, "has " .. (why or "nothing of the kind") .. ", and says of " .. name .. " " .. shown(flags[i]),
+      function()
+        call("HSET", room_key, name, "1")
+      end)
+  end
+end
+local attrs = key(part, "attrs", id)
+local keys, attribute_bytes, goes = call("HLEN", attrs), 0, nil
+if keys > max_keys then
+  finding("attributes", id, "has " .. keys .. " attributes, more than " .. max_keys)
+else
+  local fields = call("HGETALL", attrs)
+  for i = 1, #fields, 2 do
+    local k, v = fields[i], fields[i + 1]
+    local leaves, text = v:match("^[^%z]*%z([01])%z(.*)$")
+    if not leaves then
+      finding("damaged", id, "has the attribute " .. shown(k) .. ", which is " .. shown(v:sub(1, 60)), function()
+        call("HDEL", attrs, k)
+      end)
+    else
+      attribute_bytes = attribute_bytes + #k + #text
+      goes = goes or leaves == "1" and "an attribute that goes with its owner"
+    end
+  end
+  if attribute_bytes > max_bytes then
+    finding("attributes", id, "has attributes of " .. attribute_bytes .. " bytes, more than " .. max_bytes)
+  end
+end
+flagged(1, "attrs", keys > 0 and "attributes")
+flagged(2, "bequests", goes)
+flagged(3, "blocked", call("EXISTS", key(part, "blocked", id)) == 1 and "blocked users")
+local upkeep = call("HMGET", room_key, "attrseq", "leftat", "leftseq")
+for i, name in ipairs({ "attrseq", "leftat", "leftseq" }) do
+  local v, last = upkeep[i], name == "leftat" and now_ms + SLACK_MS or math.max(seq, highest)
+  if v and (not whole(v) or whole(v) > last) then
+    finding("damaged", id, "has the " .. name .. " " .. shown(v) .. ", it is at most " .. number(last), function()
+      call("HDEL", room_key, name)
+    end)
+  end
+end
+if (upkeep[2] == false) ~= (upkeep[3] == false) then
+  finding("damaged", id, "has the leftat " .. shown(upkeep[2]) .. " and the leftseq " .. shown(upkeep[3]), function()
+    call("HDEL", room_key, "leftat", "leftseq")
+  end)
 end
 for _, kind in ipairs({ "left", "log" }) do
   if call("PTTL", key(part, kind, id)) == -1 then

@@ -50,7 +50,9 @@ type layoutKey struct {
 // layout is every key there may be, behind the prefix, its type in Redis and
 // how it is looked at.
 var layout = []layoutKey{
-	{regexp.MustCompile(`(?s)^\{(\d+)\}:(?:room|attrs|memberattrs|blocked):(.+)$`), "hash", "room"},
+	{regexp.MustCompile(`(?s)^\{(\d+)\}:(?:room|attrs):(.+)$`), "hash", "room"},
+	{regexp.MustCompile(`(?s)^\{(\d+)\}:memberattrs:(.+)$`), "hash", "memberattrs"},
+	{regexp.MustCompile(`(?s)^\{(\d+)\}:blocked:(.+)$`), "hash", "blocked"},
 	{regexp.MustCompile(`(?s)^\{(\d+)\}:info:(.+)$`), "hash", "members"},
 	{regexp.MustCompile(`(?s)^\{(\d+)\}:members:(.+)$`), "zset", "members"},
 	{regexp.MustCompile(`(?s)^\{(\d+)\}:left:(.+)$`), "zset", "room"},
@@ -338,6 +340,11 @@ func (a *audit) key(ctx context.Context, key, kind string, ttl time.Duration) er
 			return a.look(ctx, a.room(RoomID(id), nil))
 		case "members":
 			return a.members(ctx, key, kind, RoomID(id))
+		case "memberattrs", "blocked":
+			if err := a.look(ctx, a.room(RoomID(id), nil)); err != nil {
+				return err
+			}
+			return a.index(ctx, key, kind, l.look, slot, id)
 		case "rooms":
 			return a.pages(ctx, key, kind, func(page []string) error {
 				for _, id := range page {
@@ -360,7 +367,7 @@ func (a *audit) key(ctx context.Context, key, kind string, ttl time.Duration) er
 // belongs says whether a key lies where what it is about is looked for.
 func (a *audit) belongs(slot, id, look string) bool {
 	switch look {
-	case "room", "members":
+	case "room", "members", "memberattrs", "blocked":
 		return slot == strconv.Itoa(a.s.keys.hash(id))
 	case "user":
 		return slot == a.s.keys.userSlot(UserID(id))
@@ -422,7 +429,8 @@ func (a *audit) room(room RoomID, users []string) look {
 		if err != nil {
 			return nil, err
 		}
-		args := []any{string(room), repair, p, ms(a.s.cfg.SessionTTL), ms(a.s.cfg.LeaseTTL), ms(a.s.cfg.LogTTL), longestDelay, leases, len(users)}
+		args := []any{string(room), repair, p, ms(a.s.cfg.SessionTTL), ms(a.s.cfg.LeaseTTL), ms(a.s.cfg.LogTTL), longestDelay, leases,
+			MaxAttributes, MaxAttributeBytes, len(users)}
 		for _, user := range users {
 			record, place, err := a.elsewhere(ctx, room, UserID(user))
 			if err != nil {
@@ -550,7 +558,7 @@ func (a *audit) index(ctx context.Context, key, kind, what, slot, id string) err
 			if err != nil {
 				return nil, err
 			}
-			args := []any{what, id, repair, ms(a.s.cfg.LeaseTTL), leases, len(page)}
+			args := []any{what, id, repair, ms(a.s.cfg.LeaseTTL), leases, MaxMemberAttributes, MaxMemberAttributeBytes, len(page)}
 			for _, entry := range page {
 				args = append(args, entry)
 			}
