@@ -24,12 +24,20 @@ type Script struct {
 	Guarded bool   // it takes the term as its last key and argument, see lib/guard.lua
 	*redis.Script
 
+	// Together is how many arguments stand before the list of what is each call's own,
+	// if several calls may go as one; else 0. See [roomstore.Batcher.Join].
+	Together int
+
 	// Apart is the script for hash slots that lie apart, on Redis Cluster; nil if
 	// it is never called there. What it lists, see lib/apart.lua, is put behind its
 	// reply if Lists is set: seven values each, and last how many those are.
 	Apart *redis.Script
 	Lists bool
 	Step  bool // it is called nowhere else
+
+	// Sharded is Apart with sharded channels, which is what Redis Cluster keeps to the
+	// master of a slot. nil if Apart is.
+	Sharded *redis.Script
 }
 
 //go:embed *.lua lib/*.lua
@@ -82,7 +90,7 @@ var (
 	Members           = load("members")
 	MembersAttributes = load("membersattributes")
 	Ownerless         = load("ownerless")
-	Park              = load("park")
+	Park              = together(load("park"), 1)
 	ParkPlace         = step("parkplace")
 	Places            = step("places")
 	Positions         = load("positions")
@@ -97,7 +105,7 @@ var (
 	Rereserve         = step("rereserve")
 	Reserve           = step("reserve")
 	Resolve           = step("resolve")
-	Resume            = alone("resume")
+	Resume            = together(alone("resume"), 2)
 	Retake            = step("retake")
 	Send              = load("send")
 	Settle            = step("settle")
@@ -122,11 +130,19 @@ var All = []Script{
 	TickUsers, Undo, Vacate,
 }
 
-// Commands gives every command that a script calls, in order.
-func Commands() []string {
+// Commands gives every command that a script calls, in order: on one Redis, or on
+// Redis Cluster.
+func Commands(cluster bool) []string {
 	var all []string
 	for _, s := range All {
-		for _, m := range called.FindAllStringSubmatch(assemble(s.Name, false)+assemble(s.Name, s.Apart != nil)+read("lib/guard.lua"), -1) {
+		if cluster && s.Sharded == nil || !cluster && s.Step {
+			continue
+		}
+		text := assemble(s.Name, cluster)
+		if cluster {
+			text = sharded(text)
+		}
+		for _, m := range called.FindAllStringSubmatch(text+read("lib/guard.lua"), -1) {
 			all = append(all, m[1])
 		}
 	}
@@ -143,7 +159,7 @@ func load(name string) Script {
 	s := bare(name)
 	guard := code(read("lib/guard.lua"))
 	s.Guarded, s.Script = true, redis.NewScript(guard+assemble(name, false))
-	s.Apart, s.Lists = apart(guard, name)
+	s.setApart(guard)
 	return s
 }
 
@@ -151,7 +167,13 @@ func load(name string) Script {
 // lie apart.
 func alone(name string) Script {
 	s := load(name)
-	s.Apart, s.Lists = nil, false
+	s.Apart, s.Sharded, s.Lists = nil, nil, false
+	return s
+}
+
+// together has calls of a script go as one.
+func together(s Script, shared int) Script {
+	s.Together = shared
 	return s
 }
 
@@ -170,25 +192,30 @@ func onlyApart(s Script) Script {
 // bare is load for a script that acts under any term.
 func bare(name string) Script {
 	s := Script{Name: name, Script: redis.NewScript(assemble(name, false))}
-	s.Apart, s.Lists = apart("", name)
+	s.setApart("")
 	return s
 }
 
-// apart gives a script's text for slots that lie apart, and whether it lists
-// something. What it returns it then returns to the lines that add that.
-func apart(guard, name string) (*redis.Script, bool) {
-	text := assemble(name, true)
-	if !mentions(text, "LISTED") {
-		return redis.NewScript(guard + text), false
-	}
-	return redis.NewScript(guard + "local LISTED = {}\nlocal function answer()\n" + text + `end
+// setApart sets a script's texts for slots that lie apart. If it lists something,
+// what it returns it then returns to the lines that add that.
+func (s *Script) setApart(guard string) {
+	text := assemble(s.Name, true)
+	if s.Lists = mentions(text, "LISTED"); s.Lists {
+		text = "local LISTED = {}\nlocal function answer()\n" + text + `end
 local reply = answer()
 for i = 1, #LISTED do
   reply[#reply + 1] = LISTED[i]
 end
 reply[#reply + 1] = tostring(#LISTED / 7)
 return reply
-`), true
+`
+	}
+	s.Apart, s.Sharded = redis.NewScript(guard+text), redis.NewScript(sharded(guard+text))
+}
+
+// sharded has a script publish to sharded channels.
+func sharded(text string) string {
+	return strings.ReplaceAll(text, `call("PUBLISH"`, `call("SPUBLISH"`)
 }
 
 // assemble gives the code of a script with the definitions that it needs of what it

@@ -35,13 +35,13 @@ const (
 // A todo is what a script lists that is to be done in another slot: a reservation,
 // and what about it.
 type todo struct {
-	what    string // "free", "held", "park", "quit", "stray" or "switch"
+	what    string // "free", "held", "order", "park", "quit", "stray" or "switch"
 	user    UserID
 	session SessionID
 	room    RoomID
 	ticket  string
 	node    string // that has the session, or had it until now
-	detail  string // "park": the generation; "quit": why; "switch": see lib/apart.lua
+	detail  string // "order": itself; "park": the generation; "quit": why; "switch": see lib/apart.lua
 }
 
 // unlist takes what a script listed from the end of its reply.
@@ -306,9 +306,22 @@ func (s *Store) seeTo(ctx context.Context, list []todo, left time.Duration) erro
 	return err
 }
 
+// tell gives the orders among what is listed to their nodes, and gives the rest. One
+// that does not get there is made good when its node next compares its sessions.
+func (s *Store) tell(ctx context.Context, list []todo) (rest []todo) {
+	for _, t := range list {
+		if t.what == "order" {
+			s.run(ctx, t.node, t.node, lua.Probe, []string{s.NodeTopic(t.node, 0)}, t.detail)
+		} else {
+			rest = append(rest, t)
+		}
+	}
+	return rest
+}
+
 // settle is seeTo, and says how many it took out of rooms.
 func (s *Store) settle(ctx context.Context, list []todo, left time.Duration) (quit int, err error) {
-	if len(list) == 0 {
+	if list = s.tell(ctx, list); len(list) == 0 {
 		return 0, nil
 	}
 	if err := s.finishSwitches(ctx, list); err != nil {
@@ -508,10 +521,11 @@ func (s *Store) resumeApart(ctx context.Context, node string, user UserID, id Se
 	for _, room := range named {
 		asked[room] = true
 	}
-	if err := s.finishSwitches(ctx, r.listed); err != nil {
+	listed := s.tell(ctx, r.listed)
+	if err := s.finishSwitches(ctx, listed); err != nil {
 		return Session{}, nil, false, err
 	}
-	list := slices.DeleteFunc(r.listed, func(t todo) bool { return t.what == "switch" })
+	list := slices.DeleteFunc(listed, func(t todo) bool { return t.what == "switch" })
 	held := len(list)
 	for _, t := range list {
 		delete(asked, t.room)

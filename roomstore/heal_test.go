@@ -400,6 +400,14 @@ func TestStore_Heal_missing(t *testing.T) {
 			}
 			w.open()
 			w.store.Adopt(term)
+			// When they entered is not known any more; who they are is.
+			roster, err := w.store.Roster(w.ctx(), "a", "", 10)
+			w.must(err)
+			for _, m := range roster.Members {
+				if !m.Joined.IsZero() || m.Node == "" {
+					t.Errorf("put back as %+v", m)
+				}
+			}
 			lives, err := w.store.Lives(w.ctx(), []roomstore.RoomID{"a", "none"})
 			w.must(err)
 			if l := lives["a"]; l.Seq != 10 || l.Base != 10 || !l.Lineage.Has(old) || l.Lineage.Has(l.Epoch) || lives["none"].Epoch != 0 {

@@ -427,8 +427,12 @@ func (w *world) heard(want ...string) {
 func (w *world) tell(channel, payload string) string {
 	w.Helper()
 	rest := strings.TrimPrefix(channel, w.prefix+":")
-	if node, ok := strings.CutPrefix(rest, "node:"); ok {
-		if channel != w.store.NodeTopic(node) {
+	own := "node:"
+	if w.apart {
+		own = "{0}:orders:"
+	}
+	if node, ok := strings.CutPrefix(rest, own); ok {
+		if channel != w.store.NodeTopic(node, 0) {
 			w.Errorf("order on %q, which is not the topic of node %q", channel, node)
 		}
 		o, err := roomstore.DecodeOrder(payload)

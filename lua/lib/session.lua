@@ -6,10 +6,15 @@ local function dead(control, node)
   return call("ZSCORE", control .. "dead", node)
 end
 
--- order tells a node to close a session's socket, unless the socket belongs to
--- a generation of at least the one named.
-local function order(control, node, code, session, generation)
-  call("PUBLISH", root(control) .. "node:" .. node, code .. NUL .. session .. NUL .. generation)
+-- session_of reads the record of a session among the fields of its user's hash.
+local function session_of(fields, session)
+  local name = "s:" .. session
+  for i = 1, #fields, 2 do
+    if fields[i] == name then
+      return session_record(fields[i + 1])
+    end
+  end
+  return nil
 end
 
 -- park_membership starts the clock of one membership.
