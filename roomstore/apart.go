@@ -306,22 +306,34 @@ func (s *Store) seeTo(ctx context.Context, list []todo, left time.Duration) erro
 	return err
 }
 
-// tell gives the orders among what is listed to their nodes, and gives the rest. One
-// that does not get there is made good when its node next compares its sessions.
-func (s *Store) tell(ctx context.Context, list []todo) (rest []todo) {
+// tellFor is how long an order may take whose call is over.
+const tellFor = time.Second
+
+// tell gives the orders among what is listed to their nodes. One that does not get
+// there is made good when its node next compares its sessions.
+func (s *Store) tell(ctx context.Context, list []todo) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellFor)
+	defer cancel()
 	for _, t := range list {
 		if t.what == "order" {
 			s.run(ctx, t.node, t.node, lua.Probe, []string{s.NodeTopic(t.node, 0)}, t.detail)
-		} else {
-			rest = append(rest, t)
 		}
 	}
-	return rest
+}
+
+// unordered is a list without its orders.
+func unordered(list []todo) []todo {
+	return slices.DeleteFunc(slices.Clone(list), func(t todo) bool { return t.what == "order" })
 }
 
 // settle is seeTo, and says how many it took out of rooms.
 func (s *Store) settle(ctx context.Context, list []todo, left time.Duration) (quit int, err error) {
-	if list = s.tell(ctx, list); len(list) == 0 {
+	if len(list) == 0 {
+		return 0, nil
+	}
+	// Behind all else: who is sent away hears of its rooms first, as a rule.
+	defer s.tell(ctx, list)
+	if list = unordered(list); len(list) == 0 {
 		return 0, nil
 	}
 	if err := s.finishSwitches(ctx, list); err != nil {
@@ -521,7 +533,8 @@ func (s *Store) resumeApart(ctx context.Context, node string, user UserID, id Se
 	for _, room := range named {
 		asked[room] = true
 	}
-	listed := s.tell(ctx, r.listed)
+	s.tell(ctx, r.listed)
+	listed := unordered(r.listed)
 	if err := s.finishSwitches(ctx, listed); err != nil {
 		return Session{}, nil, false, err
 	}

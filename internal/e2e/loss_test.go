@@ -46,6 +46,7 @@ var roomConfig = &protocol.RoomConfig{RoomAttributes: map[string]string{"topic":
 // stageDisaster starts it all. Members enter ROOM one after another.
 func stageDisaster(t *testing.T, redisArgs ...string) *disaster {
 	t.Helper()
+	oneRedis(t)
 	server := redistest.Start(t, redisArgs...)
 	d := &disaster{t: t, stop: make(chan struct{}), server: server, rdb: server.Client(t), parts: 1}
 	return d.begin(server.Addr())
