@@ -85,6 +85,7 @@ type reservation struct {
 	ticket string
 	from   string // the ticket of the reservation of the room that it switches from
 	listed []todo // see reserve.lua
+	none   bool   // the user is at the limit: what is asked is what else there is to say
 }
 
 // reserved calls an entry into a room with the user's reservation for it. What is
@@ -96,6 +97,10 @@ func (s *Store) reserved(ctx context.Context, who Session, p passage, enter func
 	above := "0"
 	for range reserveTries {
 		got, err := s.reserve(ctx, who, p, above)
+		if errors.Is(err, ErrUserLimit) {
+			// An earlier call under the key may have got in; and other refusals come first.
+			return enter(reservation{home: s.keys.userSlot(who.User) + "#" + noTicket, none: true})
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -119,6 +124,9 @@ func (s *Store) reserved(ctx context.Context, who Session, p passage, enter func
 	}
 	return nil, opErr("enter", string(p.room), ErrUserLimit)
 }
+
+// noTicket is above all that are fenced, and no entry is made with it.
+const noTicket = "9000000000000000"
 
 // dropOthers gives back what a user's other sessions have reserved of a room and do
 // not use, but for those that have been given back.
