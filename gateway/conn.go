@@ -173,7 +173,9 @@ func (c *conn) end(err error) {
 		close(c.said)
 	})
 	<-c.said
+	c.g.ending.take()
 	c.ws.CloseNow()
+	c.g.ending.give()
 
 	s := c.session.Load()
 	if s == nil {
@@ -183,9 +185,11 @@ func (c *conn) end(err error) {
 			return
 		}
 	}
+	c.g.ending.take()
 	c.token.end()
 	s.detach()
 	c.g.drop(s)
+	c.g.ending.give()
 	// A request under way knows its outcome first. One whose outcome stays
 	// unknown does not hold the parking up: it is fenced by it.
 	done := make(chan struct{})

@@ -219,6 +219,7 @@ func (f *feed) catchEarly() {
 func (f *feed) pass(e roomstore.Event) {
 	if e.Kind == roomstore.KindCommand {
 		if !f.repeated(e.MessageID) {
+			f.hub.stats.spoken.Add(1)
 			f.show(e, e.Seq+1)
 			f.upToDate()
 			f.deliver(e, shedClass(e.Priority), e.Seq+1)
@@ -237,6 +238,7 @@ func (f *feed) pass(e roomstore.Event) {
 	case roomstore.KindJoined:
 		f.entered(e)
 	case roomstore.KindMessage:
+		f.hub.stats.spoken.Add(1)
 		f.messageSeq, f.orderKey = max(f.messageSeq, e.MessageSeq), max(f.orderKey, e.OrderKey)
 	case roomstore.KindAttributes:
 		f.change(e)

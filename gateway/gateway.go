@@ -34,6 +34,8 @@ type Config struct {
 	RateLimits     bool
 	HistoryQuery   bool // queryRoomHistory is served
 
+	Console http.Handler // of /console/; none if nil
+
 	SessionTTL        time.Duration // 35 s if 0
 	LeaseTTL          time.Duration // 10 s if 0
 	HeartbeatInterval time.Duration // 10 s if 0
@@ -71,6 +73,10 @@ type Gateway struct {
 	beat     *heartbeat
 	stats    Stats
 	born     time.Time
+
+	returning turnstile // of sessions
+	parking   slots     // for sessions whose sockets have closed
+	ending    slots     // for connections that are cleaned up
 
 	draining atomic.Bool
 	healing  atomic.Bool     // what is known is being put back
@@ -116,7 +122,8 @@ func New(store *roomstore.Store, bus Bus, verifier auth.Verifier, cfg Config) *G
 	g := &Gateway{
 		cfg: cfg, store: store, bus: bus, verifier: verifier, log: cfg.Log,
 		born: time.Now(), open: map[*conn]struct{}{}, sessions: map[roomstore.SessionID]*session{},
-		early: map[roomstore.SessionID]earlyOrder{},
+		early:   map[roomstore.SessionID]earlyOrder{},
+		parking: make(slots, parkedAtOnce), ending: make(slots, endedAtOnce),
 	}
 	g.hub = newHub(store, bus, cfg.RedisTimeout, cfg.Log, &g.stats)
 	g.beat = newHeartbeat(cfg.HeartbeatInterval)
@@ -132,6 +139,10 @@ func (g *Gateway) Handler() http.Handler {
 		r.Handle(path, api)
 	}
 	g.Health(r)
+	if g.cfg.Console != nil {
+		r.Handle("/console", http.RedirectHandler("/console/", http.StatusFound))
+		r.Handle("/console/*", g.cfg.Console)
+	}
 	return r
 }
 

@@ -58,7 +58,8 @@ type incarnation struct {
 	// Owned by run.
 	renewed time.Time
 	since   time.Time // when the lease was begun, on Redis's clock
-	counted tally     // at the last renewal
+	counted tally     // a while ago
+	rates   struct{ accepted, messages, deliveries float64 }
 
 	// Owned by chores.
 	swept      time.Time
@@ -74,6 +75,10 @@ type tally struct {
 	at                             time.Time
 	accepted, messages, deliveries uint64
 }
+
+// tallyEvery is over how long it is counted: one message in the time between two
+// renewals would look like several a second.
+const tallyEvery = 2 * time.Second
 
 // suspicion is a lapsed lease, and for how long it has been seen unchanged while
 // Redis answered: its node could have renewed it.
@@ -276,11 +281,13 @@ func (n *incarnation) about() *roomstore.About {
 	g := n.g
 	s := &g.stats
 	now := tally{time.Now(), s.Accepted.Load(), s.Messages.Load(), s.Deliveries.Load()}
-	before := n.counted
-	n.counted = now
-	rate := func(now, before uint64) float64 { return 0 }
-	if passed := now.at.Sub(before.at).Seconds(); !before.at.IsZero() && passed > 0 {
-		rate = func(now, before uint64) float64 { return float64(now-before) / passed }
+	if before, passed := n.counted, now.at.Sub(n.counted.at); passed >= tallyEvery {
+		if !before.at.IsZero() {
+			n.rates.accepted = float64(now.accepted-before.accepted) / passed.Seconds()
+			n.rates.messages = float64(now.messages-before.messages) / passed.Seconds()
+			n.rates.deliveries = float64(now.deliveries-before.deliveries) / passed.Seconds()
+		}
+		n.counted = now
 	}
 	g.mu.Lock()
 	connections, sessions := len(g.open), len(g.sessions)
@@ -288,8 +295,7 @@ func (n *incarnation) about() *roomstore.About {
 	return &roomstore.About{
 		Name: g.cfg.Node, Version: g.cfg.Version, Since: n.since, Draining: g.draining.Load(),
 		Connections: connections, Sessions: sessions, Rooms: int(s.Occupied.Load()),
-		Accepted: rate(now.accepted, before.accepted), Messages: rate(now.messages, before.messages),
-		Deliveries: rate(now.deliveries, before.deliveries),
+		Accepted: n.rates.accepted, Messages: n.rates.messages, Deliveries: n.rates.deliveries,
 	}
 }
 

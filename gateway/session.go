@@ -158,6 +158,11 @@ func (s *session) try() int64 {
 // It gives up when ctx is done: then the node's lease ends soon, and whoever
 // claims the node does the same.
 func (g *Gateway) park(ctx context.Context, who roomstore.Session, silent time.Duration, slow bool) {
+	if !g.parking.takeFor(ctx) {
+		g.notParked(who, context.Cause(ctx))
+		return
+	}
+	defer g.parking.give()
 	left := max(0, g.cfg.SessionTTL-silent)
 	park := g.store.Park
 	if slow {
@@ -199,10 +204,14 @@ func (g *Gateway) untilKnown(ctx context.Context, who roomstore.Session, do func
 		g.stats.ParkRetries.Add(1)
 		select {
 		case <-ctx.Done():
-			g.log.Warn("session not parked, its end is left to the node's lease", "user", who.User, "err", err)
+			g.notParked(who, err)
 			return
 		case <-time.After(backoff):
 		}
 		backoff = min(2*backoff, time.Second)
 	}
+}
+
+func (g *Gateway) notParked(who roomstore.Session, err error) {
+	g.log.Warn("session not parked, its end is left to the node's lease", "user", who.User, "err", err)
 }

@@ -21,6 +21,8 @@ type Stats struct {
 	Heals        atomic.Uint64 // times what is known was put back
 	Healed       atomic.Uint64 // rooms that went on under a new epoch
 
+	spoken atomic.Uint64 // messages and commands that rooms here have heard
+
 	AuditFound atomic.Int64 // what the last audit of the deployment left unrepaired
 	AuditedAt  atomic.Int64 // when that was, in unix s; 0: there was none
 }

@@ -1,7 +1,7 @@
 -- login.lua begins a session of a user. A session of the same device is
 -- replaced; what is over the device limit is sent away and its rooms are left.
 --
--- Uses     value clock session place room log attributes depart
+-- Uses     value clock session together place limits room log attributes depart
 --
 -- KEYS[1]  user     hash    the user's sessions and rooms
 -- KEYS[2]  uslot    prefix  of the keys in the user's slot
@@ -82,6 +82,7 @@ if #replaced > 0 or #others >= max_devices then -- seldom
     drop(s, "replaced", "4510")
     outlive(uslot, user_key, fields, user, s.id, deadline)
   end
+  write_later()
 
   -- Parked ones go first, the oldest of them first, then the earliest login.
   table.sort(others, function(a, b)

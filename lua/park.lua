@@ -1,59 +1,70 @@
--- park.lua notes that a session's socket is closed: its memberships and the
--- session itself last until its deadline. Nothing else is decided here; only
--- the sweep evicts.
+-- park.lua notes that the sockets of sessions are closed: their memberships and
+-- they themselves last until their deadline. Nothing else is decided here; only
+-- the sweep evicts. Several calls may go together.
 --
--- Uses     value clock session place
+-- Uses     value clock session together place
 --
--- KEYS[1]  user     hash    the user's sessions and rooms
--- KEYS[2]  uslot    prefix  of the keys in the user's slot
--- KEYS[3]  control  prefix  of clock
+-- KEYS[1]  control  prefix  of clock
 --
--- ARGV[1]  user
--- ARGV[2]  session
--- ARGV[3]  generation  "" for any, if the session is on node
--- ARGV[4]  left_ms     until the deadline
--- ARGV[5]  node        used if generation is ""
--- ARGV[6]  slow_ttl    ms that it is remembered that the client was cut off since
---                      it reads too slowly; 0 if it was not
+-- ARGV[1]  count  of the sessions
+-- ARGV[2]  user, user_slot, session, generation, left_ms, node, slow_ttl, …
+--            user_slot is where the user's hash lives
+--            generation is "" for any, if the session is on node
+--            left_ms is what is left until the deadline
+--            slow_ttl is for how many ms it is remembered that the client was cut
+--            off since it reads too slowly; 0 if it was not
 --
 -- Returns  {"ok", deadline}  on the awake clock, in ms
 --          {"fenced"}        the session has moved to another connection, is
 --                            parked already, or has ended
+--          Of several sessions: a list of these.
 --
 -- Publishes  nothing: the others see no change
 
-local user_key, uslot, control = KEYS[1], KEYS[2], KEYS[3]
-local user, session, generation, left_ms, node = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local slow_ttl = tonumber(ARGV[6])
+local control, count = KEYS[1], tonumber(ARGV[1])
+local awake_ms = awake(control, (now()))
+make_room(control)
 
--- Decide.
-local fields = call("HGETALL", user_key)
-local s = session_record(call("HGET", user_key, "s:" .. session))
-
--- was_slow counts the connections of the session that were cut off lately; a
--- repeat of this call does not count.
-local function was_slow()
+-- was_slow counts the connections of a session that were cut off lately; a
+-- repeat of a call does not count.
+local function was_slow(uslot, session, generation, slow_ttl)
   local slow = key(uslot, "slow", session)
-  if s and slow_ttl > 0 and call("SADD", slow, generation) == 1 and call("SCARD", slow) == 1 then
+  if slow_ttl > 0 and call("SADD", slow, generation) == 1 and call("SCARD", slow) == 1 then
     call("PEXPIRE", slow, slow_ttl)
   end
 end
 
-if not s or s.deadline ~= "" or generation ~= "" and s.generation ~= generation
-  or generation == "" and s.node ~= node then
-  was_slow() -- also one that did not wait before it came back
-  if s and s.deadline ~= "" and s.generation == generation then
-    park_rest(fields, user, session, generation)
+-- park gives what is answered for one session.
+local function park(user, uslot, session, generation, left_ms, node, slow_ttl)
+  -- Decide.
+  local user_key = key(uslot, "user", user)
+  local fields = call("HGETALL", user_key)
+  local s = session_of(fields, session)
+  if s then
+    was_slow(uslot, session, generation, slow_ttl) -- also one that did not wait before it came back
   end
-  return { "fenced" }
+  if not s or s.deadline ~= "" or generation ~= "" and s.generation ~= generation
+    or generation == "" and s.node ~= node then
+    if s and s.deadline ~= "" and s.generation == generation then
+      park_rest(fields, user, session, generation)
+    end
+    return { "fenced" }
+  end
+
+  -- Apply.
+  local deadline = number(awake_ms + left_ms)
+  park_rooms(uslot, user_key, fields, user, session, s.node, deadline)
+  later("SREM", key(uslot, "nodesessions", s.node), session .. NUL .. user)
+  later("ZADD", uslot .. "parked", deadline, session .. NUL .. user)
+  s.node, s.deadline = "", deadline
+  call("HSET", user_key, "s:" .. session, session_value(s))
+  return { "ok", deadline }
 end
 
--- Apply.
-local deadline = awake(control, (now())) + left_ms
-park_rooms(uslot, user_key, fields, user, session, s.node, deadline)
-call("SREM", key(uslot, "nodesessions", s.node), session .. NUL .. user)
-call("ZADD", uslot .. "parked", deadline, session .. NUL .. user)
-s.node, s.deadline = "", number(deadline)
-call("HSET", user_key, "s:" .. session, session_value(s))
-was_slow()
-return { "ok", s.deadline }
+local replies = {}
+for i = 0, count - 1 do
+  replies[i + 1] = park(ARGV[2 + 7 * i], slot(control, ARGV[3 + 7 * i]), ARGV[4 + 7 * i], ARGV[5 + 7 * i],
+    tonumber(ARGV[6 + 7 * i]), ARGV[7 + 7 * i], tonumber(ARGV[8 + 7 * i]))
+end
+write_later()
+return count > 1 and replies or replies[1]

@@ -24,6 +24,10 @@ type Script struct {
 	Guarded bool   // it takes the term as its last key and argument, see lib/guard.lua
 	*redis.Script
 
+	// Together is how many arguments stand before the list of what is each call's own,
+	// if several calls may go as one; else 0. See [roomstore.Batcher.Join].
+	Together int
+
 	// Apart is the script for hash slots that lie apart, on Redis Cluster; nil if
 	// it is never called there. What it lists, see lib/apart.lua, is put behind its
 	// reply if Lists is set: seven values each, and last how many those are.
@@ -42,13 +46,18 @@ var files embed.FS
 // The scripts.
 var (
 	Absent            = load("absent")
+	Admissions        = step("admissions")
+	Admit             = step("admit")
+	Admitted          = step("admitted")
 	Attributes        = load("attributes")
 	AuditIndex        = alone("auditindex")
 	AuditRoom         = alone("auditroom")
 	AuditUser         = alone("audituser")
+	Bar               = step("bar")
 	Bury              = step("bury")
 	Catchup           = load("catchup")
 	ChangeAttributes  = load("changeattributes")
+	Census            = step("census")
 	Claim             = step("claim")
 	Cluster           = load("cluster")
 	Condemn           = step("condemn")
@@ -57,6 +66,7 @@ var (
 	Decide            = step("decide")
 	Describe          = load("describe")
 	Destroy           = load("destroy")
+	Ended             = step("ended")
 	Enter             = load("enter")
 	Fence             = step("fence")
 	Free              = step("free")
@@ -79,7 +89,7 @@ var (
 	MemberInfo        = load("memberinfo")
 	Members           = load("members")
 	MembersAttributes = load("membersattributes")
-	Park              = load("park")
+	Park              = together(load("park"), 1)
 	ParkPlace         = step("parkplace")
 	Places            = step("places")
 	Positions         = load("positions")
@@ -88,17 +98,19 @@ var (
 	Quit              = step("quit")
 	Reclaim           = bare("reclaim")
 	Refused           = bare("refused")
+	Register          = step("register")
 	Relay             = load("relay")
 	Release           = alone("release")
 	Reserve           = step("reserve")
 	Resolve           = step("resolve")
-	Resume            = alone("resume")
+	Resume            = together(alone("resume"), 2)
 	Retake            = step("retake")
 	Send              = load("send")
 	Settle            = step("settle")
 	Sweep             = alone("sweep")
 	Switch            = load("switch")
 	Takeover          = step("takeover")
+	Tally             = step("tally")
 	TickRooms         = step("tickrooms")
 	TickUsers         = step("tickusers")
 	Undo              = load("undo")
@@ -107,12 +119,12 @@ var (
 
 // All is every script there is.
 var All = []Script{
-	Absent, Attributes, AuditIndex, AuditRoom, AuditUser, Bury, Catchup, ChangeAttributes, Claim, Cluster,
-	Condemn, Count, Create, Decide, Describe, Destroy, Enter, Fence, Free, Generations, Greet, Heal, Held,
-	History, Hold, Holds, Kick, Lease, Leave, LeaveAll, ListMembers, ListRooms, Lives, Login, MemberAttributes,
-	MemberInfo, Members, MembersAttributes, Park, ParkPlace, Places, Positions, Post, Probe, Quit, Reclaim,
-	Refused, Relay, Release, Reserve, Resolve, Resume, Retake, Send, Settle, Sweep, Switch, Takeover, TickRooms,
-	TickUsers, Undo, Vacate,
+	Absent, Admissions, Admit, Admitted, Attributes, AuditIndex, AuditRoom, AuditUser, Bar, Bury, Catchup,
+	Census, ChangeAttributes, Claim, Cluster, Condemn, Count, Create, Decide, Describe, Destroy, Ended, Enter,
+	Fence, Free, Generations, Greet, Heal, Held, History, Hold, Holds, Kick, Lease, Leave, LeaveAll,
+	ListMembers, ListRooms, Lives, Login, MemberAttributes, MemberInfo, Members, MembersAttributes, Park,
+	ParkPlace, Places, Positions, Post, Probe, Quit, Reclaim, Refused, Register, Relay, Release, Reserve,
+	Resolve, Resume, Retake, Send, Settle, Sweep, Switch, Takeover, Tally, TickRooms, TickUsers, Undo, Vacate,
 }
 
 // Commands gives every command that a script calls, in order: on one Redis, or on
@@ -153,6 +165,12 @@ func load(name string) Script {
 func alone(name string) Script {
 	s := load(name)
 	s.Apart, s.Sharded, s.Lists = nil, nil, false
+	return s
+}
+
+// together has calls of a script go as one.
+func together(s Script, shared int) Script {
+	s.Together = shared
 	return s
 }
 
@@ -209,8 +227,8 @@ func assemble(name string, apart bool) string {
 			continue
 		}
 		for _, lib := range strings.Fields(uses) {
-			if apart && lib == "place" {
-				lib = "apart"
+			if other := instead[lib]; apart && other != "" {
+				lib = other
 			}
 			definitions = append(definitions, split(code(read("lib/"+lib+".lua")))...)
 		}
@@ -219,6 +237,9 @@ func assemble(name string, apart bool) string {
 		return read("lib/" + here.FindStringSubmatch(line)[1] + ".lua")
 	})), definitions)
 }
+
+// instead gives the files of lib/ that stand for others where slots lie apart.
+var instead = map[string]string{"place": "apart", "limits": "admission"}
 
 // here finds the lines in whose place a file of lib/ stands as it is.
 var here = regexp.MustCompile(`(?m)^-- Here (\w+)\n`)

@@ -662,7 +662,12 @@ func (s *Store) sweepApart(ctx context.Context, node string, claims []Lapse) (Sw
 		return Swept{}, err
 	}
 	// A slot that does not answer keeps the others from nothing.
-	return done, errors.Join(err, s.claim(ctx, node, claims, &done))
+	err = errors.Join(err, s.claim(ctx, node, claims, &done))
+	if s.admits() {
+		_, failed := s.seeToAdmissions(ctx)
+		err = errors.Join(err, failed)
+	}
+	return done, err
 }
 
 // tick does what time demands in some slots, and says whether all of them only
@@ -754,15 +759,18 @@ func (s *Store) claim(ctx context.Context, node string, claims []Lapse, done *Sw
 	return nil
 }
 
-func (s *Store) reclaimApart(ctx context.Context, term, node string, sessions []Holding) (lost map[SessionID]Loss, strays []Stray, err error) {
+func (s *Store) reclaimApart(ctx context.Context, term, knew, node string, sessions []Holding) (lost map[SessionID]Loss, strays []Stray, err error) {
 	nodes := s.keys.nodes()
-	if _, _, err := s.reclaim(ctx, s.terms.of(term, nodes), node, nodes, s.keys.control(nodes), nil); err != nil {
-		return nil, nil, err
+	if !s.terms.same(term, knew, nodes) {
+		if _, _, err := s.reclaim(ctx, s.terms.of(term, nodes), node, nodes, s.keys.control(nodes), nil); err != nil {
+			return nil, nil, err
+		}
 	}
 	bySlot := map[string][]Holding{}
 	for _, h := range sessions {
-		slot := s.keys.uslot(s.keys.userSlot(h.User))
-		bySlot[slot] = append(bySlot[slot], h)
+		if slot := s.keys.uslot(s.keys.userSlot(h.User)); !s.terms.same(term, knew, slot) {
+			bySlot[slot] = append(bySlot[slot], h)
+		}
 	}
 	lost = map[SessionID]Loss{}
 	for slot, held := range bySlot {
@@ -781,11 +789,11 @@ func (s *Store) reclaimApart(ctx context.Context, term, node string, sessions []
 // unharmed says whether nothing of a room and of some of its members has been
 // lost between two terms.
 func (s *Store) unharmed(term, knew, part string, members []Placed) bool {
-	if s.terms.of(term, part) != s.terms.of(knew, part) {
+	if !s.terms.same(term, knew, part) {
 		return false
 	}
 	for _, m := range members {
-		if user := s.keys.user(m.User); s.terms.of(term, user) != s.terms.of(knew, user) {
+		if !s.terms.same(term, knew, s.keys.user(m.User)) {
 			return false
 		}
 	}
@@ -806,6 +814,12 @@ func (s *Store) homes(ctx context.Context, term string, client bool, node string
 	var work errgroup.Group
 	work.SetLimit(stepsAtOnce)
 	for i, m := range members {
+		if !client && s.terms.isAway(s.keys.user(m.User)) {
+			// Its reservation is what it was, or is put back when that is known. Without
+			// its ticket, it is void when the membership ends.
+			homes[i] += "#0"
+			continue
+		}
 		work.Go(func() error {
 			ticket, err := s.hold(ctx, term, client, node, room, m)
 			homes[i] += "#" + ticket

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -89,6 +90,7 @@ type Batcher struct {
 
 	mu      sync.RWMutex
 	sources map[string]string // guarded by mu; of scripts, by hash
+	joining map[string]int    // guarded by mu; see Join
 
 	// On Redis Cluster.
 	cluster *redis.ClusterClient
@@ -122,8 +124,10 @@ type lane struct {
 // lane, and after done the caller again. A caller that leaves before that never
 // looks at it again.
 type call struct {
-	cmd  redis.Cmder
-	done chan struct{} // gets one value when cmd has its result; never closed
+	cmd   redis.Cmder
+	own   int           // the word of cmd at which what is its own begins, if it may be joined
+	parts []*call       // that go as this one, which then has no caller; see lane.join
+	done  chan struct{} // gets one value when cmd has its result; never closed
 
 	// Guarded by lane.mu.
 	taken bool // by the lane's goroutine, to be sent
@@ -150,7 +154,7 @@ func NewBatcher(rdb redis.UniversalClient, cfg BatcherConfig) *Batcher {
 	if cfg.Observe == nil {
 		cfg.Observe = func(int, time.Duration) {}
 	}
-	b := &Batcher{rdb: rdb, cfg: cfg, seed: maphash.MakeSeed(), sources: make(map[string]string)}
+	b := &Batcher{rdb: rdb, cfg: cfg, seed: maphash.MakeSeed(), sources: make(map[string]string), joining: make(map[string]int)}
 	if cluster, ok := rdb.(*redis.ClusterClient); ok {
 		b.cluster, b.bySlot = cluster, map[string]*lane{}
 		for _, slot := range append([]string{""}, cfg.Slots...) {
@@ -178,6 +182,20 @@ func (b *Batcher) Register(scripts ...*redis.Script) {
 		b.sources[s.Hash()] = c.source
 	}
 	b.version.Add(1)
+}
+
+// Join has calls of a registered script go as one where they are sent together: with
+// the same keys, the same first arguments, as many as shared says, and the same last
+// one. The first argument of a call is the number 1; of several joined it is their
+// number, and what lies between their first arguments and the last follows one
+// another. The script then answers with a list of what it answers to each, or with
+// one answer for all. If it fails each call is made for itself.
+//
+// A call that is joined may overtake others of its lane.
+func (b *Batcher) Join(script *redis.Script, shared int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.joining[script.Hash()] = shared
 }
 
 // Run sends calls until ctx is done, and returns nil when what was under way
@@ -209,7 +227,11 @@ func (b *Batcher) Do(ctx context.Context, key string, script *redis.Script, keys
 	// A StringSliceCmd would cost less, but fails the whole connection, and with
 	// it its neighbours, if a script breaks its contract.
 	cmd := redis.NewCmd(ctx, evalArgs("evalsha", hash, keys, args)...)
-	if err := b.laneFor(key, keys).do(ctx, cmd); err != nil {
+	own := 0
+	if shared := b.joins(hash); shared > 0 {
+		own = len(evalArgs("", "", keys, nil)) + shared
+	}
+	if err := b.laneFor(key, keys).do(ctx, cmd, own); err != nil {
 		return nil, err
 	}
 	reply, err := cmd.StringSlice()
@@ -258,6 +280,13 @@ func (b *Batcher) source(hash string) (string, bool) {
 	return src, ok
 }
 
+// joins gives how many arguments calls of a script share that go as one; else 0.
+func (b *Batcher) joins(hash string) int {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.joining[hash]
+}
+
 // loads returns the commands that load every script.
 func (b *Batcher) loads(ctx context.Context) []redis.Cmder {
 	b.mu.RLock()
@@ -269,13 +298,13 @@ func (b *Batcher) loads(ctx context.Context) []redis.Cmder {
 	return cmds
 }
 
-// do queues a command and waits for its result.
-func (l *lane) do(ctx context.Context, cmd redis.Cmder) error {
+// do queues a command and waits for its result. own is as in call.
+func (l *lane) do(ctx context.Context, cmd redis.Cmder, own int) error {
 	if err := context.Cause(ctx); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotSent, err)
 	}
 	c := calls.Get().(*call)
-	c.cmd, c.taken, c.left, c.err = cmd, false, false, nil
+	c.cmd, c.own, c.taken, c.left, c.err = cmd, own, false, false, nil
 	if err := l.push(c); err != nil {
 		calls.Put(c)
 		return err
@@ -372,19 +401,120 @@ func (l *lane) stop() {
 func (l *lane) send(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, l.b.cfg.Timeout)
 	defer cancel()
-	start := time.Now()
+	start, n := time.Now(), len(l.batch)
 
+	l.join()
 	l.attempt(ctx, func(redis.Cmder) bool { return true })
 	if l.b.cluster != nil {
 		l.insist(ctx)
 	}
+	if again := l.part(); len(again) > 0 {
+		l.attempt(ctx, func(cmd redis.Cmder) bool { return slices.Contains(again, cmd) })
+	}
 
 	for i, c := range l.batch {
-		c.done <- struct{}{}
+		c.finish()
 		l.batch[i] = nil
 	}
-	l.b.cfg.Observe(len(l.batch), time.Since(start))
+	l.b.cfg.Observe(n, time.Since(start))
 	clear(l.cmds)
+}
+
+// maxJoined is how many calls go as one at most.
+const maxJoined = 64
+
+// join has those calls of the batch that may go as one do so, in the place of the
+// first of them.
+func (l *lane) join() {
+	var joints []int // in batch, those that others may still join
+	kept := l.batch[:0]
+	for _, c := range l.batch {
+		if c.own == 0 {
+			kept = append(kept, c)
+			continue
+		}
+		i := slices.IndexFunc(joints, func(i int) bool { return kept[i].accepts(c) })
+		if i < 0 {
+			joints = append(joints, len(kept))
+			kept = append(kept, c)
+			continue
+		}
+		at := joints[i]
+		if first := kept[at]; first.parts == nil {
+			kept[at] = &call{cmd: first.cmd, own: first.own, parts: []*call{first}}
+		}
+		kept[at].parts = append(kept[at].parts, c)
+	}
+	clear(l.batch[len(kept):])
+	l.batch = kept
+	for _, i := range joints {
+		l.batch[i].merge()
+	}
+}
+
+// accepts says whether c may go as one with this call, or these.
+func (j *call) accepts(c *call) bool {
+	if len(j.parts) >= maxJoined || j.own != c.own {
+		return false
+	}
+	a, b := j.cmd.Args(), c.cmd.Args()
+	return slices.Equal(a[:j.own], b[:c.own]) && a[len(a)-1] == b[len(b)-1]
+}
+
+// merge makes the one call of its parts, if it has any.
+func (j *call) merge() {
+	if j.parts == nil {
+		return
+	}
+	first := j.cmd.Args()
+	words := slices.Clone(first[:j.own])
+	for _, c := range j.parts {
+		args := c.cmd.Args()
+		words = append(words, args[c.own:len(args)-1]...)
+	}
+	keys := first[2].(int)
+	words[3+keys] = len(j.parts)
+	j.cmd = redis.NewCmd(context.Background(), append(words, first[len(first)-1])...)
+}
+
+// part takes those calls apart again that failed as one, and gives them: what Redis
+// answers to one does not touch the others.
+func (l *lane) part() (again []redis.Cmder) {
+	for _, c := range slices.Clone(l.batch) {
+		if err := c.cmd.Err(); c.parts == nil || err == nil || !answered(err) {
+			continue
+		}
+		i := slices.Index(l.batch, c)
+		l.batch = slices.Replace(l.batch, i, i+1, c.parts...)
+		for _, p := range c.parts {
+			again = append(again, p.cmd)
+		}
+	}
+	return again
+}
+
+// finish hands out the result.
+func (c *call) finish() {
+	if c.parts == nil {
+		c.done <- struct{}{}
+		return
+	}
+	cmd := c.cmd.(*redis.Cmd)
+	replies, err := cmd.Slice()
+	for i, p := range c.parts {
+		reply := any(replies)
+		if len(replies) == len(c.parts) {
+			if own, ok := replies[i].([]any); ok {
+				reply = own
+			}
+		}
+		if err != nil {
+			p.cmd.SetErr(err)
+		} else {
+			p.cmd.(*redis.Cmd).SetVal(reply)
+		}
+		p.done <- struct{}{}
+	}
 }
 
 // attempt sends those calls of the batch that are chosen.
@@ -499,7 +629,7 @@ type scripter struct{ l *lane }
 
 func (s scripter) eval(ctx context.Context, name, script string, keys []string, args []any) *redis.Cmd {
 	cmd := redis.NewCmd(ctx, evalArgs(name, script, keys, args)...)
-	if err := s.l.do(ctx, cmd); err != nil && !answered(err) {
+	if err := s.l.do(ctx, cmd, 0); err != nil && !answered(err) {
 		// If the caller has left, cmd is the lane's.
 		cmd = redis.NewCmd(ctx)
 		cmd.SetErr(err)

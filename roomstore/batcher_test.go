@@ -562,3 +562,115 @@ func eventually(t testing.TB, cond func() bool) {
 		}
 	}
 }
+
+// joinable answers to each of several calls with its own value, and keeps how many
+// went as one. One call that is "odd" fails them all.
+var joinable = redis.NewScript(`
+	local replies = {}
+	for i = 1, ARGV[1] do
+		if ARGV[2 + i] == "odd" then
+			return redis.error_reply("ODD refused")
+		end
+		replies[i] = { ARGV[2], ARGV[2 + i], ARGV[#ARGV] }
+	end
+	redis.call("RPUSH", KEYS[1], ARGV[1])
+	if ARGV[2] == "all" then
+		return { "none" }
+	end
+	return replies[2] and replies or replies[1]`)
+
+// Calls that may be joined go as one with those that share keys and arguments with
+// them, and each has its own result: also if the script answers once for all, or
+// fails since one of them is odd.
+func TestBatcher_Join(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Start(t).Client(t)
+	b := roomstore.NewBatcher(rdb, roomstore.BatcherConfig{Lanes: 1})
+	b.Register(joinable)
+	b.Join(joinable, 2)
+	var wg sync.WaitGroup
+	queued := 0
+	ask := func(key, shared, own, last string, want []string, failure string) {
+		wg.Go(func() {
+			got, err := b.Do(t.Context(), own, joinable, []string{key}, []any{1, shared, own, last})
+			if err != nil && err.Error() == failure {
+				err, failure = nil, ""
+			}
+			if err != nil || failure != "" || !slices.Equal(got, want) {
+				t.Errorf("%s: got %q, %v, want %q", own, got, err, want)
+			}
+		})
+		queued++
+		eventually(t, func() bool { return b.Waiting() == queued })
+	}
+	for i := range 70 {
+		own := strconv.Itoa(i)
+		ask("many", "a", own, "z", []string{"a", own, "z"}, "")
+	}
+	ask("other", "a", "other key", "z", []string{"a", "other key", "z"}, "")
+	ask("many", "b", "other share", "z", []string{"b", "other share", "z"}, "")
+	ask("many", "a", "other end", "y", []string{"a", "other end", "y"}, "")
+	for i := range 3 {
+		ask("once", "all", strconv.Itoa(i), "z", []string{"none"}, "")
+	}
+	ask("mixed", "a", "good", "z", []string{"a", "good", "z"}, "")
+	ask("mixed", "a", "odd", "z", nil, "ODD refused")
+	ask("mixed", "a", "better", "z", []string{"a", "better", "z"}, "")
+	defer start(t, b)()
+	wg.Wait()
+
+	for key, want := range map[string][]string{
+		"many": {"64", "6", "1", "1"}, "other": {"1"}, "once": {"3"}, "mixed": {"1", "1"},
+	} {
+		if got := rdb.LRange(t.Context(), key, 0, -1).Val(); !slices.Equal(got, want) {
+			t.Errorf("%s: %q calls went as one, want %q", key, got, want)
+		}
+	}
+}
+
+// Calls that may be joined and others keep their results apart, whoever leaves
+// meanwhile.
+func TestBatcher_Join_left(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Start(t).Client(t)
+	b := roomstore.NewBatcher(rdb, roomstore.BatcherConfig{Lanes: 1})
+	b.Register(joinable)
+	b.Join(joinable, 2)
+	leaving, leave := context.WithCancel(t.Context())
+	var wg, left sync.WaitGroup
+	left.Add(3)
+	for i := range 9 {
+		wg.Go(func() {
+			ctx, own := t.Context(), strconv.Itoa(i)
+			if i%3 == 0 {
+				ctx = leaving
+				defer left.Done()
+			}
+			if i%3 == 1 {
+				got, err := b.Do(ctx, own, appendScript, []string{own}, []any{own})
+				if want := []string{"1", own}; err != nil || !slices.Equal(got, want) {
+					t.Errorf("got %q, %v, want %q", got, err, want)
+				}
+				return
+			}
+			got, err := b.Do(ctx, own, joinable, []string{"k"}, []any{1, "a", own, "z"})
+			if i%3 == 0 {
+				if !errors.Is(err, roomstore.ErrNotSent) {
+					t.Errorf("left: got %q, %v, want %v", got, err, roomstore.ErrNotSent)
+				}
+				return
+			}
+			if want := []string{"a", own, "z"}; err != nil || !slices.Equal(got, want) {
+				t.Errorf("got %q, %v, want %q", got, err, want)
+			}
+		})
+	}
+	eventually(t, func() bool { return b.Waiting() == 9 })
+	leave()
+	left.Wait()
+	defer start(t, b)()
+	wg.Wait()
+	if got := rdb.LRange(t.Context(), "k", 0, -1).Val(); !slices.Equal(got, []string{"3"}) {
+		t.Errorf("%q calls went as one, want 3", got)
+	}
+}

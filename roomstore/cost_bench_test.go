@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -77,6 +78,15 @@ func BenchmarkCost(b *testing.B) {
 			return err
 		})
 	})
+	b.Run("login", func(b *testing.B) {
+		all := make([]roomstore.Session, b.N)
+		prefix := redistest.Prefix()[5:11]
+		measure(b, func(ctx context.Context, i int) (err error) {
+			all[i], err = store.Login(ctx, "node", roomstore.UserID(fmt.Sprintf("u%d-%s", i, prefix)), roomstore.NewSessionID(), "")
+			return err
+		})
+		leaveEverybody(b, store, all, callers)
+	})
 	b.Run("enter", func(b *testing.B) {
 		all := people(b)
 		measure(b, func(ctx context.Context, i int) error { return enter(ctx, all[i], i) })
@@ -97,6 +107,20 @@ func BenchmarkCost(b *testing.B) {
 		})
 		leaveEverybody(b, store, all, callers)
 	})
+	b.Run("park", func(b *testing.B) {
+		all := in(b)
+		measure(b, func(ctx context.Context, i int) error { return store.Park(ctx, all[i], time.Minute) })
+		leaveEverybody(b, store, all, callers)
+	})
+	b.Run("resume", func(b *testing.B) {
+		all := in(b)
+		each(b, callers, func(ctx context.Context, i int) error { return store.Park(ctx, all[i], time.Minute) })
+		measure(b, func(ctx context.Context, i int) (err error) {
+			all[i], err = back(ctx, store, all[i], "node", room(i))
+			return err
+		})
+		leaveEverybody(b, store, all, callers)
+	})
 	b.Run("relay", func(b *testing.B) {
 		all := in(b)
 		measure(b, func(ctx context.Context, i int) error {
@@ -105,6 +129,15 @@ func BenchmarkCost(b *testing.B) {
 		})
 		leaveEverybody(b, store, all, callers)
 	})
+}
+
+// back brings a parked session to a node, with its room.
+func back(ctx context.Context, store *roomstore.Store, who roomstore.Session, node string, room roomstore.RoomID) (roomstore.Session, error) {
+	who, rooms, ok, err := store.Resume(ctx, node, who.User, who.ID, []roomstore.RoomID{room})
+	if err == nil && (!ok || len(rooms) != 1 || !rooms[0].In) {
+		err = fmt.Errorf("%s is not back in %s: %v", who.ID, room, rooms)
+	}
+	return who, err
 }
 
 func leaveEverybody(b *testing.B, store *roomstore.Store, all []roomstore.Session, callers int) {

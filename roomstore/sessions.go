@@ -33,6 +33,9 @@ func (s *Store) Login(ctx context.Context, node string, user UserID, id SessionI
 	return who, opErr("login", string(user), r.done())
 }
 
+// sessionsLane is one for all who come back or are parked: there they go together.
+const sessionsLane = ""
+
 // A Return is what became of a session's place in one room.
 type Return struct {
 	Room     RoomID
@@ -61,13 +64,13 @@ func (s *Store) Resume(ctx context.Context, node string, user UserID, id Session
 	if s.cfg.Apart {
 		return s.resumeApart(ctx, node, user, id, named)
 	}
-	slot := s.keys.userSlot(user)
-	args := []any{string(user), string(id), node, s.validUntil(ctx), len(named)}
+	var places strings.Builder
 	for _, room := range named {
-		args = append(args, string(room), s.keys.partition(room))
+		fmt.Fprintf(&places, "%s\x00%d\x00", room, s.keys.partition(room))
 	}
-	r, err := s.run(ctx, string(user), string(user), lua.Resume,
-		[]string{s.keys.user(user), s.keys.uslot(slot), s.keys.control(s.keys.uslot(slot))}, args...)
+	slot := s.keys.userSlot(user)
+	r, err := s.run(ctx, sessionsLane, string(user), lua.Resume, []string{s.keys.control(s.keys.uslot(slot))},
+		1, node, string(user), slot, string(id), s.validUntil(ctx), places.String())
 	if err != nil {
 		return Session{}, nil, false, err
 	}
@@ -143,10 +146,9 @@ func (s *Store) Abandon(ctx context.Context, who Session, left time.Duration) er
 }
 
 func (s *Store) park(ctx context.Context, who Session, generation string, left, slow time.Duration) error {
-	uslot := s.keys.uslot(s.keys.userSlot(who.User))
-	r, err := s.run(ctx, string(who.User), string(who.User), lua.Park,
-		[]string{s.keys.user(who.User), uslot, s.keys.control(uslot)},
-		string(who.User), string(who.ID), generation, ms(max(0, left)), who.Node, ms(slow))
+	slot := s.keys.userSlot(who.User)
+	r, err := s.run(ctx, sessionsLane, string(who.User), lua.Park, []string{s.keys.control(s.keys.uslot(slot))},
+		1, string(who.User), slot, string(who.ID), generation, ms(max(0, left)), who.Node, ms(slow))
 	if r == nil || len(r.listed) == 0 {
 		return err
 	}

@@ -77,8 +77,7 @@ type Store struct {
 	leases sync.Map // node → time.Time of its last renewal; where slots lie apart
 }
 
-// New returns a Store that sends its scripts through calls. It panics if MaxRooms is
-// set for more than one partition and Apart is, too.
+// New returns a Store that sends its scripts through calls.
 func New(calls *Batcher, cfg Config) *Store {
 	defaults(&cfg.Prefix, "rg")
 	defaults(&cfg.Partitions, 1)
@@ -98,14 +97,14 @@ func New(calls *Batcher, cfg Config) *Store {
 	}
 	if cfg.Apart {
 		cfg.Terms.keys.apart = true
-		if cfg.MaxRooms > 0 && cfg.Partitions > 1 {
-			panic("roomstore: rooms of several partitions are not counted together where hash slots lie apart")
-		}
 	}
 	s := &Store{calls: calls, cfg: cfg, keys: cfg.Terms.keys, terms: cfg.Terms}
 	for _, script := range lua.All {
 		if text := s.text(script); text != nil && (cfg.Apart || !script.Step) {
 			calls.Register(text)
+			if script.Together > 0 && !cfg.Apart { // there they answer with more
+				calls.Join(text, script.Together)
+			}
 		}
 	}
 	return s

@@ -42,9 +42,6 @@ func contract(t *testing.T, cfg roomstore.Config, test func(w *world)) {
 				t.Parallel()
 				cfg := cfg
 				cfg.Partitions, cfg.Apart = partitions, kind == "apart" || kind == "cluster"
-				if cfg.Apart && cfg.MaxRooms > 0 && partitions > 1 {
-					return // see roomstore.New
-				}
 				if kind == "cluster" {
 					test(newWorldOn(t, redistest.NewCluster(t).Client(), nil, cfg))
 					return

@@ -82,6 +82,7 @@ func endpoint(text string) (addr, path string, secure bool, err error) {
 
 // access is what clients need to be let in.
 type access struct {
+	pem         []byte         // of authorities
 	authorities *x509.CertPool // who may sign a server's certificate; nil: whom the system trusts
 	secret      []byte         // that login tokens are signed with; nil: no tokens
 }
@@ -90,11 +91,10 @@ type access struct {
 // second.
 func readAccess(caFile, secretFile, secret string) (a access, err error) {
 	if caFile != "" {
-		pem, err := os.ReadFile(caFile)
-		if err != nil {
+		if a.pem, err = os.ReadFile(caFile); err != nil {
 			return a, fmt.Errorf("--ca-file: %w", err)
 		}
-		if a.authorities = x509.NewCertPool(); !a.authorities.AppendCertsFromPEM(pem) {
+		if a.authorities = x509.NewCertPool(); !a.authorities.AppendCertsFromPEM(a.pem) {
 			return a, fmt.Errorf("--ca-file: %s holds no certificate in PEM", caFile)
 		}
 	}

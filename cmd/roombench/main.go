@@ -36,9 +36,10 @@ reconnect, only if it is named: of 15000 clients in rooms 10000 lose their links
 Latencies at a rate are counted from when something was due, so a stall shows in all that it held up. Every receiver checks that it gets every message, once and in order: if not, roombench says what and where, and exits with 1.`
 
 type flags struct {
-	Run     runFlags     `cmd:"" default:"withargs" help:"Put load on servers. This is what happens without a command."`
-	Bare    bareFlags    `cmd:"" help:"Run a minimal server to compare with: rooms in memory, Redis pub/sub between servers, and nothing else."`
-	Compare compareFlags `cmd:"" help:"Run all workloads against gateways and against bare servers, in turn, and print the ratios."`
+	Run       runFlags       `cmd:"" default:"withargs" help:"Put load on servers. This is what happens without a command."`
+	Bare      bareFlags      `cmd:"" help:"Run a minimal server to compare with: rooms in memory, Redis pub/sub between servers, and nothing else."`
+	Returners returnersFlags `cmd:"" hidden:"" help:"Be those of reconnect who are cut off. roombench starts this itself."`
+	Compare   compareFlags   `cmd:"" help:"Run all workloads against gateways and against bare servers, in turn, and print the ratios."`
 }
 
 type runFlags struct {
@@ -99,6 +100,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	switch parsed.Selected().Name {
 	case "bare":
 		return f.Bare.run(ctx, stdout)
+	case "returners":
+		return f.Returners.run(ctx, os.Stdin, stdout)
 	case "compare":
 		return f.Compare.run(ctx, stdout, stderr)
 	}

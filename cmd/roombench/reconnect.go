@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,10 +15,12 @@ import (
 )
 
 // reconnecting is a workload in which most clients lose their links at once, and come back
-// to their rooms, while those who stay go on speaking.
+// to their rooms, while those who stay go on speaking. Those who are cut off are another
+// process: connecting is work, and those who stay are not to hear later for it.
 type reconnecting struct {
 	*crowd
-	members []*returner
+	name    string
+	members []*returner // of this process
 	senders []*returner // one in each room; they stay
 	sent    []atomic.Uint32
 
@@ -27,8 +30,9 @@ type reconnecting struct {
 // A returner is a member that is cut off, or stays and listens.
 type returner struct {
 	seat
+	number int
 	inRoom int // number of the room
-	cut    bool
+	sends  bool
 
 	session string
 
@@ -51,36 +55,25 @@ func (b *bench) reconnect(ctx context.Context) error {
 		return err
 	}
 	defer c.disperse(ctx)
-	n, cut := b.load.ReconnectMembers, b.load.ReconnectCut
-	name := fmt.Sprintf("reconnect, %d of %d", cut, n)
-	w := &reconnecting{crowd: c}
-	seats := c.seats("r", n, b.load.RoomSize)
-	rooms := (n + b.load.RoomSize - 1) / b.load.RoomSize
-	w.sent = make([]atomic.Uint32, rooms)
-	for i, s := range seats {
-		r := &returner{seat: s, inRoom: i / b.load.RoomSize}
-		if i%b.load.RoomSize == 0 {
-			w.senders = append(w.senders, r)
-		}
-		w.members = append(w.members, r)
+	w, err := newReconnecting(c, false)
+	if err != nil {
+		return err
 	}
-	left := cut
-	for place := 1; place < b.load.RoomSize && left > 0; place++ {
-		for i := place; i < n && left > 0; i += b.load.RoomSize { // of each room, and never its sender
-			w.members[i].cut = true
-			left--
-		}
-	}
-	if left > 0 {
-		return fmt.Errorf("--reconnect-cut is %d, and one of each room has to stay: %d at most", cut, cut-left)
-	}
+	name, n, cut := w.name, b.load.ReconnectMembers, b.load.ReconnectCut
 	begun, err := c.procs.sample()
 	if err != nil {
 		return err
 	}
-	// Positions come with the answers to entries, so these are made here.
-	if err := w.arrive(ctx, name); err != nil {
+	away, err := b.startReturners(ctx)
+	if err != nil {
 		return err
+	}
+	defer away.end()
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return w.arrive(gctx, n-cut) })
+	g.Go(func() error { return away.arrive(gctx) })
+	if err := g.Wait(); err != nil {
+		return cmp.Or(context.Cause(ctx), err)
 	}
 	if err := c.quiet(ctx); err != nil {
 		return err
@@ -101,22 +94,26 @@ func (b *bench) reconnect(ctx context.Context) error {
 	w.percentiles(name, "delivery, undisturbed", w.takeTimes().times)
 	var back time.Duration
 	storm, err := w.speak(ctx, func(ctx context.Context) error {
+		w.progress.status("%s: waiting for them", name)
 		began := time.Now()
-		err := w.cutAndBack(ctx, name)
+		err := away.cut(ctx)
 		back = time.Since(began)
 		return err
 	})
 	if err != nil {
-		return err
+		return cmp.Or(context.Cause(ctx), err)
+	}
+	if err := away.check(ctx, w.sent); err != nil {
+		return cmp.Or(context.Cause(ctx), err)
 	}
 	w.percentiles(name, "delivery, meanwhile", w.takeTimes().times)
 	w.add(name, "all are back after", back.Seconds(), "s")
-	w.add(name, "clients/s", float64(w.countCut())/back.Seconds(), "/s")
+	w.add(name, "clients/s", float64(cut)/back.Seconds(), "/s")
 	if servers, redis := c.procs.watches(); servers && redis {
 		// What speaking cost meanwhile is taken off, as it cost before.
 		quiet := calm.redis.Seconds() / calm.took.Seconds() * storm.took.Seconds()
 		entry := (there.redis - begun.redis).Seconds() / float64(n)
-		resume := (storm.redis.Seconds() - quiet) / float64(w.countCut())
+		resume := (storm.redis.Seconds() - quiet) / float64(cut)
 		w.add(name, "Redis CPU per login and entry", entry*1e6, "µs")
 		w.add(name, "Redis CPU per resume", resume*1e6, "µs")
 		w.add(name, "… of that of an entry", resume/entry, "×")
@@ -124,24 +121,45 @@ func (b *bench) reconnect(ctx context.Context) error {
 	return w.verdict()
 }
 
-func (w *reconnecting) countCut() (n int) {
-	for _, r := range w.members {
-		if r.cut {
-			n++
+// newReconnecting gives those of the workload who are cut off, or the others.
+func newReconnecting(c *crowd, cut bool) (*reconnecting, error) {
+	n, size := c.load.ReconnectMembers, c.load.RoomSize
+	w := &reconnecting{crowd: c, name: fmt.Sprintf("reconnect, %d of %d", c.load.ReconnectCut, n)}
+	w.sent = make([]atomic.Uint32, (n+size-1)/size)
+	isCut := make([]bool, n)
+	left := c.load.ReconnectCut
+	for place := 1; place < size && left > 0; place++ {
+		for i := place; i < n && left > 0; i += size { // of each room, and never its sender
+			isCut[i] = true
+			left--
 		}
 	}
-	return n
+	if left > 0 {
+		return nil, fmt.Errorf("--reconnect-cut is %d, and one of each room has to stay: %d at most", c.load.ReconnectCut, c.load.ReconnectCut-left)
+	}
+	for i, s := range c.seats("r", n, size) {
+		if isCut[i] != cut {
+			continue
+		}
+		r := &returner{seat: s, number: i, inRoom: i / size, sends: i%size == 0}
+		if r.sends {
+			w.senders = append(w.senders, r)
+		}
+		w.members = append(w.members, r)
+	}
+	return w, nil
 }
 
-// arrive brings everybody in.
-func (w *reconnecting) arrive(ctx context.Context, name string) error {
+// arrive brings the members of this process in. Positions come with the answers to
+// entries, so these are made here.
+func (w *reconnecting) arrive(ctx context.Context, all int) error {
 	var done atomic.Int64
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(w.load.Parallel)
 	var mu sync.Mutex
-	for i, r := range w.members {
+	for _, r := range w.members {
 		g.Go(func() error {
-			client, err := w.access.dial(gctx, w.loops[i%len(w.loops)], w.urls[r.gate], r.user)
+			client, err := w.access.dial(gctx, w.loops[r.number%len(w.loops)], w.urls[r.gate], r.user)
 			if err != nil {
 				return fmt.Errorf("connect %s: %w", r.user, err)
 			}
@@ -167,7 +185,7 @@ func (w *reconnecting) arrive(ctx context.Context, name string) error {
 			client.loop.mu.Lock()
 			r.epoch, r.seq = room.Epoch, max(r.seq, room.Seq)
 			client.loop.mu.Unlock()
-			w.progress.status("%s: %d of %d clients are in", name, done.Add(1), len(w.members))
+			w.progress.status("%s: %d of the %d clients who stay are in", w.name, done.Add(1), all)
 			return nil
 		})
 	}
@@ -195,28 +213,21 @@ func (w *reconnecting) send(r *returner, due time.Time) error {
 }
 
 // cutAndBack ends the links, all at once, and brings the clients back.
-func (w *reconnecting) cutAndBack(ctx context.Context, name string) error {
+func (w *reconnecting) cutAndBack(ctx context.Context) error {
 	for _, r := range w.members {
-		if r.cut {
-			r.client.hangUp()
-		}
+		r.client.hangUp()
 	}
-	var done atomic.Int64
-	total := w.countCut()
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(w.load.Parallel)
 	var mu sync.Mutex
-	for i, r := range w.members {
-		if !r.cut {
-			continue
-		}
+	for _, r := range w.members {
 		g.Go(func() error {
 			old := r.client.loop
 			old.mu.Lock()
 			at := protocol.ResumeRoom{RoomID: r.room, Position: protocol.Position{Epoch: r.epoch, Seq: r.seq}}
 			old.mu.Unlock()
-			gate := (r.gate + i) % len(w.urls) // half of them elsewhere
-			client, err := w.access.dial(gctx, w.loops[i%len(w.loops)], w.urls[gate], r.user)
+			gate := (r.gate + r.number) % len(w.urls) // half of them elsewhere
+			client, err := w.access.dial(gctx, w.loops[r.number%len(w.loops)], w.urls[gate], r.user)
 			if err != nil {
 				return fmt.Errorf("connect %s again: %w", r.user, err)
 			}
@@ -248,7 +259,6 @@ func (w *reconnecting) cutAndBack(ctx context.Context, name string) error {
 			case <-time.After(patience):
 				return fmt.Errorf("%s: not connected to its room after %v", r, patience)
 			}
-			w.progress.status("%s: %d of %d are back", name, done.Add(1), total)
 			return nil
 		})
 	}
@@ -287,9 +297,7 @@ func (w *reconnecting) hear(r *returner, h heard, at time.Time) {
 			w.suspect(&Problem{loss, fmt.Sprintf("%s: message %d came behind %d", r, s.n, int64(r.next)-1)})
 			r.next = s.n + 1
 		}
-		if !r.cut {
-			l.record(at.Sub(w.began) - s.due)
-		}
+		l.record(at.Sub(w.began) - s.due)
 	case kindError:
 		w.fail(fmt.Errorf("%s: %w", r, h.failure()))
 	}
@@ -302,7 +310,7 @@ func (w *reconnecting) missing() (first string, n int) {
 		defer l.mu.Unlock()
 	}
 	for _, r := range w.members {
-		if sent := w.sent[r.inRoom].Load(); r != w.senders[r.inRoom] && r.next != sent {
+		if sent := w.sent[r.inRoom].Load(); !r.sends && r.next != sent {
 			if n++; n == 1 {
 				first = fmt.Sprintf("%s has had %d of %d messages", r, r.next, sent)
 			}

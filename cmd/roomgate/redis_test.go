@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/roomgate/roomgate/internal/redistest"
@@ -330,4 +331,23 @@ func TestPrimaryConn_Write(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A Redis that is embedded in another gateway does for development, and for
+// nothing else.
+func TestOpenRedis_embeddedElsewhere(t *testing.T) {
+	t.Parallel()
+	url := "redis://" + miniredis.RunT(t).Addr()
+	if err := reach(t, url); err != nil {
+		t.Errorf("for development: %v", err)
+	}
+	cfg, _, err := parse(nil, "ROOMGATE_REDIS_URL="+url, "ROOMGATE_JWT_HS256_SECRET="+testSecret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link, err := openRedis(t.Context(), &cfg, nil, slog.New(slog.DiscardHandler))
+	if err == nil {
+		link.Close()
+	}
+	wants(t, err, url, "7.0 or later is needed")
 }

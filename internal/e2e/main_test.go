@@ -177,14 +177,6 @@ func partitionings() []int {
 	return []int{1, 16}
 }
 
-// roomLimit is the flag for so many rooms.
-func roomLimit(n int) string {
-	if *onCluster {
-		n = 0 // it is not counted there
-	}
-	return fmt.Sprintf("--max-rooms=%d", n)
-}
-
 // anyOf says whether there is any of these keys.
 func anyOf(ctx context.Context, rdb redis.UniversalClient, keys []string) bool {
 	for _, key := range keys {

@@ -38,7 +38,7 @@ func TestRooms_model(t *testing.T) {
 			t.Parallel()
 			all := []*deployment{
 				deploy(t, server.Addr(), rdb, partitions, "wide", limits{members: 500, ofUser: 5, devices: 10, keep: partitions == 1}),
-				deploy(t, server.Addr(), rdb, partitions, "tiny", limits{rooms: map[bool]int{false: 3}[*onCluster], members: 2, ofUser: 2, devices: 2, keep: partitions != 1}),
+				deploy(t, server.Addr(), rdb, partitions, "tiny", limits{rooms: 3, members: 2, ofUser: 2, devices: 2, keep: partitions != 1}),
 			}
 			rapid.Check(t, func(rt *rapid.T) { begin(t, rt, all[rapid.IntRange(0, 1).Draw(rt, "deployment")]).run() })
 			for _, d := range all {

@@ -126,15 +126,21 @@ local function drop_void(any_part, user_key, user)
   end
 end
 
--- park_rooms parks every membership of a session on a node.
+-- park_rooms parks every membership of a session on a node, but for the indexes,
+-- which are written later.
 local function park_rooms(any_part, user_key, fields, user, session, node, deadline)
   for _, r in ipairs(rooms_of(fields, session)) do
-    local part = slot(any_part, r.partition)
-    local m = membership(call("HGET", key(part, "info", r.id), user))
-    if m and m.session == session then
-      park_membership(part, r.id, user, m, deadline)
+    local part, id = slot(any_part, r.partition), r.id
+    local info = key(part, "info", id)
+    local parked, at = moved(call("HGET", info, user), session, "")
+    if parked then
+      if at ~= "" then
+        later("SREM", key(part, "node", at), user .. NUL .. id)
+      end
+      call("HSET", info, user, parked)
+      later("ZADD", part .. "parked", deadline, session .. NUL .. user .. NUL .. id)
     else
-      void(part, r.id, user_key, user, session, node)
+      void(part, id, user_key, user, session, node)
     end
   end
 end

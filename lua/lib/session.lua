@@ -6,6 +6,17 @@ local function dead(control, node)
   return call("ZSCORE", control .. "dead", node)
 end
 
+-- session_of reads the record of a session among the fields of its user's hash.
+local function session_of(fields, session)
+  local name = "s:" .. session
+  for i = 1, #fields, 2 do
+    if fields[i] == name then
+      return session_record(fields[i + 1])
+    end
+  end
+  return nil
+end
+
 -- park_membership starts the clock of one membership.
 local function park_membership(part, id, user, m, deadline)
   if m.node ~= "" then

@@ -38,6 +38,18 @@ local function membership_value(m)
     m.data
 end
 
+-- moved gives a field of info, if it is that of a session, as it is with the session
+-- on another node, "" for none, and under another generation, nil for the same; and
+-- which node the session is on by the field.
+local function moved(info, session, node, generation)
+  local mine = session .. NUL
+  if not info or info:sub(1, #mine) ~= mine then
+    return nil
+  end
+  local before, at, rest = info:match("^([^%z]*)%z([^%z]*)()", #mine + 1)
+  return mine .. (generation or before) .. NUL .. node .. info:sub(rest), at
+end
+
 -- session_record reads a field "s:<session>" of a user's hash. deadline is ""
 -- while a socket is attached.
 local function session_record(value)

@@ -1,7 +1,8 @@
 import { join } from 'node:path';
-import type { Browser, Page } from 'playwright-core';
+import type { Browser } from 'playwright-core';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type Gateway, until, World } from './world.js';
+import { Tab } from './tab.js';
+import { type Gateway, World } from './world.js';
 
 // The samples are programs as they are written for ZIM's Web SDK. They run unmodified, each in
 // a tab of its own and on a gateway of its own, and report what they see.
@@ -21,49 +22,24 @@ beforeAll(async () => {
 
 afterAll(() => world.close());
 
-type Report = [step: string, data: any];
-
-/** A Tab is a page with the SDK, and what the program in it has reported. */
-class Tab {
-  readonly reports: Report[] = [];
-
-  private constructor(readonly page: Page) {}
-
-  static async open(): Promise<Tab> {
-    const page = await (await browser.newContext()).newPage();
-    const tab = new Tab(page);
-    await page.exposeFunction('report', (step: string, data: unknown) => {
-      tab.reports.push([step, data]);
-    });
-    await page.goto(site);
-    await page.waitForFunction(() => 'ZIM' in window);
-    return tab;
-  }
-
-  /** run calls a sample, and keeps what it gives in the page as zim. */
-  async run(file: string, name: string, options: object): Promise<void> {
-    await this.page.evaluate(
-      async ([file, name, options]) => {
-        const w = window as any;
-        const program = (await w.load(`/${file}`))[name];
-        w.zim = await program(w.ZIM, { ...options, zim: w.zim, report: w.report });
-      },
-      [file, name, options] as const,
-    );
-  }
-
-  async reported(step: string): Promise<any> {
-    await until(`the report ${step}`, () => this.reports.some(([s]) => s === step));
-    return this.reports.find(([s]) => s === step)?.[1];
-  }
+/** run calls a sample in a tab, and keeps what it gives there as zim. */
+async function run(tab: Tab, file: string, name: string, options: object): Promise<void> {
+  await tab.page.evaluate(
+    async ([file, name, options]) => {
+      const w = window as any;
+      const program = (await w.load(`/${file}`))[name];
+      w.zim = await program(w.ZIM, { ...options, zim: w.zim, report: w.report });
+    },
+    [file, name, options] as const,
+  );
 }
 
 test('a teacher makes a room, and a student comes, speaks and goes', async () => {
   const roomID = 'algebra-1';
-  const teacher = await Tab.open();
-  await teacher.run('teacher-and-students.js', 'teacher', { appID: 1, server: one.url, userID: 'teacher', token: '', roomID });
-  const student = await Tab.open();
-  await student.run('teacher-and-students.js', 'student', { appID: 1, server: two.url, userID: 'sue', token: '', roomID });
+  const teacher = await Tab.open(browser, site);
+  await run(teacher, 'teacher-and-students.js', 'teacher', { appID: 1, server: one.url, userID: 'teacher', token: '', roomID });
+  const student = await Tab.open(browser, site);
+  await run(student, 'teacher-and-students.js', 'student', { appID: 1, server: two.url, userID: 'sue', token: '', roomID });
   await teacher.reported('left');
 
   expect(teacher.reports).toEqual([
@@ -88,20 +64,20 @@ test('a teacher makes a room, and a student comes, speaks and goes', async () =>
 
 test('a second teacher cannot make the room, and a student cannot join one that is not there', async () => {
   const roomID = 'algebra-2';
-  const teacher = await Tab.open();
-  await teacher.run('teacher-and-students.js', 'teacher', { appID: 1, server: one.url, userID: 'teacher', token: '', roomID });
-  const other = await Tab.open();
-  await other.run('teacher-and-students.js', 'teacher', { appID: 1, server: two.url, userID: 'other', token: '', roomID });
+  const teacher = await Tab.open(browser, site);
+  await run(teacher, 'teacher-and-students.js', 'teacher', { appID: 1, server: one.url, userID: 'teacher', token: '', roomID });
+  const other = await Tab.open(browser, site);
+  await run(other, 'teacher-and-students.js', 'teacher', { appID: 1, server: two.url, userID: 'other', token: '', roomID });
   expect(other.reports).toEqual([
     ['state', { roomID, state: 1, event: 4, extendedData: '' }],
     ['state', { roomID, state: 0, event: 5, extendedData: '' }], // disconnected, createFailed
     ['create failed', { code: 6000323 }],
   ]);
 
-  const student = await Tab.open();
+  const student = await Tab.open(browser, site);
   const nowhere = 'algebra-3';
-  const run = student.run('teacher-and-students.js', 'student', { appID: 1, server: two.url, userID: 'sue', token: '', roomID: nowhere });
-  await expect(run).rejects.toThrow(/no such room/); // of its sendMessage, which nothing catches
+  const running = run(student, 'teacher-and-students.js', 'student', { appID: 1, server: two.url, userID: 'sue', token: '', roomID: nowhere });
+  await expect(running).rejects.toThrow(/no such room/); // of its sendMessage, which nothing catches
   expect(student.reports).toEqual([
     ['state', expect.objectContaining({ roomID: nowhere, state: 1, event: 6 })],
     ['state', expect.objectContaining({ roomID: nowhere, state: 0, event: 3 })], // disconnected, roomNotExist
@@ -113,10 +89,10 @@ test.each([
   { mayCreate: true, lobby: 'lobby-1', table: 'table-1' },
   { mayCreate: false, lobby: 'lobby-2', table: 'table-2' },
 ])('a player moves from a lobby to a table that is not there, mayCreate $mayCreate', async ({ mayCreate, lobby, table }) => {
-  const watcher = await Tab.open();
-  await watcher.run('teacher-and-students.js', 'teacher', { appID: 1, server: two.url, userID: 'watcher', token: '', roomID: lobby });
-  const player = await Tab.open();
-  await player.run('lobby-switch.js', 'player', { appID: 1, server: one.url, userID: 'pia', token: '', lobby, table, mayCreate });
+  const watcher = await Tab.open(browser, site);
+  await run(watcher, 'teacher-and-students.js', 'teacher', { appID: 1, server: two.url, userID: 'watcher', token: '', roomID: lobby });
+  const player = await Tab.open(browser, site);
+  await run(player, 'lobby-switch.js', 'player', { appID: 1, server: one.url, userID: 'pia', token: '', lobby, table, mayCreate });
   await watcher.reported('left');
 
   const states = (...all: [roomID: string, state: number, event: number][]) =>
@@ -144,15 +120,15 @@ test.each([
 
 test('a host changes seats in one batch, and gives levels to members', async () => {
   const roomID = 'live-1';
-  const guest = await Tab.open();
-  await guest.run('teacher-and-students.js', 'teacher', { appID: 1, server: two.url, userID: 'guest', token: '', roomID });
+  const guest = await Tab.open(browser, site);
+  await run(guest, 'teacher-and-students.js', 'teacher', { appID: 1, server: two.url, userID: 'guest', token: '', roomID });
   await guest.page.evaluate(() => {
     const w = window as any;
     w.zim.on('roomAttributesUpdated', (_: unknown, { infos }: any) => w.report('attributes', infos));
     w.zim.on('roomAttributesBatchUpdated', (_: unknown, { infos }: any) => w.report('batch', infos));
     w.zim.on('roomMemberAttributesUpdated', (_: unknown, { infos }: any) => w.report('levels', infos));
   });
-  const host = await Tab.open();
+  const host = await Tab.open(browser, site);
   await host.page.evaluate(
     async ([server, roomID]) => {
       const w = window as any;
@@ -162,7 +138,7 @@ test('a host changes seats in one batch, and gives levels to members', async () 
     },
     [one.url, roomID] as const,
   );
-  await host.run('live-seats.js', 'host', { roomID });
+  await run(host, 'live-seats.js', 'host', { roomID });
   await guest.reported('levels');
 
   const batch = [

@@ -45,6 +45,10 @@ export enum ZIMRoomAttributesUpdateAction {
   Delete = 1,
 }
 
+export enum ZIMRoomMemberAttributesUpdateAction {
+  Set = 0,
+}
+
 export enum ZIMConversationType {
   Unknown = -1,
   Peer = 0,

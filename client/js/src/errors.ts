@@ -48,16 +48,30 @@ export interface ZIMError {
   message: string;
 }
 
-/** Failure is an Error as well, so that it has a stack where it matters. */
+/**
+ * Failure is a ZIMError, {code, message} to whoever copies or prints it, and an Error as well,
+ * for its stack.
+ */
 export class Failure extends Error implements ZIMError {
-  override readonly name = 'ZIMError';
+  static {
+    this.prototype.name = 'ZIMError';
+  }
+
+  readonly #retryable: boolean;
+
   constructor(
     readonly code: number,
     message: string,
-    /** The same request, under the same requestKey, may succeed a little later. */
-    readonly retryable = false,
+    retryable = false,
   ) {
     super(message);
+    this.#retryable = retryable;
+    Object.defineProperty(this, 'message', { enumerable: true });
+  }
+
+  /** The same request, under the same requestKey, may succeed a little later. */
+  get retryable(): boolean {
+    return this.#retryable;
   }
 }
 

@@ -6,6 +6,7 @@ export {
   ZIMRoomState,
   ZIMRoomEvent,
   ZIMRoomAttributesUpdateAction,
+  ZIMRoomMemberAttributesUpdateAction,
   ZIMConversationType,
   ZIMMessageType,
   ZIMMessagePriority,

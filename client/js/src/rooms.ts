@@ -59,7 +59,6 @@ export class Rooms {
 
   /** interrupted says of each room that the link is lost. */
   interrupted(): void {
-    this.held.clear();
     for (const room of [...this.rooms.values()]) {
       room.half = undefined;
       if (room.progress) {
@@ -70,7 +69,6 @@ export class Rooms {
 
   /** ended takes the client out of all rooms. */
   ended(event: ZIMRoomEvent): void {
-    this.held.clear();
     for (const room of [...this.rooms.values()]) {
       this.rooms.delete(room.id);
       this.say(room, state(room.id, ZIMRoomState.Disconnected, event));
@@ -110,21 +108,19 @@ export class Rooms {
       this.entryAnswered(call, entered, ok);
       return;
     }
-    if (!ok) {
-      return;
-    }
-    switch (call.method) {
-      case 'sendRoomMessage': {
-        // No event comes of a message of one's own. The answer has come after all before it.
-        const progress = this.rooms.get((call.params as { roomID: string }).roomID)?.progress;
-        if (progress && progress.epoch === whole(result, 'epoch')) {
-          progress.take(whole(result, 'seq'));
-        }
-        break;
+    if (ok && call.method === 'sendRoomMessage') {
+      // No event comes of a message of one's own. The answer has come after all before it.
+      const progress = this.rooms.get((call.params as { roomID: string }).roomID)?.progress;
+      if (progress && progress.epoch === whole(result, 'epoch')) {
+        progress.take(whole(result, 'seq'));
       }
-      case 'queryRoomMemberList':
-      case 'queryRoomMembers':
-        this.rooms.get(text(result, 'roomID'))?.members.seen(users(result, 'memberList'));
+    }
+  }
+
+  /** shown notes what the application is about to be told by the answer to a query of its own. */
+  shown(method: string, result: Fields): void {
+    if (method === 'queryRoomMemberList' || method === 'queryRoomMembers') {
+      this.rooms.get(text(result, 'roomID'))?.members.seen(users(result, 'memberList'));
     }
   }
 
@@ -167,9 +163,6 @@ export class Rooms {
         this.held.delete(ev.roomID);
         const room = this.find(ev.roomID);
         this.flush(room);
-        if (!room.progress) {
-          room.attributes.clear();
-        }
         this.say(room, ev);
       }
     }
@@ -188,10 +181,7 @@ export class Rooms {
     if (unannounced) {
       room.attributesStale = room.membersStale = true;
     }
-    if (room.mode === 'sampled') { // it will be said again if it still is
-      room.mode = 'full';
-      room.membersStale = true;
-    }
+    room.mode = 'full'; // if it is sampled, that is said again
     this.say(room, ev);
     this.readAnew(room);
   }
@@ -368,6 +358,7 @@ export class Rooms {
   private walk(room: Room): void {
     room.membersStale = false;
     room.walking = true;
+    room.members.beginWalk();
     const round = ++room.membersRound;
     const roomID = room.id;
     const isCurrent = () => this.rooms.get(roomID) === room && round === room.membersRound;
@@ -403,7 +394,6 @@ export class Rooms {
         giveUp();
         return;
       }
-      room.members.beginWalk();
       page('');
     });
   }

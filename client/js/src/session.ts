@@ -60,7 +60,7 @@ export interface SessionConfig {
   over(): void;
 }
 
-/** What an application is told that has a call under way when its session ends. */
+/** How a session ends: what whoever waits for an answer is told, and what the connection says. */
 interface Ending {
   code: number;
   message: string;
@@ -84,7 +84,6 @@ export class Session {
   private token: string;
   private sessionID = '';
   private loginID = 0;
-  private said: ZIMConnectionState | undefined;
 
   private attempts = 0; // all of them: they take the servers in turn
   private tries = 0; // in a row
@@ -143,7 +142,18 @@ export class Session {
         reject(new Failure(ZIMErrorCode.NetworkModuleUserIsNotLogged, `${method}: not logged in`));
         return;
       }
-      this.calls.send(method, params, (err, result) => (err ? reject(err) : resolve(result)));
+      this.calls.send(method, params, (err, result) => {
+        if (err) {
+          reject(err);
+          return;
+        }
+        try {
+          this.rooms.shown(method, result);
+          resolve(result);
+        } catch (why) {
+          reject(unreadable(method, why as Malformed));
+        }
+      });
     });
   }
 
@@ -216,14 +226,14 @@ export class Session {
       // The URL was checked: what is left is a page that may not connect there.
       this.end({
         code: ZIMErrorCode.NetworkModuleNetworkError,
-        message: `a WebSocket to ${url} cannot be made here; a page that came by https needs wss://`,
+        message: `a WebSocket to ${new URL(url).origin} cannot be made here; a page that came by https needs wss://`,
         event: ZIMConnectionEvent.LoginInterrupted,
       });
       return;
     }
     this.link = link;
     this.linkTimer = setTimeout(() => this.give(link, 'there was no answer'), attemptTimeout);
-    this.cfg.log.debug(`connecting to ${url}`);
+    this.cfg.log.debug(`connecting to ${new URL(url).origin}`); // without its query, which is the operator's own
   }
 
   /** connectNow does not wait for what is left of a backoff, unless a gateway has asked for it. */
@@ -357,7 +367,7 @@ export class Session {
         throw why;
       }
       this.malformed(why);
-      failure = new Failure(ZIMErrorCode.NetworkModuleRspProtoParseError, `${call.method}: the answer cannot be read: ${why.message}`);
+      failure = unreadable(call.method, why);
     }
     if (!call.abandoned) {
       call.done(failure, result);
@@ -366,6 +376,7 @@ export class Session {
 
   private loginAnswered(frame: Exclude<Frame, { kind: 'event' }>): void {
     const link = this.link as Link;
+    this.loginID = 0; // it is answered once
     if (frame.kind === 'error') {
       const { code, message, retryable } = frame.error;
       link.close();
@@ -384,7 +395,7 @@ export class Session {
     this.online = true;
     this.since = Date.now();
     clearTimeout(this.linkTimer);
-    link.watch(whole(frame.result, 'heartbeatIntervalMs') || usualInterval);
+    link.watch(wait(frame.result['heartbeatIntervalMs']) || usualInterval);
     this.cfg.log.debug(resumed ? 'logged in again' : 'logged in');
     if (!this.leaving) {
       clearTimeout(this.endTimer);
@@ -392,9 +403,7 @@ export class Session {
     this.say(ZIMConnectionState.Connected, ZIMConnectionEvent.Success);
     this.loggedIn?.resolve();
     this.loggedIn = undefined;
-    if (this.online) { // the application may have ended it just now
-      this.calls.linked(resumed);
-    }
+    this.calls.linked(resumed);
   }
 
   /** moveIn has the session move to another gateway after a while. */
@@ -448,10 +457,7 @@ export class Session {
   }
 
   private say(state: ZIMConnectionState, event: ZIMConnectionEvent): void {
-    if (this.said !== state) {
-      this.said = state;
-      this.emit('connectionStateChanged', { state, event, extendedData: '' });
-    }
+    this.emit('connectionStateChanged', { state, event, extendedData: '' });
   }
 
   private readonly emit: Emit = (type, data) => {
@@ -459,6 +465,10 @@ export class Session {
       this.cfg.emit(type, data);
     }
   };
+}
+
+export function unreadable(method: string, why: Malformed): Failure {
+  return new Failure(ZIMErrorCode.NetworkModuleRspProtoParseError, `${method}: the answer cannot be read: ${why.message}`);
 }
 
 /** Refusals of a login that say nothing about the login. */

@@ -5,7 +5,7 @@ import { ZIMConversationType, ZIMMessageDirection, ZIMMessageSentStatus, ZIMMess
 import { Failure, quoted, ZIMErrorCode } from './errors.js';
 import { type Events, Listeners } from './events.js';
 import { Log } from './log.js';
-import { Session, type User } from './session.js';
+import { Session, unreadable, type User } from './session.js';
 import type {
   RoomHistoryQueriedResult,
   ZIMAppConfig,
@@ -97,7 +97,6 @@ export class ZIM {
    */
   destroy(): void {
     this.destroyed = true;
-    this.listeners.clear();
     this.session?.destroy();
     this.session = undefined;
     this.endBatches();
@@ -282,7 +281,7 @@ export class ZIM {
   // Attributes
 
   /** setRoomAttributes sets attributes of a room; between begin and end it is part of the batch. */
-  async setRoomAttributes(
+  setRoomAttributes(
     roomAttributes: Record<string, string>,
     roomID: string,
     config?: Partial<ZIMRoomAttributesSetConfig>,
@@ -294,7 +293,7 @@ export class ZIM {
   }
 
   /** deleteRoomAttributes deletes attributes of a room; between begin and end it is part of the batch. */
-  async deleteRoomAttributes(
+  deleteRoomAttributes(
     keys: string[],
     roomID: string,
     config?: Partial<ZIMRoomAttributesDeleteConfig>,
@@ -383,6 +382,7 @@ export class ZIM {
     }
   }
 
+  // The promise itself, and not one that follows it: it counts as handled.
   private batched(roomID: string, operation: Operation): Promise<Operated> | undefined {
     return this.batches.get(roomID)?.add(operation);
   }
@@ -455,6 +455,6 @@ function reading<T>(method: string, read: () => T): T {
     if (!(err instanceof Malformed)) {
       throw err;
     }
-    throw new Failure(ZIMErrorCode.NetworkModuleRspProtoParseError, `${method}: the answer cannot be read: ${err.message}`);
+    throw unreadable(method, err);
   }
 }

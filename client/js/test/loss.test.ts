@@ -1,0 +1,285 @@
+import { expect, test, vi } from 'vitest';
+import { failure, settle, timed, user, World } from './fake.js';
+
+// What happens when events were missed for good, and in rooms so large that not all are told.
+
+timed();
+
+function list(world: World, users: string[], nextFlag = '', seq = 20): void {
+  world.socket.answer('queryRoomMemberList', { roomID: 'r', memberList: users.map(user), nextFlag, epoch: 7, seq });
+}
+
+function count(world: World, count: number): void {
+  world.socket.answer('queryRoomOnlineMemberCount', { roomID: 'r', count, epoch: 7, seq: 20 });
+}
+
+function allAttributes(world: World, roomAttributes: Record<string, string>): void {
+  world.socket.answer('queryRoomAllAttributes', { roomID: 'r', roomAttributes, epoch: 7, seq: 20 });
+}
+
+function lost(world: World, toSeq: number): void {
+  world.socket.event('roomHistoryLost', { roomID: 'r', fromSeq: 10, toSeq });
+}
+
+/** known is a room whose members bob and cid the application has seen, and the topic. */
+async function known(): Promise<World> {
+  const world = await World.loggedIn();
+  await world.entered('r', { topic: 'x', lang: 'en' });
+  const asking = world.zim.queryRoomMemberList('r', { count: 100, nextFlag: '' });
+  list(world, ['ana', 'bob'], '', 10);
+  await asking;
+  world.joined('r', ['cid'], 11);
+  world.said.length = 0;
+  return world;
+}
+
+test('after a loss the difference is told: of attributes, and of members', async () => {
+  const world = await known();
+  lost(world, 20);
+  allAttributes(world, { topic: 'y', mood: 'ok' });
+  count(world, 3);
+  list(world, ['ana', 'cid', 'dan']);
+  expect(world.told()).toEqual([
+    'r lost 10–20',
+    'r batch set {"topic":"y","mood":"ok"} delete {"lang":""}',
+    'r left bob',
+    'r joined dan',
+  ]);
+  expect(world.said.at(-1)?.[1].memberCount).toBe(3);
+  world.message('r', 'old', 20); // the position is behind the loss
+  world.message('r', 'new', 21);
+  expect(world.told().slice(4)).toEqual(['r message new']);
+});
+
+test('an answer that came too late has shown the application nothing', async () => {
+  const world = await World.loggedIn({ requestTimeout: 1_000 });
+  await world.entered('r');
+  const asking = failure(world.zim.queryRoomMemberList('r', { count: 100, nextFlag: '' }));
+  await vi.advanceTimersByTimeAsync(1_000);
+  expect(await asking).toMatchObject({ code: 6000105 });
+  list(world, ['ana', 'bob'], '', 10);
+  lost(world, 20);
+  count(world, 2);
+  list(world, ['ana', 'bob']);
+  expect(world.told()).toEqual(['r lost 10–20', 'r joined bob']);
+});
+
+test('what is the same is not told', async () => {
+  const world = await known();
+  lost(world, 20);
+  allAttributes(world, { topic: 'x', lang: 'en' });
+  count(world, 3);
+  list(world, ['ana', 'bob', 'cid']);
+  expect(world.told()).toEqual(['r lost 10–20']);
+});
+
+test('one kind of change comes as roomAttributesUpdated', async () => {
+  const world = await known();
+  lost(world, 20);
+  allAttributes(world, { topic: 'x' });
+  expect(world.told()).toEqual(['r lost 10–20', 'r attributes delete {"lang":""}']);
+});
+
+test('an attribute whose key is a name of objects is one like any other', async () => {
+  const world = await known();
+  lost(world, 20);
+  allAttributes(world, JSON.parse('{"topic":"x","lang":"en","__proto__":"p","valueOf":"v"}'));
+  expect(world.said.at(-1)?.[1].infos[0].roomAttributes).toHaveProperty('valueOf', 'v');
+  lost(world, 30);
+  allAttributes(world, { topic: 'x', lang: 'en' });
+  expect(Object.keys(world.said.at(-1)?.[1].infos[0].roomAttributes).sort()).toEqual(['__proto__', 'valueOf']);
+});
+
+test('events between a loss and the answers are told once', async () => {
+  const world = await known();
+  lost(world, 20);
+  world.attributes('r', { topic: 'z' }, 21);
+  world.joined('r', ['eve'], 22);
+  world.left('r', ['cid'], 23);
+  world.left('r', ['dan'], 24); // who came in the gap, so the application has not heard of them
+  allAttributes(world, { topic: 'z' });
+  count(world, 3);
+  list(world, ['ana', 'bob', 'gus'], 'next', 24);
+  world.left('r', ['gus'], 25); // came in the gap, and was not told of yet
+  world.joined('r', ['fay'], 26);
+  world.left('r', ['bob'], 27); // of the first page
+  world.joined('r', ['bob'], 28); // and here again, behind the others
+  list(world, ['eve', 'fay', 'bob'], '', 28);
+  expect(world.told()).toEqual([
+    'r lost 10–20',
+    'r attributes set {"topic":"z"}',
+    'r joined eve',
+    'r left cid',
+    'r attributes delete {"lang":""}',
+    'r joined fay',
+    'r left bob',
+    'r joined bob',
+  ]);
+});
+
+test('who came in the gap and is known already is not told to come twice', async () => {
+  const world = await known();
+  lost(world, 20); // bob left in it
+  world.joined('r', ['bob'], 21); // and comes back: the application never took him out
+  allAttributes(world, { topic: 'x', lang: 'en' });
+  count(world, 3);
+  list(world, ['ana', 'cid', 'bob'], '', 21);
+  expect(world.told()).toEqual(['r lost 10–20']);
+});
+
+test('attributes that were asked for before another loss are out of date', async () => {
+  const world = await known();
+  lost(world, 20);
+  const first = world.socket.asked('queryRoomAllAttributes');
+  lost(world, 30);
+  allAttributes(world, { topic: 'x', lang: 'en' });
+  world.socket.raw(JSON.stringify({ jsonrpc: '2.0', id: first.id, result: { roomID: 'r', roomAttributes: {} } }));
+  expect(world.told()).toEqual(['r lost 10–20', 'r lost 10–30']);
+});
+
+test('another loss while a walk is under way begins it anew', async () => {
+  const world = await known();
+  lost(world, 20);
+  count(world, 3);
+  const first = world.socket.asked('queryRoomMemberList');
+  lost(world, 30);
+  count(world, 1);
+  world.socket.raw(JSON.stringify({ jsonrpc: '2.0', id: first.id, result: { roomID: 'r', memberList: [user('old')], nextFlag: '' } }));
+  list(world, ['ana']);
+  expect(world.told()).toEqual(['r lost 10–20', 'r lost 10–30', 'r left bob,cid']);
+});
+
+test('in a room of more than 500 the list is not read, until it is smaller', async () => {
+  const world = await known();
+  lost(world, 20);
+  count(world, 501);
+  await settle();
+  expect(world.socket.count('queryRoomMemberList')).toBe(1); // the application's own
+  world.left('r', ['x'], 21, 501);
+  expect(world.socket.count('queryRoomOnlineMemberCount')).toBe(1);
+  world.left('r', ['y'], 22, 500);
+  expect(world.socket.count('queryRoomOnlineMemberCount')).toBe(2);
+  count(world, 500);
+  list(world, ['ana', 'bob', 'cid']);
+  expect(world.told()).toEqual(['r lost 10–20', 'r left x', 'r left y']);
+});
+
+test('a sampled room keeps no list; when all are told again, it is read', async () => {
+  const world = await known();
+  const mode = (mode: string) => world.socket.event('roomModeChanged', { roomID: 'r', mode, seq: 30 });
+  mode('sampled');
+  world.left('r', ['bob'], 0, 1200);
+  expect(world.told().at(-1)).toBe('r left bob'); // no half of anything
+  world.joined('r', ['gil'], 31, 1201);
+  mode('full');
+  count(world, 400);
+  list(world, ['ana', 'hal']);
+  expect(world.told()).toEqual(['r sampled', 'r left bob', 'r joined gil', 'r full', 'r joined hal']);
+  world.message('r', 'x', 32);
+  expect(world.told()).toContain('r message x'); // the mode's seq is no position
+});
+
+test('a walk that a change of mode has overtaken is begun anew', async () => {
+  const world = await known();
+  const mode = (mode: string) => world.socket.event('roomModeChanged', { roomID: 'r', mode, seq: 30 });
+  lost(world, 20);
+  mode('sampled');
+  count(world, 3); // of the walk before
+  expect(world.socket.count('queryRoomMemberList')).toBe(1); // the application's own
+  mode('full');
+  count(world, 1);
+  list(world, ['ana', 'hal']);
+  expect(world.told()).toEqual(['r lost 10–20', 'r sampled', 'r full', 'r joined hal']);
+});
+
+test('a room that was sampled, and is not any more after coming back, is read', async () => {
+  const world = await known();
+  world.socket.event('roomModeChanged', { roomID: 'r', mode: 'sampled', seq: 30 });
+  world.cut();
+  await world.back();
+  world.said.length = 0;
+  world.socket.state('r', 'connected', 'success', { epoch: 7, seq: 30 });
+  count(world, 2);
+  list(world, ['ana', 'hal']);
+  expect(world.told()).toEqual(['r (2, 0)', 'r joined hal']);
+});
+
+test('a room that still is sampled after coming back is not', async () => {
+  const world = await known();
+  world.socket.event('roomModeChanged', { roomID: 'r', mode: 'sampled', seq: 30 });
+  world.cut();
+  await world.back();
+  world.socket.state('r', 'connected', 'success', { epoch: 7, seq: 30 });
+  world.socket.event('roomModeChanged', { roomID: 'r', mode: 'sampled', seq: 30 });
+  count(world, 2000);
+  expect(world.socket.count('queryRoomMemberList')).toBe(0);
+});
+
+test('what a loss asks for survives a link that is cut', async () => {
+  const world = await known();
+  lost(world, 20);
+  world.cut();
+  world.said.length = 0;
+  await world.back();
+  world.socket.state('r', 'connected', 'success', { epoch: 7, seq: 20 });
+  allAttributes(world, { topic: 'x' });
+  count(world, 1);
+  list(world, ['ana']);
+  expect(world.told()).toEqual(['connection (2, 0)', 'r (2, 0)', 'r attributes delete {"lang":""}', 'r left bob,cid']);
+  expect(world.socket.count('queryRoomAllAttributes')).toBe(1);
+});
+
+test('what could not be read is read when the room is connected anew', async () => {
+  const world = await known();
+  lost(world, 20);
+  world.socket.refuse('queryRoomAllAttributes', 6000005);
+  world.socket.refuse('queryRoomOnlineMemberCount', 6000005);
+  world.cut();
+  await world.back();
+  world.socket.state('r', 'connected', 'success', { epoch: 7, seq: 20 });
+  allAttributes(world, { topic: 'x' });
+  count(world, 2);
+  world.socket.refuse('queryRoomMemberList', 6000005); // and once more
+  world.cut();
+  await world.back();
+  world.said.length = 0;
+  world.socket.state('r', 'connected', 'success', { epoch: 7, seq: 20 });
+  count(world, 2);
+  list(world, ['ana', 'bob']);
+  expect(world.told()).toEqual(['r (2, 0)', 'r left cid']);
+});
+
+test('a heal after a loss of data: interrupted, connected under another epoch, and the difference', async () => {
+  const world = await known();
+  world.socket.state('r', 'connecting', 'networkInterrupted');
+  world.socket.state('r', 'connected', 'success', { epoch: 8, seq: 2 });
+  world.socket.event('roomHistoryLost', { roomID: 'r', fromSeq: 0, toSeq: 2 });
+  allAttributes(world, { topic: 'x', lang: 'en' });
+  world.joined('r', ['bob'], 3, 2); // put back late; the application never took him out
+  count(world, 2);
+  list(world, ['ana', 'bob']);
+  expect(world.told()).toEqual(['r (1, 1)', 'r (2, 0)', 'r lost 0–2', 'r left cid']);
+});
+
+test('who is out of the room has nothing read', async () => {
+  const world = await known();
+  lost(world, 20);
+  world.socket.state('r', 'disconnected', 'roomNotExist');
+  allAttributes(world, { other: '1' });
+  count(world, 5);
+  expect(world.told()).toEqual(['r lost 10–20', 'r (0, 3)']);
+  expect(world.socket.count('queryRoomMemberList')).toBe(1); // the application's own
+});
+
+test('a room that a listener has made an end of has nothing read', async () => {
+  const world = await known();
+  const listener = vi.fn();
+  world.zim.on('roomHistoryLost', () => {
+    listener();
+    world.zim.destroy();
+  });
+  lost(world, 20);
+  expect(listener).toHaveBeenCalledOnce();
+  expect(world.socket.count('queryRoomAllAttributes')).toBe(0);
+  expect(vi.getTimerCount()).toBe(0); // nor does anything wait for it
+});

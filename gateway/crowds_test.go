@@ -1,0 +1,106 @@
+package gateway
+
+import (
+	"context"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// Those who come back in quick succession go on in groups, and nobody waits for
+// longer than one takes.
+func TestTurnstile(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var gate turnstile
+		began := time.Now()
+		var mu sync.Mutex
+		groups := map[time.Duration]int{}
+		var wg sync.WaitGroup
+		come := func(n int) {
+			for range n {
+				wg.Go(func() {
+					gate.pass()
+					mu.Lock()
+					defer mu.Unlock()
+					groups[time.Since(began)]++
+				})
+			}
+			synctest.Wait()
+		}
+		come(1)                     // alone
+		come(2)                     // too late for it
+		time.Sleep(returnEvery / 2) //
+		come(3)                     // with these two
+		time.Sleep(returnEvery / 2) // those five go
+		come(4)                     // the next group
+		time.Sleep(3 * returnEvery) // that has gone long since
+		come(1)
+		wg.Wait()
+		want := map[time.Duration]int{0: 1, returnEvery: 5, 2 * returnEvery: 4, 4 * returnEvery: 1}
+		if d := cmp.Diff(want, groups); d != "" {
+			t.Errorf("how many passed when (-want +got):\n%s", d)
+		}
+	})
+}
+
+// endless is a listener to which clients come all the time.
+type endless struct{ net.Listener }
+
+func (endless) Accept() (net.Conn, error) { return nil, nil }
+
+type counted uint64
+
+func (c *counted) Load() uint64 { return uint64(*c) }
+
+// While rooms speak there is a pause between those who are let in, and none else.
+func TestPacedListener(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var spoken counted
+		l := &pacedListener{Listener: endless{}, spoken: &spoken}
+		accept := func(n int) time.Duration {
+			began := time.Now()
+			for range n {
+				l.Accept()
+			}
+			return time.Since(began)
+		}
+		many := 50 * acceptedAtOnce
+		if took := accept(many); took != 0 {
+			t.Errorf("nobody speaks, and %d took %v", many, took)
+		}
+		time.Sleep(time.Second)
+		spoken++
+		if took := accept(acceptedAtOnce); took != 0 {
+			t.Errorf("the first waited for %v", took)
+		}
+		if took, want := accept(many), 50*pause; took != want {
+			t.Errorf("somebody speaks, and %d took %v, want %v", many, took, want)
+		}
+		time.Sleep(calm)
+		if took := accept(many); took != 0 {
+			t.Errorf("nobody speaks any more, and %d took %v", many, took)
+		}
+	})
+}
+
+// Who waits for a slot gives up with the context.
+func TestSlots(t *testing.T) {
+	t.Parallel()
+	s := make(slots, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	if !s.takeFor(ctx) {
+		t.Fatal("no slot, and nobody has one")
+	}
+	cancel()
+	if s.takeFor(ctx) {
+		t.Error("two have the one slot")
+	}
+	s.give()
+	s.take()
+}

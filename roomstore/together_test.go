@@ -1,0 +1,195 @@
+package roomstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/roomgate/roomgate/lua"
+	"github.com/roomgate/roomgate/roomstore"
+)
+
+// counter counts the scripts that a client calls.
+type counter struct{ scripts atomic.Int64 }
+
+func (c *counter) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (c *counter) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (c *counter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		for _, cmd := range cmds {
+			if cmd.Name() == "evalsha" {
+				c.scripts.Add(1)
+			}
+		}
+		return next(ctx, cmds)
+	}
+}
+
+// atOnce has calls wait for each other, so that they are sent in one pipeline, and
+// says how many scripts they took.
+func (w *world) atOnce(calls ...func(s *roomstore.Store)) int64 {
+	w.Helper()
+	one, ok := w.rdb.(*redis.Client)
+	if !ok || w.apart {
+		w.Skip("sessions go together on one Redis only")
+	}
+	rdb := redis.NewClient(one.Options())
+	w.Cleanup(func() { rdb.Close() })
+	var count counter
+	rdb.AddHook(&count)
+	b := roomstore.NewBatcher(rdb, roomstore.BatcherConfig{Lanes: 1})
+	store := roomstore.New(b, w.cfg)
+	store.Adopt(w.store.Term())
+	var wg sync.WaitGroup
+	for i, call := range calls {
+		wg.Go(func() { call(store) })
+		eventually(w.T, func() bool { return b.Waiting() == i+1 })
+	}
+	defer start(w.T, b)()
+	wg.Wait()
+	return count.scripts.Load()
+}
+
+// Sessions whose sockets close, or that come back, at the same time do so in one
+// script, and each as it would alone.
+func TestStore_together(t *testing.T) {
+	contract(t, roomstore.Config{}, func(w *world) {
+		w.create(w.login("host", "h1"), "a", 60)
+		w.enter(w.login("ana", "a1"), "a", "b")
+		w.enter(w.loginOn("n2", "ben", "b1", ""), "a")
+		w.enter(w.loginOn("n2", "cat", "c1", ""), "a")
+		w.login("dan", "d1")
+		w.enter(w.login("eve", "e1"), "a", "b")
+		w.leave(w.s("e1"), "b")
+		w.enter(w.loginOn("n2", "fox", "f1", ""), "a", "c")
+
+		var mu sync.Mutex
+		said := map[string]string{}
+		note := func(who, what string) {
+			mu.Lock()
+			defer mu.Unlock()
+			said[who] = what
+		}
+		park := func(id roomstore.SessionID, generation int64, left time.Duration) func(*roomstore.Store) {
+			return func(s *roomstore.Store) {
+				who := w.s(id)
+				who.Generation += generation
+				note(fmt.Sprint(id, " for ", left), fmt.Sprint(s.Park(w.ctx(), who, left)))
+			}
+		}
+		if n := w.atOnce(park("a1", 0, time.Minute), park("d1", 0, time.Minute), park("e1", 0, time.Minute),
+			park("b1", -1, time.Minute), park("f1", 0, 0), park("d1", 0, time.Hour)); n != 1 {
+			w.Errorf("parking took %d scripts", n)
+		}
+		fenced := "park %s: " + roomstore.ErrFenced.Error()
+		want := map[string]string{
+			"a1 for 1m0s": "<nil>", "b1 for 1m0s": fmt.Sprintf(fenced, "ben"), "d1 for 1m0s": "<nil>",
+			"d1 for 1h0m0s": fmt.Sprintf(fenced, "dan"), "e1 for 1m0s": "<nil>", "f1 for 0s": "<nil>",
+		}
+		if d := cmp.Diff(want, said); d != "" {
+			w.Errorf("parked (-want +got):\n%s", d)
+		}
+		if d := cmp.Diff([]string{"a1 parked"}, w.sessionsOf("ana")); d != "" {
+			w.Error(d)
+		}
+		in := func(want states) {
+			w.check()
+			for room, text := range want {
+				if got := w.state(room); got != text {
+					w.Errorf("%s is %s, want %s", room, got, text)
+				}
+			}
+		}
+		in(states{
+			"a": "#1:6 host/h1@1 n1 ana/a1@2 parked ben/b1@3 n2 cat/c1@4 n2 eve/e1@5 parked fox/f1@6 parked",
+			"b": "#1:3 ana/a1@1 parked", "c": "#1:1 fox/f1@1 parked",
+		})
+
+		said = map[string]string{}
+		back := func(user roomstore.UserID, id roomstore.SessionID, named ...roomstore.RoomID) func(*roomstore.Store) {
+			return func(s *roomstore.Store) {
+				who, rooms, ok, err := s.Resume(w.ctx(), "n1", user, id, named)
+				what := fmt.Sprint(ok, err)
+				if ok {
+					if before := w.s(id); who.Generation <= before.Generation || who.Node != "n1" {
+						what += " " + fmt.Sprint(who)
+					}
+				}
+				for _, r := range rooms {
+					what += fmt.Sprintf(" %s in=%t at %d since %d named=%t %s", r.Room, r.In, r.Seq, r.Entered, r.Named, r.Reason)
+				}
+				note(string(id), what)
+			}
+		}
+		if n := w.atOnce(back("ana", "a1", "b"), back("ben", "b1"), back("dan", "d1", "a"), back("eve", "e1", "b", "a", "none"),
+			back("fox", "f1", "a"), back("nobody", "x", "a")); n != 1 {
+			w.Errorf("coming back took %d scripts", n)
+		}
+		want = map[string]string{
+			"a1": "true <nil> a in=true at 6 since 2 named=false  b in=true at 3 since 1 named=true ",
+			"b1": "true <nil> a in=true at 6 since 3 named=false ",
+			"d1": "true <nil> a in=false at 0 since 0 named=true timeout",
+			"e1": "true <nil> a in=true at 6 since 5 named=true  b in=false at 0 since 0 named=true left none in=false at 0 since 0 named=true noroom",
+			"f1": "false <nil> a in=false at 0 since 0 named=true timeout",
+			"x":  "false <nil> a in=false at 0 since 0 named=true timeout",
+		}
+		if d := cmp.Diff(want, said); d != "" {
+			w.Errorf("came back (-want +got):\n%s", d)
+		}
+		in(states{
+			"a": "#1:6 host/h1@1 n1 ana/a1@2 n1 ben/b1@3 n1 cat/c1@4 n2 eve/e1@5 n1 fox/f1@6 parked",
+			"b": "#1:3 ana/a1@1 n1", "c": "#1:1 fox/f1@1 parked",
+		})
+	})
+}
+
+// Of sessions that come back together those come late that nobody waits for any
+// more, and none comes to a node that has been given up.
+func TestStore_together_refused(t *testing.T) {
+	contract(t, roomstore.Config{}, func(w *world) {
+		given(inRoom("ana", "a"), inRoom("ben", "a"))(w)
+		w.park(w.s("a1"), time.Minute)
+		w.park(w.s("b1"), time.Minute)
+		w.giveUp("n7")
+		before := w.state("a")
+		back := func(id roomstore.SessionID) func(*roomstore.Store) {
+			return func(s *roomstore.Store) {
+				if _, _, _, err := s.Resume(w.ctx(), "n7", w.s(id).User, id, nil); !errors.Is(err, roomstore.ErrFenced) {
+					w.Errorf("%s: got %v, want %v", id, err, roomstore.ErrFenced)
+				}
+			}
+		}
+		if n := w.atOnce(back("a1"), back("b1")); n != 1 {
+			w.Errorf("they took %d scripts", n)
+		}
+		if after := w.state("a"); after != before {
+			w.Errorf("got %s, want %s", after, before)
+		}
+
+		slot := func(user roomstore.UserID) string { return "u" + strconv.Itoa(w.hash(string(user))) }
+		past := w.now().Add(-time.Hour).UnixMilli()
+		reply, err := lua.Resume.Run(w.ctx(), w.rdb, []string{w.tag("0"), w.tag("0") + "term"},
+			2, "n2", "ana", slot("ana"), "a1", past, "", "ben", slot("ben"), "b1", "", "", w.store.Term()).Slice()
+		w.must(err)
+		if late := reply[0].([]any); !slices.Equal(late, []any{"late"}) {
+			w.Errorf("got %q, want that it is late", late)
+		}
+		if now := reply[1].([]any); now[0] != "ok" {
+			w.Errorf("got %q, want that it goes on", now)
+		}
+		if after, want := w.state("a"), strings.Replace(before, "ben/b1@2 parked", "ben/b1@2 n2", 1); after != want {
+			w.Errorf("got %s, want %s", after, want)
+		}
+	})
+}
