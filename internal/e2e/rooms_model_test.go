@@ -140,7 +140,7 @@ func (d *deployment) clean(t testing.TB) {
 		}
 		_, kind, _ := strings.Cut(strings.TrimPrefix(key, d.prefix+":"), "}:")
 		kind, _, _ = strings.Cut(kind, ":")
-		if !slices.Contains([]string{"", "clock", "term", "origin", "partitions", "nodes", "nodesessions", "node"}, kind) {
+		if !slices.Contains([]string{"", "clock", "term", "origin", "partitions", "nodes", "admissions", "nodesessions", "node"}, kind) {
 			t.Errorf("%q is left, and stays", key)
 		}
 	}
