@@ -16,19 +16,21 @@ const module = "github.com/roomgate/roomgate/"
 
 // Where the modules we use live.
 const (
-	chi        = "github.com/go-chi/chi/v5"
-	goleak     = "go.uber.org/goleak"
-	goredis    = "github.com/redis/go-redis/v9"
-	hdr        = "github.com/HdrHistogram/hdrhistogram-go"
-	isatty     = "github.com/mattn/go-isatty"
-	jwt        = "github.com/golang-jwt/jwt/v5"
-	kong       = "github.com/alecthomas/kong"
-	miniredis  = "github.com/alicebob/miniredis/v2"
-	prometheus = "github.com/prometheus/client_golang/prometheus"
-	rate       = "golang.org/x/time/rate"
-	tint       = "github.com/lmittmann/tint"
-	websocket  = "github.com/coder/websocket"
-	xsync      = "golang.org/x/sync"
+	chi              = "github.com/go-chi/chi/v5"
+	goleak           = "go.uber.org/goleak"
+	goredis          = "github.com/redis/go-redis/v9"
+	hdr              = "github.com/HdrHistogram/hdrhistogram-go"
+	isatty           = "github.com/mattn/go-isatty"
+	jwt              = "github.com/golang-jwt/jwt/v5"
+	kong             = "github.com/alecthomas/kong"
+	openapi          = "github.com/pb33f/libopenapi"
+	openapiValidator = "github.com/pb33f/libopenapi-validator"
+	miniredis        = "github.com/alicebob/miniredis/v2"
+	prometheus       = "github.com/prometheus/client_golang/prometheus"
+	rate             = "golang.org/x/time/rate"
+	tint             = "github.com/lmittmann/tint"
+	websocket        = "github.com/coder/websocket"
+	xsync            = "golang.org/x/sync"
 )
 
 // allowed says what each package may import besides the standard library, of
@@ -67,6 +69,7 @@ var allowed = map[string][]string{
 	"cmd/roombench": {"net/http", goredis, hdr, isatty, jwt, kong, websocket, xsync, module + "client", module + "protocol"},
 	"cmd/roomctl":   {"net/http", kong, tint, module + "client", module + "protocol"},
 
+	"internal/apitest":    {"net/http", openapi, openapiValidator},
 	"internal/faultproxy": {},
 	"internal/freeport":   {},
 	"internal/gatetest":   {"net/http", goleak},

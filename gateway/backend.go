@@ -159,6 +159,8 @@ func (b backend) Send(ctx context.Context, room string, m serverapi.NewMessage) 
 	}
 	priority, bad := checkMessage(&m.Message, &protocol.SendConfig{Priority: protocol.MessagePriority(m.Priority)})
 	if bad != nil {
+		// Here these fields stand by themselves.
+		bad.Message = strings.TrimPrefix(strings.TrimPrefix(bad.Message, "message."), "config.")
 		return serverapi.SentMessage{}, bad
 	}
 	ctx, cancel := b.within(ctx)

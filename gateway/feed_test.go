@@ -19,6 +19,7 @@ type stage struct {
 	f   *feed
 
 	history func(after roomstore.Position) (roomstore.History, error)
+	head    roomstore.Position // that the store says the room is at
 	asked   int // times the store was
 }
 
@@ -35,6 +36,9 @@ func play(t *testing.T, test func(t *testing.T, st *stage)) {
 					return roomstore.History{}, errors.New("the store is away")
 				}
 				return st.history(after)
+			},
+			positions: func() map[roomstore.RoomID]roomstore.Position {
+				return map[roomstore.RoomID]roomstore.Position{room: st.head}
 			},
 		}, st.bus)
 		st.f = st.open()

@@ -123,7 +123,7 @@ func (f *feed) watch(w *watcher, after roomstore.Position, h roomstore.History) 
 	switch {
 	case f.stopped:
 		return false, errStopping
-	case !f.begin(h.Life), !f.has(h.Seq):
+	case !f.begin(roomstore.Life{Position: h.Position, Base: h.Life.Base, Lineage: h.Life.Lineage}), !f.has(h.Seq):
 		return false, nil
 	}
 	f.describe(h.Attributes, h.Seq)

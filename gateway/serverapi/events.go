@@ -48,6 +48,8 @@ func (a *API) events(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // of proxies that hold answers back
 	w.Header().Set("Connection", "close")     // its deadlines are not those of the next request
+	w.WriteHeader(http.StatusOK)
+	_ = to.Flush()
 	for {
 		ctx, cancel := context.WithTimeout(r.Context(), quiet)
 		events := watch.Next(ctx)

@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/roomgate/roomgate/gateway/serverapi"
+	"github.com/roomgate/roomgate/internal/apitest"
 	"github.com/roomgate/roomgate/protocol"
 )
 
@@ -120,19 +121,19 @@ func (f *fakeRooms) Kick(_ context.Context, room, user, extendedData string) err
 	return f.called("kick %s %s %s", room, user, extendedData)
 }
 
-func newAPI(rooms serverapi.Rooms) http.Handler {
+func newAPI(rooms serverapi.Rooms) *serverapi.API {
 	return serverapi.New(rooms, serverapi.Config{Keys: []string{oldKey, newKey}, Errors: classify})
 }
 
 // do sends a request with a good key and returns the status and the JSON body.
-func do(t *testing.T, h http.Handler, method, target, body string) (int, map[string]any) {
+func do(t testing.TB, h http.Handler, method, target, body string) (int, map[string]any) {
 	t.Helper()
 	req := httptest.NewRequest(method, target, strings.NewReader(body))
 	req.Header.Set("Authorization", "Bearer "+newKey)
 	return send(t, h, req)
 }
 
-func send(t *testing.T, h http.Handler, req *http.Request) (int, map[string]any) {
+func send(t testing.TB, h http.Handler, req *http.Request) (int, map[string]any) {
 	t.Helper()
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, req)
@@ -143,6 +144,7 @@ func send(t *testing.T, h http.Handler, req *http.Request) (int, map[string]any)
 	if err := json.Unmarshal(w.Body.Bytes(), &v); err != nil {
 		t.Fatalf("%s %s: got body %q: %v", req.Method, req.URL, w.Body, err)
 	}
+	apitest.Answer(t, req.Method, req.URL.EscapedPath(), w.Code, w.Header(), w.Body.Bytes())
 	return w.Code, v
 }
 
@@ -241,6 +243,7 @@ func fetch(t *testing.T, method, target, body string) (int, map[string]any) {
 	if err := json.Unmarshal(b, &v); err != nil {
 		t.Fatalf("%s %s: %d %q: %v", method, target, res.StatusCode, b, err)
 	}
+	apitest.Answer(t, method, req.URL.EscapedPath(), res.StatusCode, res.Header, b)
 	return res.StatusCode, v
 }
 
@@ -284,6 +287,25 @@ func TestAPI_badInput(t *testing.T) {
 		status, code               int
 		text                       []string
 	}{
+		{"count not a number", "GET", "/v1/rooms?count=x", ``, 400, 6000001, []string{`count "x"`, "1 to 100"}},
+		{"count too small", "GET", "/v1/rooms?count=0", ``, 400, 6000001, []string{`count "0"`, "1 to 100"}},
+		{"count too large", "GET", "/v1/rooms/lobby/members?count=101", ``, 400, 6000001, []string{`count "101"`, "1 to 100"}},
+		{"count twice", "GET", "/v1/rooms?count=1&count=2", ``, 400, 6000001, []string{"count", "2 times"}},
+		{"unknown parameter", "GET", "/v1/rooms?limit=1", ``, 400, 6000001, []string{`"limit"`}},
+		{"unknown parameter of a room", "GET", "/v1/rooms/lobby?x", ``, 400, 6000001, []string{`"x"`}},
+		{"unknown parameter of the cluster", "GET", "/v1/cluster?x=1", ``, 400, 6000001, []string{`"x"`}},
+		{"a query that is none", "GET", "/v1/rooms?search=%zz", ``, 400, 6000001, []string{"query"}},
+		{"search not UTF-8", "GET", "/v1/rooms?search=%ff", ``, 400, 6000001, []string{"search"}},
+		{"long search", "GET", "/v1/rooms?search=" + strings.Repeat("s", 129), ``, 400, 6000001, []string{"search", "129", "128"}},
+		{"from nowhere", "GET", "/v1/rooms/lobby/events?from=0", ``, 400, 6000001, []string{`from "0"`, "1 to 9007199254740991"}},
+		{"from too far", "GET", "/v1/rooms/lobby/events?from=9007199254740992", ``, 400, 6000001, []string{"from"}},
+		{"create without an ID", "POST", "/v1/rooms", `{"roomName":"x"}`, 400, 6000001, []string{"roomID is required"}},
+		{"create with half a second", "POST", "/v1/rooms", `{"roomID":"a","roomDestroyDelayTime":1.5}`, 400, 6000001, []string{"roomDestroyDelayTime is 1.5", "whole number"}},
+		{"create with a text for a time", "POST", "/v1/rooms", `{"roomID":"a","roomDestroyDelayTime":"5"}`, 400, 6000001, []string{"roomDestroyDelayTime is a string", "whole number"}},
+		{"create with a list of attributes", "POST", "/v1/rooms", `{"roomID":"a","roomAttributes":[]}`, 400, 6000001, []string{"roomAttributes is an array"}},
+		{"create with a number for an attribute", "POST", "/v1/rooms", `{"roomID":"a","roomAttributes":{"k":1}}`, 400, 6000001, []string{`roomAttributes["k"] is a number`}},
+		{"create with an attribute twice", "POST", "/v1/rooms", `{"roomID":"a","roomAttributes":{"k":"1","\u006b":"2"}}`, 400, 6000001, []string{`roomAttributes["k"] comes twice`}},
+		{"send for nobody", "POST", "/v1/rooms/lobby/messages", `{"type":1,"message":"x"}`, 400, 6000001, []string{"senderUserID is required"}},
 		{"no user", "POST", kick, `{}`, 400, 6000001, []string{"userID is required"}},
 		{"empty user", "POST", kick, `{"userID":""}`, 400, 6000001, []string{"userID is required"}},
 		{"null", "POST", kick, `null`, 400, 6000001, []string{"the body is null, it must be an object"}},
@@ -410,11 +432,20 @@ func TestAPI_keys(t *testing.T) {
 			for _, req := range []*http.Request{
 				httptest.NewRequest(http.MethodDelete, "/v1/rooms/lobby", nil),
 				httptest.NewRequest(http.MethodPost, "/v1/rooms/lobby/kick", strings.NewReader(`{"userID":"ana"}`)),
+				httptest.NewRequest(http.MethodGet, "/v1/rooms", nil),
+				httptest.NewRequest(http.MethodPost, "/v1/rooms", strings.NewReader(`{"roomID":"a"}`)),
+				httptest.NewRequest(http.MethodGet, "/v1/rooms/lobby", nil),
+				httptest.NewRequest(http.MethodGet, "/v1/rooms/lobby/members", nil),
+				httptest.NewRequest(http.MethodPost, "/v1/rooms/lobby/messages", strings.NewReader(`{"senderUserID":"s","type":1,"message":"x"}`)),
+				httptest.NewRequest(http.MethodGet, "/v1/cluster", nil),
 			} {
 				if tt.header != "" {
 					req.Header.Set("Authorization", tt.header)
 				}
 				status, body := send(t, newAPI(f), req)
+				if status == http.StatusCreated {
+					status = http.StatusOK
+				}
 				if status != tt.status {
 					t.Fatalf("got %d %v, want %d", status, body, tt.status)
 				}
@@ -470,7 +501,10 @@ func TestAPI_errors(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			for _, target := range []string{"DELETE /v1/rooms/lobby", "POST /v1/rooms/lobby/kick"} {
+			for _, target := range []string{
+				"DELETE /v1/rooms/lobby", "POST /v1/rooms/lobby/kick", "GET /v1/rooms/lobby", "GET /v1/rooms/lobby/members",
+				"GET /v1/rooms/lobby/events",
+			} {
 				var log bytes.Buffer
 				h := serverapi.New(&fakeRooms{err: tt.err}, serverapi.Config{
 					Keys: []string{newKey}, Errors: classify, Log: slog.New(slog.NewTextHandler(&log, nil)),

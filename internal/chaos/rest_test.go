@@ -476,7 +476,7 @@ func (w *world) close() {
 			switch {
 			case key == "rg:nodes" || key == "rg:partitions":
 			case slices.Contains([]string{"clock", "dead", "term", "origin", "audited"}, kind):
-			case slices.Contains([]string{"did", "gone", "slow"}, kind) && w.rdb.PTTL(w.ctx, key).Val() > 0:
+			case slices.Contains([]string{"did", "gone", "slow", "gateway"}, kind) && w.rdb.PTTL(w.ctx, key).Val() > 0:
 			default:
 				left = append(left, key)
 			}

@@ -238,13 +238,46 @@ func TestHostile_serverAPI(t *testing.T) {
 			{"DELETE /v1/rooms/R%2541", "", 404, 6000322, []string{"no such room"}}, // R%41, not RA, nor R
 			{"DELETE /v1/rooms/nobody?/R", "", 404, 6000322, []string{"no such room"}},
 			{"DELETE /v1/rooms/", "", 404, -32601, nil},
-			{"DELETE /v1/rooms", "", 404, 0, nil},
+			{"DELETE /v1/rooms", "", 405, -32601, []string{"DELETE"}},
 			{"DELETE /v1/rooms/R/", "", 404, -32601, []string{"escaped"}},
 			{"DELETE /v1/rooms/x/../R", "", 404, -32601, []string{"escaped"}},
 			{"DELETE /v1/rooms/%", "", 400, 0, nil},
 			{"DELETE /v1/rooms/R R", "", 400, 0, nil},
 			{"PATCH /v1/rooms/R", "", 405, -32601, []string{"PATCH"}},
-			{"GET /v1/rooms/R", "", 405, -32601, []string{"GET"}},
+			{"GET /v1/rooms/R/kick", "", 405, -32601, []string{"GET"}},
+			{"GET /v1/rooms?search=a/b", "", 400, 6000001, []string{"search", `"/"`, "position 2"}},
+			{"GET /v1/rooms?search=%00", "", 400, 6000001, []string{"search", `"\x00"`}},
+			{"GET /v1/rooms?search=a&nextFlag=b", "", 400, 6000001, []string{"nextFlag", `"b"`}},
+			{"GET /v1/rooms?nextFlag=%2F", "", 400, 6000001, []string{"nextFlag", `"/"`}},
+			{"GET /v1/rooms?count=1e2", "", 400, 6000001, []string{"count", `"1e2"`, "1 to 100"}},
+			{"GET /v1/rooms?count=1;search=a", "", 400, 6000001, []string{"query"}},
+			{"GET /v1/rooms/a%2Fb", "", 400, 6000001, []string{"roomID", `"/"`}},
+			{"GET /v1/rooms/nobody", "", 404, 6000322, []string{"no such room"}},
+			{"GET /v1/rooms/nobody/members", "", 404, 6000322, []string{"no such room"}},
+			{"GET /v1/rooms/nobody/events", "", 404, 6000322, []string{"no such room"}},
+			{"GET /v1/rooms/a%2Fb/events", "", 400, 6000001, []string{"roomID", `"/"`}},
+			{"GET /v1/rooms/R/events?from=1000000", "", 400, 6000001, []string{"from 1000000", "will be"}},
+			{"GET /v1/rooms/R/members?nextFlag=1:1", "", 400, 6000001, []string{"nextFlag", `"1:1"`}},
+			{"GET /v1/rooms/R/members?nextFlag=" + times("9", 60), "", 400, 6000001, []string{"nextFlag", "999"}},
+			{"POST /v1/rooms", `{"roomID":"a/b"}`, 400, 6000001, []string{"roomID", `"/"`}},
+			{"POST /v1/rooms", `{"roomID":"R"}`, 409, 6000323, []string{"exists"}},
+			{"POST /v1/rooms", `{"roomID":"new","roomName":"` + times("x", 65) + `"}`, 400, 6000001, []string{"roomName", "65 bytes", "64"}},
+			{"POST /v1/rooms", `{"roomID":"new","roomDestroyDelayTime":10801}`, 400, 6000001, []string{"roomDestroyDelayTime", "10801", "10800"}},
+			{"POST /v1/rooms", `{"roomID":"new","roomDestroyDelayTime":-1}`, 400, 6000001, []string{"roomDestroyDelayTime", "-1", "10800"}},
+			{"POST /v1/rooms", `{"roomID":"new","roomDestroyDelayTime":1e99}`, 400, 6000001, []string{"roomDestroyDelayTime", "1e99", "whole number"}},
+			{"POST /v1/rooms", `{"roomID":"new","creatorUserID":"a/b"}`, 400, 6000001, []string{"creatorUserID", `"/"`}},
+			{"POST /v1/rooms", `{"roomID":"new","roomAttributes":{"` + times("k", 17) + `":"v"}}`, 400, 6000335, []string{"17 bytes", "1 to 16"}},
+			{"POST /v1/rooms", `{"roomID":"new","roomAttributes":{"k":"` + times("v", 1025) + `"}}`, 400, 6000336, []string{"1025 bytes", "1024"}},
+			{"POST /v1/rooms/R/messages", `{"senderUserID":"a/b","type":1,"message":"x"}`, 400, 6000001, []string{"senderUserID", `"/"`}},
+			{"POST /v1/rooms/R/messages", `{"senderUserID":"s","type":3,"message":"x"}`, 400, 6000001, []string{"type 3", "200 (custom)"}},
+			{"POST /v1/rooms/R/messages", `{"senderUserID":"s","type":1,"message":""}`, 400, 6000001, []string{"message is empty"}},
+			{"POST /v1/rooms/R/messages", `{"senderUserID":"s","type":1,"message":"` + times("x", 2049) + `"}`, 400, 6000001, []string{"2049 bytes", "2048"}},
+			{"POST /v1/rooms/R/messages", `{"senderUserID":"s","type":2,"message":"?"}`, 400, 6000001, []string{"base64"}},
+			{"POST /v1/rooms/R/messages", `{"senderUserID":"s","type":1,"message":"x","priority":4}`, 400, 6000001, []string{"priority 4", "3 (high)"}},
+			{"POST /v1/rooms/R/messages", `{"senderUserID":"s","type":1,"message":"x","subType":201}`, 400, 6000001, []string{"subType 201", "200"}},
+			{"POST /v1/rooms/nobody/messages", `{"senderUserID":"s","type":1,"message":"x"}`, 404, 6000204, []string{"no such room"}},
+			{"GET /v1/cluster?x=1", "", 400, 6000001, []string{`"x"`}},
+			{"POST /v1/cluster", "", 405, -32601, []string{"POST"}},
 			{times("X", 5000) + " /v1/rooms/R", "", 405, 0, nil},
 			{"POST /v1/rooms//kick", `{"userID":"ana"}`, 400, 6000001, []string{"roomID", "empty"}},
 			{"POST /v1/rooms/a%2Fb/kick", `{"userID":"ana"}`, 400, 6000001, []string{"roomID", `"/"`}},
@@ -263,8 +296,8 @@ func TestHostile_serverAPI(t *testing.T) {
 			line, body := kick(body)
 			calls = append(calls, call{line, body, 400, 6000001, words})
 		}
-		line, big := kick(`{"userID":"ana"}` + times(" ", 4096))
-		calls = append(calls, call{line, big, 413, 6000001, []string{"4096"}})
+		line, big := kick(`{"userID":"ana"}` + times(" ", 65536))
+		calls = append(calls, call{line, big, 413, 6000001, []string{"65536"}})
 		send := func(line, headers, body string) (*http.Response, string) {
 			g.Helper()
 			return exchange(g, g.b.Addr, line+" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer dev\r\n"+headers+"\r\n"+body)
@@ -295,13 +328,13 @@ func TestHostile_serverAPI(t *testing.T) {
 			check(c, res, body)
 		}
 		// Nobody waits for a body that is too big anyway, or sends it first.
-		tooBig := call{line, "", 413, 6000001, []string{"4096"}}
+		tooBig := call{line, "", 413, 6000001, []string{"65536"}}
 		began := time.Now()
 		for _, headers := range []string{"Content-Length: 1000000000\r\n", "Content-Length: 1000000000\r\nExpect: 100-continue\r\n"} {
 			res, body := send(line, headers, `{"userID":`)
 			check(tooBig, res, body)
 		}
-		res, body := send(line, "Transfer-Encoding: chunked\r\n", fmt.Sprintf("%x\r\n%s\r\n", 8000, times(" ", 8000)))
+		res, body := send(line, "Transfer-Encoding: chunked\r\n", fmt.Sprintf("%x\r\n%s\r\n", 80000, times(" ", 80000)))
 		check(tooBig, res, body)
 		if took := time.Since(began); took > 8*time.Second {
 			g.Errorf("three bodies that never come were waited for, %v", took)

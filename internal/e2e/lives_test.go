@@ -284,7 +284,7 @@ func leftovers(t testing.TB, rdb *redis.Client, prefix string) (left []string) {
 		switch {
 		case key == prefix+":nodes" || key == prefix+":partitions":
 		case slices.Contains([]string{"clock", "dead", "term", "origin"}, kind):
-		case (kind == "did" || kind == "gone") && rdb.PTTL(t.Context(), key).Val() > 0:
+		case (kind == "did" || kind == "gone" || kind == "gateway") && rdb.PTTL(t.Context(), key).Val() > 0:
 		default:
 			left = append(left, key)
 		}
