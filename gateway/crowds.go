@@ -12,56 +12,76 @@ import (
 )
 
 const (
-	// pause is how long a gateway whose rooms speak waits between connections that it
-	// accepts. One that is busy waits longer, since it wakes up later: so there is
-	// always time left for the rooms.
-	pause = time.Millisecond
-	// calm is how long after the last message a gateway does not pause any more.
+	// While rooms speak a gateway accepts as many connections in this time, and cleans
+	// up as many whose sockets have closed, for each processor.
+	pause         = time.Millisecond
+	acceptedAPace = 0.5
+	endedAPace    = 2
+	// calm is how long after the last message they may be more.
 	calm = 100 * time.Millisecond
+	// pacesLate is for how much of the time that it has come too late a gateway makes up
+	// by letting more through: a busy one for no more, so that its rooms have time.
+	pacesLate = 4 * pause
+	// longestTurn is how long the turn of one is waited for at most.
+	longestTurn = 5 * time.Second
+
 	// returnEvery is how far apart groups of sessions that come back ask the store,
 	// and so how long one of them may wait for the others.
-	returnEvery = 20 * time.Millisecond
+	returnEvery = 50 * time.Millisecond
 	// parkedAtOnce is how many sessions are parked at a time: what waits for Redis
 	// behind them does not wait for long.
 	parkedAtOnce = 64
 )
 
-// acceptedAtOnce is how many connections are accepted between two pauses, and
-// endedAtOnce how many are cleaned up at a time: half of the processors are left to
-// everybody else.
-var acceptedAtOnce, endedAtOnce = max(1, runtime.GOMAXPROCS(0)/2), max(1, runtime.GOMAXPROCS(0)/2)
+// A pacer lets through one after another while rooms speak, and everybody otherwise.
+type pacer struct {
+	every  time.Duration
+	spoken interface{ Load() uint64 } // messages that rooms have heard
 
-// Paced gives a listener that lets clients in no faster than the rooms of the gateway
-// can bear, while these speak. The others wait where the system keeps them.
-func (g *Gateway) Paced(l net.Listener) net.Listener {
-	return &pacedListener{Listener: l, spoken: &g.stats.spoken}
+	mu    sync.Mutex
+	heard uint64 // messages, by the last look
+	until time.Time
+	next  time.Time // turn
 }
 
-type pacedListener struct {
-	net.Listener
-	spoken interface{ Load() uint64 }
-
-	// Owned by whoever accepts: one at a time.
-	heard    uint64 // messages, by the last look
-	until    time.Time
-	accepted int
-	next     time.Time
-}
-
-func (p *pacedListener) Accept() (net.Conn, error) {
+// wait waits for the caller's turn.
+func (p *pacer) wait() {
+	p.mu.Lock()
 	now := time.Now()
 	if n := p.spoken.Load(); n != p.heard {
 		p.heard, p.until = n, now.Add(calm)
 	}
-	if p.accepted >= acceptedAtOnce && now.Before(p.until) {
-		time.Sleep(p.next.Sub(now))
-		p.accepted = 0
+	if !now.Before(p.until) {
+		p.next = now
 	}
-	c, err := p.Listener.Accept()
-	if p.accepted++; p.accepted >= acceptedAtOnce {
-		p.next = time.Now().Add(pause)
+	if earliest := now.Add(-pacesLate); p.next.Before(earliest) {
+		p.next = earliest
 	}
-	return c, err
+	wait := min(p.next.Sub(now), longestTurn)
+	p.next = p.next.Add(p.every)
+	p.mu.Unlock()
+	time.Sleep(wait)
+}
+
+// paceOf gives how far apart turns are of which there are so many for each processor.
+func paceOf(aPause float64) time.Duration {
+	return time.Duration(float64(pause) / aPause / float64(runtime.GOMAXPROCS(0)))
+}
+
+// Paced gives a listener that lets clients in no faster than the rooms of the gateway
+// can bear, while these speak. The others wait where the system keeps them.
+func (g *Gateway) Paced(l net.Listener) net.Listener {
+	return &pacedListener{l, &pacer{every: paceOf(acceptedAPace), spoken: &g.stats.spoken}}
+}
+
+type pacedListener struct {
+	net.Listener
+	pace *pacer
+}
+
+func (p *pacedListener) Accept() (net.Conn, error) {
+	p.pace.wait()
+	return p.Listener.Accept()
 }
 
 // A turnstile lets those through in groups who come in quick succession: the first at
@@ -89,11 +109,10 @@ func (t *turnstile) pass() {
 // slots bound how many do something at a time.
 type slots chan struct{}
 
-func (s slots) take() { s <- struct{}{} }
 func (s slots) give() { <-s }
 
-// takeFor is take, unless ctx is done before.
-func (s slots) takeFor(ctx context.Context) bool {
+// take waits for a slot, and says whether there was one before ctx was done.
+func (s slots) take(ctx context.Context) bool {
 	select {
 	case s <- struct{}{}:
 		return true

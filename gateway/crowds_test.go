@@ -32,9 +32,9 @@ func TestTurnstile(t *testing.T) {
 			}
 			synctest.Wait()
 		}
-		come(1)                     // alone
-		come(2)                     // too late for it
-		time.Sleep(returnEvery / 2) //
+		come(1) // alone
+		come(2) // too late for it
+		time.Sleep(returnEvery / 2)
 		come(3)                     // with these two
 		time.Sleep(returnEvery / 2) // those five go
 		come(4)                     // the next group
@@ -62,7 +62,8 @@ func TestPacedListener(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var spoken counted
-		l := &pacedListener{Listener: endless{}, spoken: &spoken}
+		const every, late = time.Millisecond, int(pacesLate / time.Millisecond)
+		l := &pacedListener{endless{}, &pacer{every: every, spoken: &spoken}}
 		accept := func(n int) time.Duration {
 			began := time.Now()
 			for range n {
@@ -70,21 +71,47 @@ func TestPacedListener(t *testing.T) {
 			}
 			return time.Since(began)
 		}
-		many := 50 * acceptedAtOnce
+		const many = 50
 		if took := accept(many); took != 0 {
 			t.Errorf("nobody speaks, and %d took %v", many, took)
 		}
 		time.Sleep(time.Second)
 		spoken++
-		if took := accept(acceptedAtOnce); took != 0 {
+		if took := accept(late + 1); took != 0 {
 			t.Errorf("the first waited for %v", took)
 		}
-		if took, want := accept(many), 50*pause; took != want {
-			t.Errorf("somebody speaks, and %d took %v, want %v", many, took, want)
+		if took := accept(many); took != many*every {
+			t.Errorf("somebody speaks, and %d took %v, want %v", many, took, many*every)
 		}
 		time.Sleep(calm)
 		if took := accept(many); took != 0 {
 			t.Errorf("nobody speaks any more, and %d took %v", many, took)
+		}
+	})
+}
+
+// Of those who come at once each has a turn of its own, and nobody waits for ever.
+func TestPacer_crowd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		spoken := counted(1)
+		p := &pacer{every: longestTurn / 4, spoken: &spoken}
+		began := time.Now()
+		var mu sync.Mutex
+		turns := map[time.Duration]int{}
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				p.wait()
+				mu.Lock()
+				defer mu.Unlock()
+				turns[time.Since(began).Round(longestTurn/4)]++
+			})
+		}
+		wg.Wait()
+		want := map[time.Duration]int{0: 1, longestTurn / 4: 1, longestTurn / 2: 1, longestTurn / 4 * 3: 1, longestTurn: 4}
+		if d := cmp.Diff(want, turns); d != "" {
+			t.Errorf("how many had their turn when (-want +got):\n%s", d)
 		}
 	})
 }
@@ -94,13 +121,15 @@ func TestSlots(t *testing.T) {
 	t.Parallel()
 	s := make(slots, 1)
 	ctx, cancel := context.WithCancel(t.Context())
-	if !s.takeFor(ctx) {
+	if !s.take(ctx) {
 		t.Fatal("no slot, and nobody has one")
 	}
 	cancel()
-	if s.takeFor(ctx) {
+	if s.take(ctx) {
 		t.Error("two have the one slot")
 	}
 	s.give()
-	s.take()
+	if !s.take(t.Context()) {
+		t.Error("the slot was given back, and nobody can have it")
+	}
 }
