@@ -26,8 +26,9 @@ const (
 	longestTurn = 5 * time.Second
 
 	// returnEvery is how far apart groups of sessions that come back ask the store,
-	// and so how long one of them may wait for the others.
-	returnEvery = 50 * time.Millisecond
+	// and so how long one of them may wait for the others. So many need not.
+	returnEvery  = 50 * time.Millisecond
+	returnAtOnce = 8
 	// parkedAtOnce is how many sessions are parked at a time: what waits for Redis
 	// behind them does not wait for long.
 	parkedAtOnce = 64
@@ -84,24 +85,24 @@ func (p *pacedListener) Accept() (net.Conn, error) {
 	return p.Listener.Accept()
 }
 
-// A turnstile lets those through in groups who come in quick succession: the first at
-// once, and whoever comes within returnEvery of it with all others who do.
+// A turnstile lets those through who come now and then, and has a crowd go on in
+// groups: of those who come within returnEvery all but the first few wait for its end.
 type turnstile struct {
-	mu   sync.Mutex
-	last time.Time // when the last group goes, which may be still to come
+	mu    sync.Mutex
+	began time.Time // the time within which come is counted
+	come  int
 }
 
 func (t *turnstile) pass() {
 	t.mu.Lock()
 	now := time.Now()
-	switch {
-	case now.Before(t.last):
-	case now.Before(t.last.Add(returnEvery)):
-		t.last = t.last.Add(returnEvery)
-	default:
-		t.last = now
+	if now.Sub(t.began) >= returnEvery {
+		t.began, t.come = now, 0
 	}
-	wait := t.last.Sub(now)
+	var wait time.Duration
+	if t.come++; t.come > returnAtOnce {
+		wait = t.began.Add(returnEvery).Sub(now)
+	}
 	t.mu.Unlock()
 	time.Sleep(wait)
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Those who come back in quick succession go on in groups, and nobody waits for
-// longer than one takes.
+// A few who come back at once do not wait, a crowd goes on in groups, and nobody
+// waits for longer than one takes.
 func TestTurnstile(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -32,16 +32,19 @@ func TestTurnstile(t *testing.T) {
 			}
 			synctest.Wait()
 		}
-		come(1) // alone
-		come(2) // too late for it
+		come(returnAtOnce - 1)
 		time.Sleep(returnEvery / 2)
-		come(3)                     // with these two
-		time.Sleep(returnEvery / 2) // those five go
-		come(4)                     // the next group
+		come(1 + 3) // the last of the first, and three too many
+		time.Sleep(returnEvery / 4)
+		come(2)                     // with those
+		time.Sleep(returnEvery / 4) // they go
+		come(returnAtOnce + 4)      // few again, and a group
 		time.Sleep(3 * returnEvery) // that has gone long since
 		come(1)
 		wg.Wait()
-		want := map[time.Duration]int{0: 1, returnEvery: 5, 2 * returnEvery: 4, 4 * returnEvery: 1}
+		want := map[time.Duration]int{
+			0: returnAtOnce - 1, returnEvery / 2: 1, returnEvery: 5 + returnAtOnce, 2 * returnEvery: 4, 4 * returnEvery: 1,
+		}
 		if d := cmp.Diff(want, groups); d != "" {
 			t.Errorf("how many passed when (-want +got):\n%s", d)
 		}
