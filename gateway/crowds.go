@@ -22,8 +22,11 @@ const (
 	// pacesLate is for how much of the time that it has come too late a gateway makes up
 	// by letting more through: a busy one for no more, so that its rooms have time.
 	pacesLate = 4 * pause
-	// longestTurn is how long the turn of one is waited for at most.
-	longestTurn = 5 * time.Second
+	// longestTurn is how long one waits for a turn at most; longestPaced how long a crowd
+	// does: what keeps coming after that is let through, since its places do not last
+	// for ever.
+	longestTurn  = 5 * time.Second
+	longestPaced = 10 * time.Second
 
 	// returnEvery is how far apart groups of sessions that come back ask the store,
 	// and so how long one of them may wait for the others. So many need not.
@@ -43,6 +46,7 @@ type pacer struct {
 	heard uint64 // messages, by the last look
 	until time.Time
 	next  time.Time // turn
+	since time.Time // there have been more than may pass
 }
 
 // wait waits for the caller's turn.
@@ -52,14 +56,14 @@ func (p *pacer) wait() {
 	if n := p.spoken.Load(); n != p.heard {
 		p.heard, p.until = n, now.Add(calm)
 	}
-	if !now.Before(p.until) {
-		p.next = now
+	if earliest := now.Add(-pacesLate); p.next.Before(earliest) || !now.Before(p.until) {
+		p.next, p.since = earliest, now
 	}
-	if earliest := now.Add(-pacesLate); p.next.Before(earliest) {
-		p.next = earliest
+	wait := p.next.Sub(now)
+	p.next = p.next.Add(min(p.every, max(0, longestTurn-wait)))
+	if now.Sub(p.since) > longestPaced {
+		wait = 0
 	}
-	wait := min(p.next.Sub(now), longestTurn)
-	p.next = p.next.Add(p.every)
 	p.mu.Unlock()
 	time.Sleep(wait)
 }
@@ -86,21 +90,24 @@ func (p *pacedListener) Accept() (net.Conn, error) {
 }
 
 // A turnstile lets those through who come now and then, and has a crowd go on in
-// groups: of those who come within returnEvery all but the first few wait for its end.
+// groups: of those who come within returnEvery all but the first few wait for its end,
+// and next time all do.
 type turnstile struct {
 	mu    sync.Mutex
 	began time.Time // the time within which come is counted
 	come  int
+	crowd bool // there were too many before
 }
 
 func (t *turnstile) pass() {
 	t.mu.Lock()
 	now := time.Now()
-	if now.Sub(t.began) >= returnEvery {
+	if ago := now.Sub(t.began); ago >= returnEvery {
+		t.crowd = t.come > returnAtOnce && ago < 2*returnEvery
 		t.began, t.come = now, 0
 	}
 	var wait time.Duration
-	if t.come++; t.come > returnAtOnce {
+	if t.come++; t.crowd || t.come > returnAtOnce {
 		wait = t.began.Add(returnEvery).Sub(now)
 	}
 	t.mu.Unlock()

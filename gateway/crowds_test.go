@@ -38,12 +38,14 @@ func TestTurnstile(t *testing.T) {
 		time.Sleep(returnEvery / 4)
 		come(2)                     // with those
 		time.Sleep(returnEvery / 4) // they go
-		come(returnAtOnce + 4)      // few again, and a group
-		time.Sleep(3 * returnEvery) // that has gone long since
+		come(3)                     // after a crowd, one more group
+		time.Sleep(returnEvery)     // that goes
+		come(2)                     // few again
+		time.Sleep(3 * returnEvery)
 		come(1)
 		wg.Wait()
 		want := map[time.Duration]int{
-			0: returnAtOnce - 1, returnEvery / 2: 1, returnEvery: 5 + returnAtOnce, 2 * returnEvery: 4, 4 * returnEvery: 1,
+			0: returnAtOnce - 1, returnEvery / 2: 1, returnEvery: 5, 2 * returnEvery: 3 + 2, 5 * returnEvery: 1,
 		}
 		if d := cmp.Diff(want, groups); d != "" {
 			t.Errorf("how many passed when (-want +got):\n%s", d)
@@ -89,6 +91,19 @@ func TestPacedListener(t *testing.T) {
 		time.Sleep(calm)
 		if took := accept(many); took != 0 {
 			t.Errorf("nobody speaks any more, and %d took %v", many, took)
+		}
+		for began := time.Now(); time.Since(began) < longestPaced; {
+			spoken++
+			accept(many)
+		}
+		spoken++
+		if took := accept(many); took != 0 {
+			t.Errorf("more come all the time, and %d took %v", many, took)
+		}
+		time.Sleep(time.Second)
+		spoken++
+		if took := accept(late + 1 + many); took != many*every {
+			t.Errorf("it was over, and of the next %d took %v, want %v", many, took, many*every)
 		}
 	})
 }

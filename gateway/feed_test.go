@@ -20,7 +20,7 @@ type stage struct {
 
 	history func(after roomstore.Position) (roomstore.History, error)
 	head    roomstore.Position // that the store says the room is at
-	asked   int // times the store was
+	asked   int                // times the store was
 }
 
 const room = roomstore.RoomID("R")
