@@ -11,7 +11,7 @@ GOFMT       = $(shell $(GO) env GOROOT)/bin/gofmt
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: ## run one gateway for development on :8080, with an embedded Redis
@@ -37,6 +37,11 @@ web: ## test the TypeScript SDK and the web pages, in Node and in Chromium
 .PHONY: generate
 generate: ## bundle the web pages anew; what is made is kept in the repository
 	$(GO) generate ./gateway/console
+
+.PHONY: screenshots
+screenshots: ## make the pictures in docs/ anew
+	@.ci/tools
+	cd client/js && npm ci --no-audit --no-fund --loglevel=error && npm run --silent screenshots
 
 .PHONY: build
 build: ## build the programs into bin/

@@ -318,6 +318,7 @@ type fakeHistory struct {
 }
 
 func (h *fakeHistory) Topic(room roomstore.RoomID) string { return "ch:" + string(room) }
+func (h *fakeHistory) Path(roomstore.RoomID) int          { return 0 }
 
 func (h *fakeHistory) Catchup(ctx context.Context, room roomstore.RoomID, after roomstore.Position) (roomstore.History, error) {
 	return h.catchup(ctx, room, after)

@@ -19,7 +19,6 @@ import (
 	"github.com/roomgate/roomgate/gateway/auth"
 	"github.com/roomgate/roomgate/gateway/serverapi"
 	"github.com/roomgate/roomgate/protocol"
-	"github.com/roomgate/roomgate/pubsub"
 	"github.com/roomgate/roomgate/roomstore"
 )
 
@@ -34,6 +33,8 @@ type Config struct {
 	MaxConnections int      // 0 for any number
 	RateLimits     bool
 	HistoryQuery   bool // queryRoomHistory is served
+
+	Console http.Handler // of /console/; none if nil
 
 	SessionTTL        time.Duration // 35 s if 0
 	LeaseTTL          time.Duration // 10 s if 0
@@ -63,7 +64,7 @@ func defaults[T comparable](v *T, value T) {
 type Gateway struct {
 	cfg      Config
 	store    *roomstore.Store
-	bus      *pubsub.Bus
+	bus      Bus
 	verifier auth.Verifier
 	log      *slog.Logger
 	hub      *hub
@@ -92,8 +93,14 @@ type Gateway struct {
 	stopped  bool // no more connections
 }
 
+// A Bus brings what is published: a [pubsub.Bus], or on Redis Cluster a [pubsub.Sharded].
+type Bus interface {
+	topics
+	Reset(topic string)
+}
+
 // New returns a Gateway that serves once [Gateway.Run] runs.
-func New(store *roomstore.Store, bus *pubsub.Bus, verifier auth.Verifier, cfg Config) *Gateway {
+func New(store *roomstore.Store, bus Bus, verifier auth.Verifier, cfg Config) *Gateway {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -133,6 +140,10 @@ func (g *Gateway) Handler() http.Handler {
 		r.Handle(path, api)
 	}
 	g.Health(r)
+	if g.cfg.Console != nil {
+		r.Handle("/console", http.RedirectHandler("/console/", http.StatusFound))
+		r.Handle("/console/*", g.cfg.Console)
+	}
 	return r
 }
 

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -25,11 +26,12 @@ import (
 )
 
 // gate is a hook of a Redis client that can keep the answers to a script from
-// who waits for them.
+// who waits for them, and have calls about one slot fail.
 type gate struct {
 	mu     sync.Mutex
 	script string        // hash
 	shut   chan struct{} // nil: open
+	away   string        // what the keys begin with of calls that fail; "" for none
 }
 
 func (g *gate) DialHook(next redis.DialHook) redis.DialHook          { return next }
@@ -37,10 +39,21 @@ func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return ne
 
 func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		err := next(ctx, cmds)
 		g.mu.Lock()
-		script, shut := g.script, g.shut
+		script, shut, away := g.script, g.shut, g.away
 		g.mu.Unlock()
+		through := make([]redis.Cmder, 0, len(cmds))
+		for _, cmd := range cmds {
+			if args := cmd.Args(); away != "" && len(args) > 3 && strings.HasPrefix(fmt.Sprint(args[3]), away) {
+				cmd.SetErr(errAway)
+				continue
+			}
+			through = append(through, cmd)
+		}
+		err := errAway
+		if len(through) > 0 {
+			err = next(ctx, through)
+		}
 		if shut != nil && slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return slices.Contains(c.Args(), any(script)) }) {
 			<-shut
 		}
@@ -53,6 +66,14 @@ func (g *gate) close(s lua.Script) {
 	defer g.mu.Unlock()
 	g.script = s.Hash()
 	g.shut = make(chan struct{})
+}
+
+var errAway = errors.New("that slot is away")
+
+func (g *gate) setAway(prefix string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.away = prefix
 }
 
 func (g *gate) open() {
@@ -85,8 +106,14 @@ func serve(t testing.TB, cfg Config) *served {
 // serveOn is serve on a Redis, whose events come from an address.
 func serveOn(t testing.TB, cfg Config, own *redis.Client, events string) *served {
 	t.Helper()
+	return serveRooms(t, cfg, own, events, roomstore.Config{Partitions: 1})
+}
+
+// serveRooms is serveOn with rooms of some kind.
+func serveRooms(t testing.TB, cfg Config, own *redis.Client, events string, rooms roomstore.Config) *served {
+	t.Helper()
 	s := &served{t: t, rdb: own, gate: &gate{}, prefix: redistest.Prefix(), closes: make(chan int, 1000)}
-	terms := roomstore.NewTerms(s.prefix, 1)
+	terms := roomstore.NewTerms(s.prefix, rooms.Partitions)
 	client := func(addr string) *redis.Client {
 		o := redistest.Options(addr)
 		o.OnConnect = terms.OnConnect
@@ -97,7 +124,8 @@ func serveOn(t testing.TB, cfg Config, own *redis.Client, events string) *served
 	rdb := client(own.Options().Addr)
 	rdb.AddHook(s.gate)
 	calls := roomstore.NewBatcher(rdb, roomstore.BatcherConfig{})
-	store := roomstore.New(calls, roomstore.Config{Prefix: s.prefix, MaxMembers: 100_000, Terms: terms})
+	rooms.Prefix, rooms.MaxMembers, rooms.Terms = s.prefix, 100_000, terms
+	store := roomstore.New(calls, rooms)
 	bus := pubsub.New(client(events), pubsub.Config{})
 	cfg.OnClose = func(code int) {
 		select {

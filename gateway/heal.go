@@ -25,14 +25,21 @@ const (
 // until ctx is done. It fails with [roomstore.ErrPartitions] if the deployment
 // has come to have another number of partitions.
 func (g *Gateway) runHealer(ctx context.Context) error {
+	h := &healing{g: g}
+	var again <-chan time.Time // what could not be asked is asked again
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-g.store.Stale():
+		case <-again:
 		}
+		again = nil
 		for backoff := 20 * time.Millisecond; ; backoff = min(2*backoff, 500*time.Millisecond) {
-			err := g.heal(ctx)
+			unheard, err := h.run(ctx)
+			if unheard {
+				again = time.After(time.Second)
+			}
 			if err == nil {
 				break
 			}
@@ -48,15 +55,19 @@ func (g *Gateway) runHealer(ctx context.Context) error {
 	}
 }
 
-// healing is what a node puts back under one term.
+// healing is what a node puts back under one term, or several after another: where
+// hash slots of a Cluster lie apart each has its own, and comes to it when it does.
 type healing struct {
 	g         *Gateway
 	node      string
-	term      string
+	term      string            // that it is putting back under
 	knew      string            // the term it acts under until then
 	reclaimed map[*session]bool // sessions that have been
 	put       map[*feed]put     // rooms, and what was known of them
 	strays    []roomstore.Stray // rooms that the store has sessions in, wrongly
+
+	// What is still to be taken back, since Redis did not answer about it.
+	left []func(ctx context.Context) error
 
 	mu     sync.Mutex
 	absent []*member // whose place is not theirs any more; guarded by mu
@@ -73,65 +84,91 @@ func (p put) covers(known roomstore.Record) bool {
 	return p.at == known.Position && slices.Equal(p.members, known.Members)
 }
 
-// errAgain means that the term has changed while data was being put back.
-var errAgain = errors.New("the term has changed again")
+// askAgain is how soon a node that puts data back looks whether more has been lost.
+const askAgain = 200 * time.Millisecond
 
-// heal puts back what this node knows, waits until all have had time to, and
-// goes on under the new term. Nothing is lost if it fails: it is to be repeated.
-func (g *Gateway) heal(ctx context.Context) error {
-	greeting, err := g.ask(ctx)
-	if err != nil {
-		return err
-	}
-	h := &healing{
-		g: g, node: g.node(), term: greeting.Term, knew: g.store.Term(),
-		reclaimed: map[*session]bool{}, put: map[*feed]put{},
-	}
-	if h.term == h.knew && greeting.Opens == 0 {
-		g.store.Adopt(h.term)
-		return nil
-	}
-	g.healing.Store(true)
+// run puts back what this node knows, as far as the term is another than that it acts
+// under, waits until all have had time to, and goes on under the new one; in each slot
+// as soon as that is open. Nothing is lost if it fails: it is to be repeated. unheard
+// says that some slots did not answer.
+func (h *healing) run(ctx context.Context) (unheard bool, err error) {
+	g, began := h.g, time.Now()
+	h.node, h.term, h.knew = g.node(), g.store.Term(), g.store.Term()
+	h.strays, h.absent = nil, nil
 	defer g.healing.Store(false)
-	began := time.Now()
-	if h.term != h.knew {
-		g.stats.Heals.Add(1)
-		g.log.Warn("redis was started anew or lost data, putting back what is known")
-		if err := h.report(ctx); err != nil {
-			return err
+	for {
+		greeting, err := g.ask(ctx)
+		if err != nil {
+			return unheard, err
 		}
-	}
-	for greeting.Opens > 0 {
+		unheard = unheard || greeting.Unheard
+		if greeting.Term == h.knew && greeting.Opens == 0 && len(h.left) == 0 {
+			g.store.Adopt(h.knew)
+			return unheard, nil
+		}
+		g.healing.Store(true)
+		if greeting.Term != h.term {
+			h.term, h.reclaimed, h.put = greeting.Term, map[*session]bool{}, map[*feed]put{}
+			g.stats.Heals.Add(1)
+			g.log.Warn("redis was started anew or lost data, putting back what is known")
+			if err := h.report(ctx); err != nil {
+				return unheard, err
+			}
+			continue // it may be open by now
+		}
+		if greeting.Ready != h.knew {
+			if err := h.goOn(ctx, greeting); err != nil {
+				return unheard, err
+			}
+			g.log.Info("put back what is known", "count", len(h.put), "took", time.Since(began))
+			continue
+		}
+		h.tryLeft(roomstore.Under(ctx, h.knew))
+		wait := askAgain
+		if greeting.Opens > 0 {
+			wait = greeting.Opens + time.Millisecond
+		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(greeting.Opens + time.Millisecond):
-		}
-		if greeting, err = g.ask(ctx); err != nil {
-			return err
-		}
-		if greeting.Term != h.term {
-			return errAgain
+			return unheard, ctx.Err()
+		case <-g.store.Stale():
+			select {
+			case <-ctx.Done():
+				return unheard, ctx.Err()
+			case <-time.After(min(wait, askAgain)):
+			}
+		case <-time.After(wait):
 		}
 	}
-	if h.term != h.knew {
-		// What came meanwhile. From now on nothing does, before we act.
-		if err := h.report(ctx); err != nil {
-			return err
-		}
-		under := roomstore.Under(ctx, h.term)
-		if err := h.tidy(under); err != nil {
-			return err
-		}
-		if err := h.follow(under); err != nil {
-			return err
-		}
-		g.log.Info("put back what is known", "count", len(h.put), "took", time.Since(began))
+}
+
+// errNotTidy means that what is stored wrongly could not be taken back.
+var errNotTidy = errors.New("what is stored wrongly could not be taken back")
+
+// goOn makes calls under a term from now on, as far as it is open and everything has
+// been put back under it.
+func (h *healing) goOn(ctx context.Context, greeting roomstore.Greeting) error {
+	g, ready := h.g, greeting.Ready
+	// What came meanwhile. From now on nothing does, before we act.
+	if err := h.report(ctx); err != nil {
+		return err
 	}
-	g.store.Adopt(h.term)
+	under := roomstore.Under(ctx, ready)
+	if err := h.tidy(under, ready); err != nil {
+		return err
+	}
+	if len(h.left) > 0 && ready == greeting.Term && !greeting.Unheard {
+		return errNotTidy
+	}
+	if err := h.follow(under, ready); err != nil {
+		return err
+	}
+	g.store.Adopt(ready)
+	h.knew = ready
 	for _, m := range h.absent {
 		m.s.c.fenced() // the client finds out by resuming
 	}
+	h.absent = nil
 	return nil
 }
 
@@ -186,7 +223,7 @@ func (h *healing) reclaim(ctx context.Context) error {
 	}
 	call, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
 	defer cancel()
-	lost, strays, err := g.store.Reclaim(call, h.term, h.node, holdings)
+	lost, strays, err := g.store.Reclaim(call, h.term, h.knew, h.node, holdings)
 	if err != nil {
 		return err
 	}
@@ -246,56 +283,62 @@ func (h *healing) heal(ctx context.Context, f *feed, known roomstore.Record) err
 
 // tidy takes back what is stored of this node's sessions and was not so any more:
 // Redis may have gone back to an earlier time.
-func (h *healing) tidy(ctx context.Context) error {
+func (h *healing) tidy(ctx context.Context, ready string) error {
 	g := h.g
-	call := func(do func(ctx context.Context) error) error {
-		ctx, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
-		defer cancel()
-		if err := do(ctx); err != nil && !roomstore.Refused(err) {
-			return err
-		}
-		return nil
-	}
 	for _, stray := range h.strays {
-		err := call(func(ctx context.Context) error {
+		h.left = append(h.left, func(ctx context.Context) error {
+			g.mu.Lock()
+			s := g.sessions[stray.Session.ID]
+			g.mu.Unlock()
+			if s != nil && slices.Contains(s.mayBeIn(), stray.Room) {
+				return nil // it enters by itself now
+			}
 			_, err := g.store.Leave(ctx, stray.Session, stray.Room, "")
 			return err
 		})
-		if err != nil {
+	}
+	h.strays = nil
+	if h.node != "" {
+		call, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
+		held, err := g.store.Held(call, ready, h.knew, h.node)
+		cancel()
+		if err != nil && !roomstore.Refused(err) {
 			return err
 		}
-	}
-	if h.node == "" {
-		return nil
-	}
-	var held []roomstore.Session
-	err := call(func(ctx context.Context) (err error) {
-		held, err = g.store.Held(ctx, h.node)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for _, who := range held {
-		g.mu.Lock()
-		_, here := g.sessions[who.ID]
-		g.mu.Unlock()
-		if here {
-			continue
-		}
-		// Its client may come back, if it has not logged out.
-		err := call(func(ctx context.Context) error { return g.store.Abandon(ctx, who, g.cfg.SessionTTL) })
-		if err != nil {
-			return err
+		for _, who := range held {
+			h.left = append(h.left, func(ctx context.Context) error {
+				g.mu.Lock()
+				_, here := g.sessions[who.ID]
+				g.mu.Unlock()
+				if here {
+					return nil
+				}
+				// Its client may come back, if it has not logged out.
+				return g.store.Abandon(ctx, who, g.cfg.SessionTTL)
+			})
 		}
 	}
+	h.tryLeft(ctx)
 	return nil
 }
 
-// follow moves the feeds on to the lives that their rooms are in now.
-func (h *healing) follow(ctx context.Context) error {
+// tryLeft does what is left to do. Of a session in one slot that may be about a room in
+// another, which is away, or not open yet.
+func (h *healing) tryLeft(ctx context.Context) {
+	h.left = slices.DeleteFunc(h.left, func(do func(ctx context.Context) error) bool {
+		ctx, cancel := context.WithTimeout(ctx, h.g.cfg.RedisTimeout)
+		defer cancel()
+		err := do(ctx)
+		return err == nil || roomstore.Refused(err)
+	})
+}
+
+// follow moves the feeds on to the lives that their rooms are in now, where these may
+// be others.
+func (h *healing) follow(ctx context.Context, ready string) error {
 	g := h.g
-	for batch := range slices.Chunk(g.hub.all(), compareBatch) {
+	feeds := slices.DeleteFunc(g.hub.all(), func(f *feed) bool { return !g.store.Renewed(ready, h.knew, f.room) })
+	for batch := range slices.Chunk(feeds, compareBatch) {
 		rooms := make([]roomstore.RoomID, len(batch))
 		for i, f := range batch {
 			rooms[i] = f.room

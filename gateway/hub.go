@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ const feedLinger = 10 * time.Second
 // history is what feeds ask of the room store.
 type history interface {
 	Topic(roomstore.RoomID) string
+	Path(roomstore.RoomID) int
 	Catchup(context.Context, roomstore.RoomID, roomstore.Position) (roomstore.History, error)
 	Positions(context.Context, []roomstore.RoomID) (map[roomstore.RoomID]roomstore.Position, error)
 	Absent(context.Context, roomstore.RoomID, []roomstore.Session) ([]roomstore.Session, error)
@@ -176,6 +178,17 @@ func (h *hub) close(f *feed) {
 	}
 }
 
+// paths gives the paths by which the events of all feeds come.
+func (h *hub) paths() map[int]bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	paths := map[int]bool{}
+	for room := range h.feeds {
+		paths[h.store.Path(room)] = true
+	}
+	return paths
+}
+
 // suspect notes that a feed may have missed something. Its subscription is
 // confirmed again.
 func (h *hub) suspect(f *feed) {
@@ -217,45 +230,52 @@ func (h *hub) lags(f *feed, yes bool) {
 
 // compare asks the store where the rooms are whose feeds may have missed
 // something, and fills what they missed. What the store does not answer for is
-// asked again at the next tick.
+// asked again at the next tick; it may be the rooms of one path only.
 func (h *hub) compare(ctx context.Context) {
 	h.mu.Lock()
-	feeds := make([]*feed, 0, len(h.doubts))
-	rooms := make([]roomstore.RoomID, 0, len(h.doubts))
+	byPath := map[int][]*feed{}
 	for f := range h.doubts {
-		feeds = append(feeds, f)
-		rooms = append(rooms, f.room)
+		p := h.store.Path(f.room)
+		byPath[p] = append(byPath[p], f)
 	}
 	h.mu.Unlock()
-	if len(feeds) == 0 {
-		return
+	var asking sync.WaitGroup
+	for _, feeds := range byPath {
+		asking.Go(func() { h.compareOn(ctx, feeds) })
 	}
-	for i := 0; i < len(feeds); i += compareBatch {
-		j := min(i+compareBatch, len(feeds))
+	asking.Wait()
+}
+
+// compareOn is compare for feeds on one path.
+func (h *hub) compareOn(ctx context.Context, feeds []*feed) {
+	for batch := range slices.Chunk(feeds, compareBatch) {
+		rooms := make([]roomstore.RoomID, len(batch))
 		h.mu.Lock()
-		for _, f := range feeds[i:j] {
+		for i, f := range batch {
+			rooms[i] = f.room
 			delete(h.doubts, f) // one that is suspected meanwhile is asked for again
 		}
-		h.asking = j - i
+		h.asking += len(batch)
 		h.mu.Unlock()
 		call, cancel := context.WithTimeout(ctx, h.wait)
-		at, err := h.store.Positions(call, rooms[i:j])
+		at, err := h.store.Positions(call, rooms)
 		cancel()
-		if err != nil {
-			h.mu.Lock()
-			for _, f := range feeds[i:j] {
-				h.doubts[f] = struct{}{}
+		if err == nil {
+			for _, f := range batch {
+				f.compare(at[f.room])
 			}
-			h.asking = 0
-			h.mu.Unlock()
-			return
-		}
-		for _, f := range feeds[i:j] {
-			f.compare(at[f.room])
 		}
 		h.mu.Lock()
-		h.asking = 0
+		if err != nil {
+			for _, f := range batch {
+				h.doubts[f] = struct{}{}
+			}
+		}
+		h.asking -= len(batch)
 		h.mu.Unlock()
+		if err != nil {
+			return
+		}
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"hash/fnv"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,20 +18,6 @@ const (
 	nodeTick   = 500 * time.Millisecond
 	standstill = 2 * time.Second
 
-	// renewEvery is how often the lease is renewed: with every tick, also one
-	// that comes a little early. It is often, since the answer says how long ago
-	// the last sweep was.
-	renewEvery = nodeTick * 4 / 5
-
-	// sweepEvery is the longest pause between two sweeps by the node that is
-	// to do it: every second tick. After sweepSilence any node does. So nobody
-	// is kept for more than 2 s past a deadline, even if that node is gone.
-	sweepEvery   = 2 * renewEvery
-	sweepSilence = 3 * nodeTick
-
-	probeEvery   = 2 * time.Second
-	probesMissed = 3 // until the subscription is taken for deaf
-
 	compareEvery = 30 * time.Second
 	// The goodbyes of a node that was given up are spread over a time, but not so long that a
 	// session is over before its client hears of it: it ends one TTL after the lease.
@@ -40,30 +25,49 @@ const (
 	spreadPart = 7 // of a session's TTL at most
 )
 
+// A pace is how often a node does what is to be done all the time.
+type pace struct {
+	// renew is how often the lease is renewed: with every tick, or every other, also
+	// one that comes a little early. It is often, since the answer says how long ago the
+	// last sweep was.
+	renew time.Duration
+
+	// sweep is the longest pause between two sweeps by the node that is to do it.
+	// After silence any node does. So nobody is kept for much longer than 2 s past a
+	// deadline, even if that node is gone.
+	sweep, silence time.Duration
+}
+
+var (
+	onePace = pace{renew: nodeTick * 4 / 5, sweep: 2 * nodeTick * 4 / 5, silence: 3 * nodeTick}
+	// slotsPace is for hash slots that lie apart, each of which is to be asked.
+	slotsPace = pace{renew: 2 * nodeTick * 9 / 10, sweep: 4 * nodeTick * 9 / 10, silence: 6 * nodeTick}
+)
+
 // incarnation is this node under one lease. When the others have given it up,
 // it closes all sockets and begins again under another name.
 type incarnation struct {
-	g  *Gateway
-	id string
+	g    *Gateway
+	id   string
+	pace pace
 
-	gap   atomic.Bool  // orders may have been lost
-	heard atomic.Int64 // when a probe last came back, in ns of the process's clock
+	paths *paths
+	gap   atomic.Bool // orders may have been lost
+	last  atomic.Pointer[roomstore.Lease]
 
-	// Owned by its run.
-	alive      []string
-	renewed    time.Time
+	// Owned by run.
+	renewed time.Time
+	since   time.Time // when the lease was begun, on Redis's clock
+	counted tally     // a while ago
+	rates   struct{ accepted, messages, deliveries float64 }
+
+	// Owned by chores.
 	swept      time.Time
 	sweepAt    time.Time
-	silent     bool // nobody has swept for too long
-	probed     time.Time
-	asked      time.Duration // when the last probe that Redis took was sent, on the process's clock
-	remade     time.Time     // the subscription, because it was deaf
 	compared   time.Time
 	audited    time.Time
 	suspicious map[string]suspicion
 	looked     time.Time // at leases, last
-	since      time.Time // when the lease was begun, on Redis's clock
-	counted    tally     // at the last renewal
 }
 
 // tally is what has been counted by a time, for what is told of a second.
@@ -71,6 +75,10 @@ type tally struct {
 	at                             time.Time
 	accepted, messages, deliveries uint64
 }
+
+// tallyEvery is over how long it is counted: one message in the time between two
+// renewals would look like several a second.
+const tallyEvery = 2 * time.Second
 
 // suspicion is a lapsed lease, and for how long it has been seen unchanged while
 // Redis answered: its node could have renewed it.
@@ -91,7 +99,12 @@ func (g *Gateway) node() string {
 // demands, until ctx is done. Then it ends its lease.
 func (g *Gateway) runNode(ctx context.Context) error {
 	for ctx.Err() == nil {
-		n := &incarnation{g: g, id: roomstore.NewNodeID(), suspicious: map[string]suspicion{}}
+		n := &incarnation{g: g, id: roomstore.NewNodeID(), pace: onePace, suspicious: map[string]suspicion{}}
+		if g.store.Apart() {
+			n.pace = slotsPace
+			n.pace.sweep = min(n.pace.sweep, g.cfg.LeaseTTL/4)
+		}
+		n.paths = &paths{n: n, all: map[int]*path{}, stop: map[int]context.CancelFunc{}}
 		err := n.run(ctx)
 		switch {
 		case err == nil:
@@ -124,29 +137,26 @@ func (g *Gateway) dismiss(ctx context.Context) {
 // run is one incarnation. It returns nil when ctx is done.
 func (n *incarnation) run(ctx context.Context) error {
 	g := n.g
-	topic := g.store.NodeTopic(n.id)
-	call, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
-	err := g.bus.Subscribe(call, topic, n)
-	cancel()
-	if err != nil {
+	defer n.paths.end()
+	if err := n.paths.begin(ctx); err != nil {
 		return err
 	}
-	defer g.bus.Unsubscribe(topic)
 	if err := n.lease(ctx, true); err != nil {
 		return err
 	}
 	g.stats.Incarnations.Add(1)
-	n.heard.Store(int64(g.since()))
 	n.compared = time.Now()
 	g.current.Store(n)
 	g.log.Info("lease begun", "node", n.id)
 
-	// Its own goroutine, since a call to a slow Redis is no standstill.
-	stood := make(chan struct{}, 1)
-	watch, stop := context.WithCancel(ctx)
-	var watcher sync.WaitGroup
-	watcher.Go(func() { watchStandstill(watch, stood) })
-	defer watcher.Wait()
+	// Goroutines of their own: a call to a slow Redis is no standstill, and what is in
+	// the slots of a master that is away does not keep the lease from being renewed.
+	stood, fenced := make(chan struct{}, 1), make(chan error, 1)
+	beside, stop := context.WithCancel(ctx)
+	var work sync.WaitGroup
+	work.Go(func() { watchStandstill(beside, stood) })
+	work.Go(func() { fenced <- n.chores(beside) })
+	defer work.Wait()
 	defer stop()
 
 	tick := time.NewTicker(nodeTick)
@@ -154,21 +164,27 @@ func (n *incarnation) run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			stop()
+			work.Wait()
 			n.release()
 			return nil
+		case err := <-fenced:
+			if err != nil {
+				return err
+			}
+			continue
 		case <-stood:
 			g.log.Warn("stood still, renewing the lease first", "node", n.id)
-			if err := n.lease(ctx, false); err != nil {
-				if errors.Is(err, roomstore.ErrFenced) {
-					return err
-				}
-				continue
-			}
+			n.renewed = time.Time{}
 		case <-tick.C:
 		}
-		if err := n.due(ctx); errors.Is(err, roomstore.ErrFenced) {
-			return err
+		if time.Since(n.renewed) >= min(n.pace.renew, g.cfg.LeaseTTL/4) {
+			if err := n.lease(ctx, false); errors.Is(err, roomstore.ErrFenced) {
+				return err
+			}
 		}
+		n.paths.follow(ctx)
+		g.forgetOrders()
 	}
 }
 
@@ -195,23 +211,31 @@ func watchStandstill(ctx context.Context, stood chan<- struct{}) {
 	}
 }
 
-// due does what is due now. It returns an error only if the node is fenced.
-func (n *incarnation) due(ctx context.Context) error {
-	g, now := n.g, time.Now()
-	if now.Sub(n.renewed) >= min(renewEvery, g.cfg.LeaseTTL/4) {
-		if err := n.lease(ctx, false); errors.Is(err, roomstore.ErrFenced) {
+// chores does the node's share of what time demands, until ctx is done. It returns
+// an error only if the node is fenced.
+func (n *incarnation) chores(ctx context.Context) error {
+	tick := time.NewTicker(nodeTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := n.due(ctx); errors.Is(err, roomstore.ErrFenced) {
 			return err
 		}
 	}
+}
+
+// due does what is due now. It returns an error only if the node is fenced.
+func (n *incarnation) due(ctx context.Context) error {
+	now, last := time.Now(), n.last.Load()
 	// Who has seen a lease lapse goes on looking until that is settled.
-	if (n.elected() || n.silent || len(n.suspicious) > 0) && !now.Before(n.sweepAt) {
+	if (n.elected(last.Alive) || last.SinceSweep > n.pace.silence || len(n.suspicious) > 0) && !now.Before(n.sweepAt) {
 		if err := n.sweep(ctx); errors.Is(err, roomstore.ErrFenced) {
 			return err
 		}
-	}
-	n.listen()
-	if now.Sub(n.probed) >= probeEvery {
-		n.probe(ctx)
 	}
 	if now.Sub(n.compared) >= compareEvery || n.gap.Swap(false) {
 		n.compare(ctx)
@@ -219,7 +243,6 @@ func (n *incarnation) due(ctx context.Context) error {
 	if now.Sub(n.audited) >= compareEvery {
 		n.audit(ctx)
 	}
-	g.forgetOrders()
 	return nil
 }
 
@@ -248,8 +271,8 @@ func (n *incarnation) lease(ctx context.Context, begin bool) error {
 	if begin {
 		n.since = l.Now
 	}
-	n.renewed, n.alive = time.Now(), l.Alive
-	n.silent = l.SinceSweep > sweepSilence
+	n.renewed = time.Now()
+	n.last.Store(&l)
 	return nil
 }
 
@@ -258,11 +281,13 @@ func (n *incarnation) about() *roomstore.About {
 	g := n.g
 	s := &g.stats
 	now := tally{time.Now(), s.Accepted.Load(), s.Messages.Load(), s.Deliveries.Load()}
-	before := n.counted
-	n.counted = now
-	rate := func(now, before uint64) float64 { return 0 }
-	if passed := now.at.Sub(before.at).Seconds(); !before.at.IsZero() && passed > 0 {
-		rate = func(now, before uint64) float64 { return float64(now-before) / passed }
+	if before, passed := n.counted, now.at.Sub(n.counted.at); passed >= tallyEvery {
+		if !before.at.IsZero() {
+			n.rates.accepted = float64(now.accepted-before.accepted) / passed.Seconds()
+			n.rates.messages = float64(now.messages-before.messages) / passed.Seconds()
+			n.rates.deliveries = float64(now.deliveries-before.deliveries) / passed.Seconds()
+		}
+		n.counted = now
 	}
 	g.mu.Lock()
 	connections, sessions := len(g.open), len(g.sessions)
@@ -270,8 +295,7 @@ func (n *incarnation) about() *roomstore.About {
 	return &roomstore.About{
 		Name: g.cfg.Node, Version: g.cfg.Version, Since: n.since, Draining: g.draining.Load(),
 		Connections: connections, Sessions: sessions, Rooms: int(s.Occupied.Load()),
-		Accepted: rate(now.accepted, before.accepted), Messages: rate(now.messages, before.messages),
-		Deliveries: rate(now.deliveries, before.deliveries),
+		Accepted: n.rates.accepted, Messages: n.rates.messages, Deliveries: n.rates.deliveries,
 	}
 }
 
@@ -287,14 +311,14 @@ func (n *incarnation) release() {
 
 // elected says whether this node is the one that sweeps: of all nodes alive
 // the one whose hash is highest (rendezvous hashing).
-func (n *incarnation) elected() bool {
+func (n *incarnation) elected(alive []string) bool {
 	score := func(node string) uint64 {
 		h := fnv.New64a()
 		h.Write([]byte("sweep\x00" + node))
 		return h.Sum64()
 	}
 	mine := score(n.id)
-	for _, other := range n.alive {
+	for _, other := range alive {
 		if s := score(other); s > mine || s == mine && other > n.id {
 			return false
 		}
@@ -317,7 +341,7 @@ func (n *incarnation) sweep(ctx context.Context) error {
 		done, err := g.store.Sweep(call, n.id, claims)
 		cancel()
 		n.swept = time.Now()
-		n.sweepAt = n.swept.Add(sweepEvery)
+		n.sweepAt = n.swept.Add(n.pace.sweep)
 		if err != nil {
 			switch {
 			case errors.Is(err, roomstore.ErrPaused):
@@ -332,14 +356,14 @@ func (n *incarnation) sweep(ctx context.Context) error {
 		g.stats.Claimed.Add(uint64(done.Claimed))
 		n.suspect(done.Lapsed)
 		n.looked = time.Now()
-		if done.More && time.Since(began) < sweepEvery {
+		if done.More && time.Since(began) < n.pace.sweep {
 			continue
 		}
 		if done.More { // the lease comes in between
 			n.sweepAt = n.swept
 			return nil
 		}
-		if done.Next >= 0 && done.Next < sweepEvery {
+		if done.Next >= 0 && done.Next < n.pace.sweep {
 			n.sweepAt = n.swept.Add(done.Next)
 		}
 		return nil
@@ -365,44 +389,8 @@ func (n *incarnation) suspect(lapsed []roomstore.Lapse) {
 	n.suspicious = next
 }
 
-// probe sends the node a message through the path that events take.
-func (n *incarnation) probe(ctx context.Context) {
-	g := n.g
-	n.probed = time.Now()
-	ctx, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
-	defer cancel()
-	sent := g.since()
-	if g.store.Probe(ctx, n.id, strconv.FormatInt(int64(sent), 10)) == nil {
-		n.asked = sent
-	}
-}
-
-// listen makes the subscription anew if it is deaf: no probe has come back for a
-// while, and the last one neither, though Redis has taken it. If Redis takes none
-// it is away, which is another matter, and the subscription may be as good as it
-// was.
-func (n *incarnation) listen() {
-	g, heard := n.g, time.Duration(n.heard.Load())
-	if now := g.since(); n.asked > heard && now-n.asked >= probeEvery && now-heard > probesMissed*probeEvery &&
-		time.Since(n.remade) > probesMissed*probeEvery {
-		g.log.Warn("subscription is deaf, making it anew", "node", n.id)
-		n.remade = time.Now()
-		g.bus.Reset()
-	}
-}
-
-// Deliver implements [pubsub.Handler]: an order, or a probe.
-func (n *incarnation) Deliver(payload string) {
-	o, err := roomstore.DecodeOrder(payload)
-	if err != nil {
-		n.g.log.Error("order not understood", "err", err)
-		return
-	}
-	if o.Probe != "" {
-		n.heard.Store(int64(n.g.since()))
-		n.g.stats.Probes.Add(1)
-		return
-	}
+// order closes the socket of a session that is not this node's any more.
+func (n *incarnation) order(o roomstore.Order) {
 	n.g.mu.Lock()
 	s := n.g.sessions[o.Session]
 	if here := s != nil && s.who.Generation >= o.Generation; !here && n.g.early[o.Session].Generation < o.Generation {
@@ -441,9 +429,6 @@ func (g *Gateway) forgetOrders() {
 		}
 	}
 }
-
-// Gap implements [pubsub.Handler]: orders may have been lost.
-func (n *incarnation) Gap() { n.gap.Store(true) }
 
 // replaced closes the socket of a session that is over here.
 func (s *session) replaced(code protocol.CloseCode) {
@@ -542,8 +527,8 @@ func (g *Gateway) NotReady() (reasons []string) {
 	if n == nil {
 		return append(reasons, "no node lease: Redis has not answered yet, or the node was given up and begins anew")
 	}
-	if quiet := g.since() - time.Duration(n.heard.Load()); quiet > probesMissed*probeEvery {
-		reasons = append(reasons, "delivery: no probe has come back through Redis pub/sub for "+quiet.Round(time.Second).String())
+	if why := n.paths.unheard(); why != "" {
+		reasons = append(reasons, why)
 	}
 	if g.healing.Load() {
 		reasons = append(reasons, "putting back: Redis was started anew or lost data, and gateways give it what they know")

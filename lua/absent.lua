@@ -1,6 +1,6 @@
 -- absent.lua says which of some sessions are not in a room.
 --
--- Uses     value clock room
+-- Uses     value clock limits room
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --

@@ -2,7 +2,7 @@
 -- its members against their sessions and the indexes. It repairs what it finds,
 -- if it is told to.
 --
--- Uses     value clock session room depart audit
+-- Uses     value clock session limits room depart audit
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  control    prefix  of clock and dead

@@ -1,7 +1,7 @@
 -- catchup.lua gives what happened in a room after a position, as far as it is
 -- kept: events from the log, entries and departures from members and left.
 --
--- Uses     value clock room
+-- Uses     value clock limits room
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --

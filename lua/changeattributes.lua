@@ -3,7 +3,7 @@
 -- Keys that belong to others are left as they are, unless forced; a limit refuses
 -- everything.
 --
--- Uses     value clock room log request attributes
+-- Uses     value clock limits room log request attributes
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --

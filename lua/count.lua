@@ -1,6 +1,6 @@
 -- count.lua counts a room's members.
 --
--- Uses     value clock room query
+-- Uses     value clock limits room query
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --

@@ -1,25 +1,27 @@
 -- create.lua creates a room with nobody in it, on a backend's word. It has its delay
 -- for somebody to enter, or, if that is 0, as long as a delay may be at most.
 --
--- Uses     value clock room attributes depart limits join describe
+-- Uses     value clock limits room attributes depart join describe
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  control    prefix  of clock
 --
--- ARGV[1]  room
--- ARGV[2]  user        in whose name; owner of the attributes; "" for nobody
--- ARGV[3]  name
--- ARGV[4]  delay       seconds
--- ARGV[5]  keep        "0": an emptied room loses name and attributes
--- ARGV[6]  max_rooms   0 for any number
--- ARGV[7]  partitions
--- ARGV[8]  attributes  how many; key and value of each follow
--- ARGV[9]  key, value, …
+-- ARGV[1]   room
+-- ARGV[2]   user        in whose name; owner of the attributes; "" for nobody
+-- ARGV[3]   name
+-- ARGV[4]   delay       seconds
+-- ARGV[5]   keep        "0": an emptied room loses name and attributes
+-- ARGV[6]   max_rooms   0 for any number
+-- ARGV[7]   partitions
+-- ARGV[8]   admission   as enter has it
+-- ARGV[9]   attributes  how many; key and value of each follow
+-- ARGV[10]  key, value, …
 --
 -- Returns  {"ok", now, epoch, seq, name, members, delay, created, deadline,
 --          attributes, key, value, …}  as describe
 --          {"exists"}
 --          {"roomlimit"}  max_rooms exist
+--          {"unadmitted", number, ticket}  as enter has it
 --
 -- Publishes  "created" on the life channel
 
@@ -28,10 +30,10 @@ local LONGEST_DELAY = 10800
 
 local part, control = KEYS[1], KEYS[2]
 local id, user, name, delay, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local max_rooms, partitions = tonumber(ARGV[6]), tonumber(ARGV[7])
+local max_rooms, partitions, admission = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local attributes = {}
-for i = 1, tonumber(ARGV[8]) do
-  attributes[2 * i - 1], attributes[2 * i] = ARGV[7 + 2 * i], ARGV[8 + 2 * i]
+for i = 1, tonumber(ARGV[9]) do
+  attributes[2 * i - 1], attributes[2 * i] = ARGV[8 + 2 * i], ARGV[9 + 2 * i]
 end
 
 -- Decide.
@@ -39,12 +41,17 @@ local now_ms, now_us = now()
 if load(part, id, now_ms) then
   return { "exists" }
 end
-if max_rooms > 0 and rooms_exist(part, partitions, now_ms) >= max_rooms then
+if rooms_full(part, partitions, max_rooms, now_ms) then
   return { "roomlimit" }
+end
+local counted, barred = unadmitted(part, id, max_rooms, partitions, admission)
+if counted then
+  return { "unadmitted", counted, barred }
 end
 
 -- Apply and announce.
-local room = create(part, control, id, user, { name = name, delay = delay, keep = keep, attributes = attributes }, now_ms, now_us)
+local room = create(part, control, id, user,
+  { name = name, delay = delay, keep = keep, attributes = attributes, admission = admission }, now_ms, now_us)
 local wait = tonumber(delay) > 0 and tonumber(delay) or LONGEST_DELAY
 expire(part, id, room, now_ms, wait * 1000)
 local reply = { "ok", number(now_ms) }

@@ -1,6 +1,6 @@
 -- describe.lua tells of some rooms of a partition, for backends.
 --
--- Uses     value clock room attributes describe
+-- Uses     value clock limits room attributes describe
 --
 -- KEYS[1]  partition  prefix  of the rooms' partition
 --

@@ -1,6 +1,6 @@
 -- destroy.lua ends a room at once for everyone in it (row 29).
 --
--- Uses     value clock room
+-- Uses     value clock limits room
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --

@@ -1,7 +1,7 @@
 -- enter.lua makes a user a member of a room for one session: createRoom,
 -- joinRoom and enterRoom (rows 1–13 and 31).
 --
--- Uses     value clock session place room log request entry attributes depart limits join result
+-- Uses     value clock session place limits room log request entry attributes depart join result
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  user       hash    the user's sessions and rooms; see lib/place.lua
@@ -32,8 +32,9 @@
 -- ARGV[23]  try           rises with each try under this request_key
 -- ARGV[24]  ask           "1": only ask what earlier tries came to; if none of
 --                         them is applied, none up to this one will be
--- ARGV[25]  attributes    how many; key and value of each follow; used if the room is created
--- ARGV[26]  key, value, …
+-- ARGV[25]  admission     with which the room may be created, "" for none; see lib/admission.lua
+-- ARGV[26]  attributes    how many; key and value of each follow; used if the room is created
+-- ARGV[27]  key, value, …
 --
 -- Returns  {"ok", epoch, seq, count, created, entered, delay, name, attributes, key, field, …}
 --                         entered is the seq of the membership's entry event;
@@ -46,6 +47,8 @@
 --          {"exists"}     mode "create", and there is such a room
 --          {"noroom"}     mode "join", and there is none
 --          {"roomlimit"}  it would have been created, but max_rooms exist
+--          {"unadmitted", number, ticket}  likewise, but for want of an admission: it has to
+--                         be of the count of this number, and above this ticket
 --          {"blocked"}    the user is blocked from the room
 --          {"userlimit"}  the user is in max_user_rooms
 --          {"full"}       max_members are in the room
@@ -65,7 +68,7 @@ local name, delay, keep = ARGV[11], ARGV[12], ARGV[13]
 local max_members, max_user_rooms, max_rooms = tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16])
 local partitions, did_ttl, gone_ttl = tonumber(ARGV[17]), ARGV[18], ARGV[19]
 local log_size, log_bytes, log_ttl = ARGV[20], ARGV[21], ARGV[22]
-local try, ask = ARGV[23], ARGV[24] == "1"
+local try, ask, admission = ARGV[23], ARGV[24] == "1", ARGV[25]
 local members = part .. "members:" .. id
 
 -- Decide.
@@ -114,8 +117,12 @@ if not room then -- seldom
   if mode == "join" then
     return { "noroom" }
   end
-  if max_rooms > 0 and rooms_exist(part, partitions, now_ms) >= max_rooms then
+  if rooms_full(part, partitions, max_rooms, now_ms) then
     return { "roomlimit" }
+  end
+  local counted, barred = unadmitted(part, id, max_rooms, partitions, admission)
+  if counted then
+    return { "unadmitted", counted, barred }
   end
 elseif m and m.session == session then
   if m.generation ~= generation then
@@ -142,10 +149,11 @@ end
 local created = room and "0" or "1"
 if not room then -- seldom
   local attributes = {}
-  for i = 1, tonumber(ARGV[25]) do
-    attributes[2 * i - 1], attributes[2 * i] = ARGV[24 + 2 * i], ARGV[25 + 2 * i]
+  for i = 1, tonumber(ARGV[26]) do
+    attributes[2 * i - 1], attributes[2 * i] = ARGV[25 + 2 * i], ARGV[26 + 2 * i]
   end
-  room = create(part, control, id, user, { name = name, delay = delay, keep = keep, attributes = attributes }, now_ms, now_us)
+  room = create(part, control, id, user,
+    { name = name, delay = delay, keep = keep, attributes = attributes, admission = admission }, now_ms, now_us)
 end
 local seq, entered, count = join(part, id, room, user_key, user,
   { session = session, generation = generation, node = node, user_slot = user_slot, data = data },

@@ -1,7 +1,7 @@
 -- fence.lua has a reservation count as given back, if the session is not in the
 -- room: no entry that shows its ticket takes effect from now on.
 --
--- Uses     value clock room apart
+-- Uses     value clock limits room apart
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --

@@ -5,7 +5,7 @@
 --
 -- Unguarded  it takes the term that the gateway is about to act under
 --
--- Uses     value clock session place room log attributes depart join term
+-- Uses     value clock session place limits room log attributes depart join term
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  control    prefix  of clock and dead
@@ -222,6 +222,7 @@ if verdict == "missing" or verdict == "older" or verdict == "lost" then
     end
     set_attributes()
     call("ZADD", part .. "rooms", 0, id)
+    uncount(control)
   end
   room.deadline = nil
   call("PUBLISH", part .. "life", "healed" .. NUL .. room.epoch .. NUL .. epoch .. NUL .. id)

@@ -1,7 +1,7 @@
 -- history.lua gives the newest kept messages of a room, for who came late:
 -- queryRoomHistory.
 --
--- Uses     value clock room query
+-- Uses     value clock limits room query
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --

@@ -1,7 +1,7 @@
 -- holds.lua says whether a session may leave a room, for a switch to one in another
 -- hash slot.
 --
--- Uses     value clock room
+-- Uses     value clock limits room
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --

@@ -1,6 +1,6 @@
 -- kick.lua takes a user out of a room on a backend's word (row 30).
 --
--- Uses     value clock place room log attributes depart
+-- Uses     value clock place limits room log attributes depart
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  user       hash    the user's sessions and rooms

@@ -1,6 +1,6 @@
 -- leave.lua takes a session out of one room: leaveRoom (rows 21–23).
 --
--- Uses     value clock place room log request attributes depart
+-- Uses     value clock place limits room log request attributes depart
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  user       hash    the user's sessions and rooms

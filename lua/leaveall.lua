@@ -1,7 +1,7 @@
 -- leaveall.lua takes a session out of all its rooms, and ends it if asked to:
 -- leaveAllRoom and logout (rows 24 and 25).
 --
--- Uses     value clock place room log request attributes depart
+-- Uses     value clock place limits room log request attributes depart
 --
 -- KEYS[1]  user   hash    the user's sessions and rooms
 -- KEYS[2]  uslot  prefix  of the keys in the user's slot

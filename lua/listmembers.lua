@@ -1,7 +1,7 @@
 -- listmembers.lua gives one page of a room's members in the order of their entry,
 -- for backends.
 --
--- Uses     value clock room
+-- Uses     value clock limits room
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  control    prefix  of clock

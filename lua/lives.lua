@@ -1,6 +1,6 @@
 -- lives.lua says which lives some rooms of a partition are in now.
 --
--- Uses     value clock room
+-- Uses     value clock limits room
 --
 -- KEYS[1]  partition  prefix  of the rooms' partition
 --

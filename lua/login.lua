@@ -1,7 +1,7 @@
 -- login.lua begins a session of a user. A session of the same device is
 -- replaced; what is over the device limit is sent away and its rooms are left.
 --
--- Uses     value clock session together place room log attributes depart
+-- Uses     value clock session together place limits room log attributes depart
 --
 -- KEYS[1]  user     hash    the user's sessions and rooms
 -- KEYS[2]  uslot    prefix  of the keys in the user's slot
@@ -71,7 +71,7 @@ if #replaced > 0 or #others >= max_devices then -- seldom
     forget_outcomes(uslot, partitions, s.id, limits.gone)
     if s.node ~= "" then
       call("SREM", key(uslot, "nodesessions", s.node), s.id .. NUL .. user)
-      order(control, s.node, code, s.id, number(tonumber(s.generation) + 1))
+      order(control, user, s.node, code, s.id, number(tonumber(s.generation) + 1))
     end
   end
 

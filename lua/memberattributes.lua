@@ -1,7 +1,7 @@
 -- memberattributes.lua sets attributes of members of a room: each of the users gets
 -- the same. What cannot be set for one of them keeps nothing from the others.
 --
--- Uses     value clock room log request attributes
+-- Uses     value clock limits room log request attributes
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --

@@ -1,6 +1,6 @@
 -- memberinfo.lua looks up some users among a room's members.
 --
--- Uses     value clock room query
+-- Uses     value clock limits room query
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --

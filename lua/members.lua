@@ -1,6 +1,6 @@
 -- members.lua gives one page of a room's members in the order of their entry.
 --
--- Uses     value clock room query
+-- Uses     value clock limits room query
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --

@@ -1,7 +1,7 @@
 -- membersattributes.lua gives attributes of members of a room: of those named, or a
 -- page of all who have some, by user.
 --
--- Uses     value clock room query
+-- Uses     value clock limits room query
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --

@@ -1,7 +1,7 @@
 -- parkplace.lua notes in a room that a session is parked: its place lasts until
 -- its deadline. One that is not there yet comes too late.
 --
--- Uses     value clock session room apart
+-- Uses     value clock session limits room apart
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --

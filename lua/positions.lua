@@ -1,6 +1,6 @@
 -- positions.lua says where some rooms of a partition are now.
 --
--- Uses     value clock room
+-- Uses     value clock limits room
 --
 -- KEYS[1]  partition  prefix  of the rooms' partition
 --

@@ -2,7 +2,7 @@
 -- need not be in it. What is kept is numbered and stored as by send; what is not goes
 -- to who is in the room now, as by relay.
 --
--- Uses     value clock room log
+-- Uses     value clock limits room log
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --

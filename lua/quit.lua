@@ -1,7 +1,7 @@
 -- quit.lua takes a session out of a room that its user's slot has decided about:
 -- the session is over, or leaves all its rooms.
 --
--- Uses     value clock apart room log request attributes depart
+-- Uses     value clock apart limits room log request attributes depart
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --

@@ -2,7 +2,7 @@
 -- is stored: it carries the room's seq at this moment, and is delivered to
 -- those who had entered by then.
 --
--- Uses     value clock room
+-- Uses     value clock limits room
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --

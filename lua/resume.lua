@@ -3,7 +3,7 @@
 -- of it. An earlier connection of a session is fenced off and told to close.
 -- Several calls may go together.
 --
--- Uses     value clock session together place room why
+-- Uses     value clock session together place limits room why
 --
 -- KEYS[1]  control  prefix  of clock and dead
 --
@@ -104,7 +104,7 @@ local function take_over(reply, user, uslot, user_key, session, s, fields, gener
   end
   -- Announce, before the record forgets which node to tell.
   if s.node ~= "" then
-    order(control, s.node, "4510", session, generation)
+    order(control, user, s.node, "4510", session, generation)
   end
   s.generation, s.node, s.deadline = generation, node, ""
   call("HSET", user_key, "s:" .. session, session_value(s))

@@ -1,7 +1,7 @@
 -- retake.lua takes a session's place in a room over for a new connection, or says
 -- why there is none: the room's half of resume.
 --
--- Uses     value clock session room apart why
+-- Uses     value clock session limits room apart why
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --

@@ -34,6 +34,10 @@ type Script struct {
 	Apart *redis.Script
 	Lists bool
 	Step  bool // it is called nowhere else
+
+	// Sharded is Apart with sharded channels, which is what Redis Cluster keeps to the
+	// master of a slot. nil if Apart is.
+	Sharded *redis.Script
 }
 
 //go:embed *.lua lib/*.lua
@@ -42,13 +46,18 @@ var files embed.FS
 // The scripts.
 var (
 	Absent            = load("absent")
+	Admissions        = step("admissions")
+	Admit             = step("admit")
+	Admitted          = step("admitted")
 	Attributes        = load("attributes")
 	AuditIndex        = alone("auditindex")
 	AuditRoom         = alone("auditroom")
 	AuditUser         = alone("audituser")
+	Bar               = step("bar")
 	Bury              = step("bury")
 	Catchup           = load("catchup")
 	ChangeAttributes  = load("changeattributes")
+	Census            = step("census")
 	Claim             = step("claim")
 	Cluster           = load("cluster")
 	Condemn           = step("condemn")
@@ -57,6 +66,7 @@ var (
 	Decide            = step("decide")
 	Describe          = load("describe")
 	Destroy           = load("destroy")
+	Ended             = step("ended")
 	Enter             = load("enter")
 	Fence             = step("fence")
 	Free              = step("free")
@@ -88,6 +98,7 @@ var (
 	Quit              = step("quit")
 	Reclaim           = bare("reclaim")
 	Refused           = bare("refused")
+	Register          = step("register")
 	Relay             = load("relay")
 	Release           = alone("release")
 	Reserve           = step("reserve")
@@ -99,6 +110,7 @@ var (
 	Sweep             = alone("sweep")
 	Switch            = load("switch")
 	Takeover          = step("takeover")
+	Tally             = step("tally")
 	TickRooms         = step("tickrooms")
 	TickUsers         = step("tickusers")
 	Undo              = load("undo")
@@ -107,19 +119,27 @@ var (
 
 // All is every script there is.
 var All = []Script{
-	Absent, Attributes, AuditIndex, AuditRoom, AuditUser, Bury, Catchup, ChangeAttributes, Claim, Cluster,
-	Condemn, Count, Create, Decide, Describe, Destroy, Enter, Fence, Free, Generations, Greet, Heal, Held,
-	History, Hold, Holds, Kick, Lease, Leave, LeaveAll, ListMembers, ListRooms, Lives, Login, MemberAttributes,
-	MemberInfo, Members, MembersAttributes, Park, ParkPlace, Places, Positions, Post, Probe, Quit, Reclaim,
-	Refused, Relay, Release, Reserve, Resolve, Resume, Retake, Send, Settle, Sweep, Switch, Takeover, TickRooms,
-	TickUsers, Undo, Vacate,
+	Absent, Admissions, Admit, Admitted, Attributes, AuditIndex, AuditRoom, AuditUser, Bar, Bury, Catchup,
+	Census, ChangeAttributes, Claim, Cluster, Condemn, Count, Create, Decide, Describe, Destroy, Ended, Enter,
+	Fence, Free, Generations, Greet, Heal, Held, History, Hold, Holds, Kick, Lease, Leave, LeaveAll,
+	ListMembers, ListRooms, Lives, Login, MemberAttributes, MemberInfo, Members, MembersAttributes, Park,
+	ParkPlace, Places, Positions, Post, Probe, Quit, Reclaim, Refused, Register, Relay, Release, Reserve,
+	Resolve, Resume, Retake, Send, Settle, Sweep, Switch, Takeover, Tally, TickRooms, TickUsers, Undo, Vacate,
 }
 
-// Commands gives every command that a script calls, in order.
-func Commands() []string {
+// Commands gives every command that a script calls, in order: on one Redis, or on
+// Redis Cluster.
+func Commands(cluster bool) []string {
 	var all []string
 	for _, s := range All {
-		for _, m := range called.FindAllStringSubmatch(assemble(s.Name, false)+assemble(s.Name, s.Apart != nil)+read("lib/guard.lua"), -1) {
+		if cluster && s.Sharded == nil || !cluster && s.Step {
+			continue
+		}
+		text := assemble(s.Name, cluster)
+		if cluster {
+			text = sharded(text)
+		}
+		for _, m := range called.FindAllStringSubmatch(text+read("lib/guard.lua"), -1) {
 			all = append(all, m[1])
 		}
 	}
@@ -136,7 +156,7 @@ func load(name string) Script {
 	s := bare(name)
 	guard := code(read("lib/guard.lua"))
 	s.Guarded, s.Script = true, redis.NewScript(guard+assemble(name, false))
-	s.Apart, s.Lists = apart(guard, name)
+	s.setApart(guard)
 	return s
 }
 
@@ -144,7 +164,7 @@ func load(name string) Script {
 // lie apart.
 func alone(name string) Script {
 	s := load(name)
-	s.Apart, s.Lists = nil, false
+	s.Apart, s.Sharded, s.Lists = nil, nil, false
 	return s
 }
 
@@ -169,25 +189,30 @@ func onlyApart(s Script) Script {
 // bare is load for a script that acts under any term.
 func bare(name string) Script {
 	s := Script{Name: name, Script: redis.NewScript(assemble(name, false))}
-	s.Apart, s.Lists = apart("", name)
+	s.setApart("")
 	return s
 }
 
-// apart gives a script's text for slots that lie apart, and whether it lists
-// something. What it returns it then returns to the lines that add that.
-func apart(guard, name string) (*redis.Script, bool) {
-	text := assemble(name, true)
-	if !mentions(text, "LISTED") {
-		return redis.NewScript(guard + text), false
-	}
-	return redis.NewScript(guard + "local LISTED = {}\nlocal function answer()\n" + text + `end
+// setApart sets a script's texts for slots that lie apart. If it lists something,
+// what it returns it then returns to the lines that add that.
+func (s *Script) setApart(guard string) {
+	text := assemble(s.Name, true)
+	if s.Lists = mentions(text, "LISTED"); s.Lists {
+		text = "local LISTED = {}\nlocal function answer()\n" + text + `end
 local reply = answer()
 for i = 1, #LISTED do
   reply[#reply + 1] = LISTED[i]
 end
 reply[#reply + 1] = tostring(#LISTED / 7)
 return reply
-`), true
+`
+	}
+	s.Apart, s.Sharded = redis.NewScript(guard+text), redis.NewScript(sharded(guard+text))
+}
+
+// sharded has a script publish to sharded channels.
+func sharded(text string) string {
+	return strings.ReplaceAll(text, `call("PUBLISH"`, `call("SPUBLISH"`)
 }
 
 // assemble gives the code of a script with the definitions that it needs of what it
@@ -202,8 +227,8 @@ func assemble(name string, apart bool) string {
 			continue
 		}
 		for _, lib := range strings.Fields(uses) {
-			if apart && lib == "place" {
-				lib = "apart"
+			if other := instead[lib]; apart && other != "" {
+				lib = other
 			}
 			definitions = append(definitions, split(code(read("lib/"+lib+".lua")))...)
 		}
@@ -212,6 +237,9 @@ func assemble(name string, apart bool) string {
 		return read("lib/" + here.FindStringSubmatch(line)[1] + ".lua")
 	})), definitions)
 }
+
+// instead gives the files of lib/ that stand for others where slots lie apart.
+var instead = map[string]string{"place": "apart", "limits": "admission"}
 
 // here finds the lines in whose place a file of lib/ stands as it is.
 var here = regexp.MustCompile(`(?m)^-- Here (\w+)\n`)

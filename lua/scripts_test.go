@@ -298,14 +298,15 @@ func TestScripts_uses(t *testing.T) {
 	}
 }
 
-// testUses looks at the scripts of one mode: lib apart stands for lib place where
-// slots lie apart.
+// testUses looks at the scripts of one mode: where slots lie apart lib apart stands
+// for lib place, and admission for limits.
 func testUses(t *testing.T, mode string) {
 	t.Parallel()
 	libs := read(t, "lib/*.lua")
-	other := "apart"
-	if mode == other {
-		other = "place"
+	// Those of the other mode, and those that scripts of only that one name.
+	instead, alone := map[string]string{"apart": "place", "admission": "limits"}, []string{"apart", "admission"}
+	if mode == "apart" {
+		instead, alone = map[string]string{"place": "apart", "limits": "admission"}, nil
 	}
 	home := map[string]string{} // of what a lib defines
 	references := map[string]*regexp.Regexp{}
@@ -314,7 +315,7 @@ func testUses(t *testing.T, mode string) {
 			t.Errorf("header of lib %s does not begin with its name", name)
 		}
 		for _, def := range submatches(defined, lib.body) {
-			if name == "guard" || name == other {
+			if name == "guard" || instead[name] != "" {
 				continue // guard is before every script; see TestScripts_guard
 			}
 			if other, ok := home[def]; ok {
@@ -326,11 +327,17 @@ func testUses(t *testing.T, mode string) {
 	everUsed := map[string]bool{}
 	for name, s := range read(t, "*.lua") {
 		uses := strings.Fields(s.section("Uses"))
-		if slices.Contains(uses, other) {
-			if !slices.ContainsFunc(lua.All, func(s lua.Script) bool { return s.Name == name && s.Apart != nil }) || other == "apart" {
-				continue // it has no text of this mode
+		for _, lib := range append(slices.Clone(uses), s.parts...) {
+			everUsed[lib], everUsed[instead[lib]] = true, true
+		}
+		if slices.ContainsFunc(uses, func(lib string) bool { return slices.Contains(alone, lib) }) ||
+			mode == "apart" && !slices.ContainsFunc(lua.All, func(s lua.Script) bool { return s.Name == name && s.Apart != nil }) {
+			continue // it has no text of this mode
+		}
+		for i, lib := range uses {
+			if instead[lib] != "" {
+				uses[i] = instead[lib]
 			}
-			uses[slices.Index(uses, other)] = mode
 		}
 		// What is called from the body, and from what is called.
 		want, reached := map[string]bool{}, map[string]bool{}
@@ -352,18 +359,15 @@ func testUses(t *testing.T, mode string) {
 		}
 		reach(s.body, "")
 		named := set(uses...)
-		if mode == "apart" && slices.Contains(strings.Fields(s.section("Uses")), "place") {
+		if mode == "apart" && !slices.ContainsFunc(strings.Fields(s.section("Uses")), func(lib string) bool { return lib == "apart" || lib == "admission" }) {
 			named = want // that is held against the other mode's text
 		}
 		if diff := cmp.Diff(sorted(want), sorted(named)); diff != "" {
 			t.Errorf("%s: libs (-needed +named):\n%s", name, diff)
 		}
-		for _, lib := range append(uses, s.parts...) {
-			everUsed[lib] = true
-		}
 	}
 	for lib := range libs {
-		if !everUsed[lib] && lib != "guard" && lib != other {
+		if !everUsed[lib] && lib != "guard" && instead[lib] == "" {
 			t.Errorf("no script uses lib %s", lib)
 		}
 	}
@@ -459,7 +463,17 @@ func TestCommands(t *testing.T) {
 			}
 		}
 	}
-	if diff := cmp.Diff(sorted(want), lua.Commands()); diff != "" || len(want) < 30 {
+	known := set(lua.Commands(false)...)
+	for _, name := range lua.Commands(true) {
+		switch {
+		case name == "PUBLISH":
+			t.Error("on a Cluster something is published to all of it")
+		case name == "SPUBLISH":
+			name = "PUBLISH"
+		}
+		known[name] = true
+	}
+	if diff := cmp.Diff(sorted(want), sorted(known)); diff != "" || len(want) < 30 {
 		t.Errorf("(-called +known):\n%s", diff)
 	}
 }

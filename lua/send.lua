@@ -1,7 +1,7 @@
 -- send.lua stores a text or custom message: a room event that is numbered,
 -- kept for those who come back, and announced.
 --
--- Uses     value clock room log request
+-- Uses     value clock limits room log request
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --

@@ -2,7 +2,7 @@
 -- past their deadline, evicts sessions past theirs, parks what a dead node
 -- held, and keeps the awake clock.
 --
--- Uses     value clock session place room log attributes depart tick
+-- Uses     value clock session place limits room log attributes depart tick
 --
 -- KEYS[1]  nodes    zset    node incarnations by the end of their lease, awake ms
 -- KEYS[2]  control  prefix  of clock and dead

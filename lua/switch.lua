@@ -1,7 +1,7 @@
 -- switch.lua takes a session out of one room and into another, at once:
 -- switchRoom (rows 15–20). Nobody can see the user in both, or in neither.
 --
--- Uses     value clock session place room log request entry attributes depart limits join result
+-- Uses     value clock session place limits room log request entry attributes depart join result
 --
 -- KEYS[1]  from     prefix  of the keys in the partition of the room left; see from_state
 -- KEYS[2]  to       prefix  of the keys in the partition of the room entered
@@ -35,8 +35,9 @@
 --                         them is applied, none up to this one will be
 -- ARGV[25]  from_state    "" if from_room is to be left here; else the caller sees to it,
 --                         and it says "in", "notfrom" or "fenced" of the session there
--- ARGV[26]  attributes    how many; key and value of each follow; used if the room is created
--- ARGV[27]  key, value, …
+-- ARGV[26]  admission     with which the room may be created, "" for none; see lib/admission.lua
+-- ARGV[27]  attributes    how many; key and value of each follow; used if the room is created
+-- ARGV[28]  key, value, …
 --
 -- Returns  {"ok", from_epoch, from_seq, epoch, seq, count, created, entered, delay, name, attributes, key, field, …}
 --                         from_seq is that of the departure, "0" with a from_state; the
@@ -50,6 +51,8 @@
 --          {"notfrom"}    the session is not in from_room, or that is to_room
 --          {"noroom"}     there is no to_room, and it may not be created
 --          {"roomlimit"}  there is no to_room, and max_rooms exist
+--          {"unadmitted", number, ticket}  there is no to_room, and admission is not enough, as
+--                         enter has it
 --          {"blocked"}    the user is blocked from to_room
 --          {"full"}       max_members are in to_room
 --          {"misused"}    the request_key was another request's
@@ -68,9 +71,9 @@ local max_members, max_rooms, partitions = tonumber(ARGV[15]), tonumber(ARGV[16]
 local did_ttl, gone_ttl = ARGV[18], ARGV[19]
 local limits = { size = tonumber(ARGV[20]), bytes = tonumber(ARGV[21]), ttl = tonumber(ARGV[22]), gone = gone_ttl }
 local try, ask, attributes = ARGV[23], ARGV[24] == "1", {}
-local from_state = ARGV[25]
-for i = 1, tonumber(ARGV[26]) do
-  attributes[2 * i - 1], attributes[2 * i] = ARGV[25 + 2 * i], ARGV[26 + 2 * i]
+local from_state, admission = ARGV[25], ARGV[26]
+for i = 1, tonumber(ARGV[27]) do
+  attributes[2 * i - 1], attributes[2 * i] = ARGV[26 + 2 * i], ARGV[27 + 2 * i]
 end
 local here = from_state == ""
 
@@ -138,8 +141,12 @@ local room = load(to, id, now_ms)
 local stays, size = room and m and m.session == session, room and call("ZCARD", key(to, "members", id)) or 0
 if not room then
   m = nil
-  if max_rooms > 0 and rooms_exist(to, partitions, now_ms) >= max_rooms then
+  if rooms_full(to, partitions, max_rooms, now_ms) then
     return { "roomlimit" }
+  end
+  local counted, barred = unadmitted(to, id, max_rooms, partitions, admission)
+  if counted then
+    return { "unadmitted", counted, barred }
   end
   if may_create ~= "1" then
     return { "noroom" }
@@ -157,7 +164,8 @@ end
 -- Apply and announce. The user's room limit is not asked: one in, one out.
 local created = room and "0" or "1"
 if not room then
-  room = create(to, control, id, user, { name = name, delay = delay, keep = keep, attributes = attributes }, now_ms, now_us)
+  room = create(to, control, id, user,
+    { name = name, delay = delay, keep = keep, attributes = attributes, admission = admission }, now_ms, now_us)
 end
 local seq, entered, count, reply
 if stays then

@@ -1,6 +1,6 @@
 -- takeover.lua moves a session to a new connection, on this node or another: the
 -- user's half of resume. Its rooms are in other slots, and retake takes them.
--- An earlier connection of the session is told to close.
+-- The node of an earlier connection is to be told to close it: that is listed.
 --
 -- Uses     value clock session apart
 --
@@ -19,7 +19,7 @@
 --          {"fenced"}  the node has been given up
 --          {"late"}    the call came after valid_until
 --
--- Publishes  an order to close on the channel of the node that had the session
+-- Publishes  nothing
 
 local user_key, uslot = KEYS[1], KEYS[2]
 local user, session, node = ARGV[1], ARGV[2], ARGV[3]
@@ -44,7 +44,7 @@ local generation = number(math.max(tonumber(s.generation) + 1, now_ms))
 list_rooms("held", fields, user, session, s.node, generation)
 if s.node ~= "" then
   call("SREM", key(uslot, "nodesessions", s.node), session .. NUL .. user)
-  order(uslot, s.node, "4510", session, generation)
+  order(uslot, user, s.node, "4510", session, generation)
 end
 if s.deadline ~= "" then
   call("ZREM", uslot .. "parked", session .. NUL .. user)

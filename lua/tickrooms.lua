@@ -2,7 +2,7 @@
 -- finishes empty rooms past their deadline, takes out members whose place is past
 -- its own, and keeps the partition's awake clock.
 --
--- Uses     value clock session apart room log attributes depart tick
+-- Uses     value clock session apart limits room log attributes depart tick
 --
 -- KEYS[1]  partition  prefix  of its keys
 --

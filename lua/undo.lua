@@ -2,7 +2,7 @@
 -- client had been told that it failed, and gives up its tries so far. A later
 -- one is decided anew.
 --
--- Uses     value clock place room log request entry attributes depart
+-- Uses     value clock place limits room log request entry attributes depart
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  user       hash    the user's sessions and rooms

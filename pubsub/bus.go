@@ -64,7 +64,8 @@ type Stats struct {
 	Reconnects uint64 // connections restored after a loss or a Reset
 }
 
-// A Bus shares one connection to Redis among all the topics of a process. It is
+// A Bus shares one connection to Redis among all the topics of a process; on Redis
+// Cluster, as part of a [Sharded], among those of one hash tag. It is
 // safe for concurrent use, and does nothing until [Bus.Run] is called.
 //
 // Two goroutines use the connection. One receives; it calls the handlers. The
@@ -80,10 +81,11 @@ type Stats struct {
 // go-redis has subscribed again before anything else is sent.
 type Bus struct {
 	// Set before anything runs.
-	rdb  *redis.Client
-	log  *slog.Logger
-	cfg  Config
-	wake chan struct{} // tells the commanding goroutine to look; holds one
+	rdb     *redis.Client
+	log     *slog.Logger
+	cfg     Config
+	wake    chan struct{} // tells the commanding goroutine to look; holds one
+	sharded bool          // topics are sharded channels of one hash slot
 
 	messages, gaps, reconnects atomic.Uint64
 
@@ -99,6 +101,7 @@ type Bus struct {
 	fresh   bool                       // ps has not been told any topic yet
 	unsure  bool                       // the last PING may have been lost
 	down    time.Time                  // since when the connection is; zero: it is not
+	leaving map[string]int             // sharded: how often each topic was unsubscribed on ps without confirmation yet
 }
 
 // topic is what Redis is told about a topic. All of it is guarded by Bus.mu.
@@ -138,6 +141,7 @@ func New(rdb *redis.Client, cfg Config) *Bus {
 		topics:  make(map[string]*topic),
 		changed: make(map[string]*topic),
 		waiting: make(map[*subscription]struct{}),
+		leaving: make(map[string]int),
 		// Connects when it is first used.
 		ps: rdb.Subscribe(context.Background()),
 	}
@@ -206,10 +210,13 @@ func (b *Bus) Unsubscribe(name string) {
 	b.remove(name)
 }
 
-// Reset drops the connection and makes a new one, on which every topic is
-// subscribed again and gets a Gap. It is for a connection that is open and
-// brings nothing, which go-redis does not notice. It does not wait.
-func (b *Bus) Reset() {
+// Reset drops the connection that brings a topic and makes a new one, on which
+// every topic of it is subscribed again and gets a Gap. It is for a connection
+// that is open and brings nothing, which go-redis does not notice. It does not
+// wait.
+func (b *Bus) Reset(string) { b.reset() }
+
+func (b *Bus) reset() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.stopped {
@@ -340,12 +347,17 @@ func (b *Bus) receive(ctx context.Context) {
 		case *redis.Subscription:
 			// The confirmation of a topic that is live comes from a new
 			// connection: on the old one there is none after its PING.
-			if msg.Kind != "subscribe" {
-				continue
-			}
-			if s := b.live(msg.Channel); s != nil {
-				b.gaps.Add(1)
-				s.h.Gap()
+			switch msg.Kind {
+			case "subscribe", "ssubscribe":
+				if s := b.live(msg.Channel); s != nil {
+					b.gaps.Add(1)
+					s.h.Gap()
+				}
+			case "sunsubscribe":
+				if b.dismissed(ps, msg.Channel) {
+					b.lost(errMoved)
+					b.reset()
+				}
 			}
 		case *redis.Pong:
 			if n, err := strconv.ParseUint(msg.Payload, 10, 64); err == nil {
@@ -363,14 +375,36 @@ func (b *Bus) receive(ctx context.Context) {
 
 		// go-redis has closed the connection and tried once to make another.
 		// Not so if Redis has refused what it was told: the connection stands,
-		// with a PING on its way that would confirm what was refused.
+		// with a PING on its way that would confirm what was refused. And one that
+		// is to be made anew may have to be to another server than go-redis thinks.
 		b.lost(err)
-		if refusal := redis.Error(nil); errors.As(err, &refusal) {
-			b.Reset()
+		if refusal := redis.Error(nil); b.sharded || errors.As(err, &refusal) {
+			b.reset()
 		}
 		wait.sleep(ctx)
 		ps = b.current()
 	}
+}
+
+// errMoved means that a server has ended subscriptions: it does not have the slot
+// of the channels any more.
+var errMoved = errors.New("the slot has moved to another server")
+
+// dismissed notes that ps brings a sharded topic no longer, and says whether nobody
+// asked for that.
+func (b *Bus) dismissed(ps *redis.PubSub, name string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if ps != b.ps || b.fresh {
+		return false
+	}
+	if b.leaving[name] > 1 {
+		b.leaving[name]--
+		return false
+	}
+	_, asked := b.leaving[name]
+	delete(b.leaving, name)
+	return !asked
 }
 
 // current returns the connection to be used.
@@ -434,6 +468,7 @@ func (b *Bus) lost(err error) {
 
 // orders is what Redis still has to be told.
 type orders struct {
+	sharded                bool
 	unsubscribe, subscribe []string
 	ping                   string
 }
@@ -441,7 +476,7 @@ type orders struct {
 // command tells Redis which topics to send. It ends when ctx is done.
 func (b *Bus) command(ctx context.Context) {
 	wait := b.backoff()
-	var o orders
+	o := orders{sharded: b.sharded}
 	for ctx.Err() == nil {
 		for _, ps := range b.replaced() {
 			ps.Close() // waits for who is dialing
@@ -474,6 +509,7 @@ func (b *Bus) collect(o *orders) (*redis.PubSub, bool) {
 	if b.fresh {
 		b.fresh = false
 		o.subscribe, o.unsubscribe = nil, nil
+		clear(b.leaving)
 		for name, t := range b.topics {
 			t.told = false
 			b.changed[name] = t
@@ -496,6 +532,9 @@ func (b *Bus) collect(o *orders) (*redis.PubSub, bool) {
 		case t.sub == nil:
 			if t.told {
 				o.unsubscribe = append(o.unsubscribe, name)
+				if b.sharded {
+					b.leaving[name]++
+				}
 			}
 			delete(b.topics, name)
 			continue
@@ -518,14 +557,18 @@ func (b *Bus) collect(o *orders) (*redis.PubSub, bool) {
 // What go-redis fails to subscribe has to be repeated: it knows the topic from
 // then on, but may have made its next connection just before that.
 func (o *orders) tell(ctx context.Context, ps *redis.PubSub) error {
+	subscribe, unsubscribe := ps.Subscribe, ps.Unsubscribe
+	if o.sharded {
+		subscribe, unsubscribe = ps.SSubscribe, ps.SUnsubscribe
+	}
 	if len(o.unsubscribe) > 0 { // none would mean all
-		if err := ps.Unsubscribe(ctx, o.unsubscribe...); err != nil {
+		if err := unsubscribe(ctx, o.unsubscribe...); err != nil {
 			return err
 		}
 		o.unsubscribe = o.unsubscribe[:0]
 	}
 	if len(o.subscribe) > 0 {
-		if err := ps.Subscribe(ctx, o.subscribe...); err != nil {
+		if err := subscribe(ctx, o.subscribe...); err != nil {
 			return err
 		}
 		o.subscribe = o.subscribe[:0]

@@ -289,7 +289,7 @@ func TestBus_Reset(t *testing.T) {
 	bus := run(t, rdb, pubsub.Config{})
 	hs := subscribe(t, bus, 100)
 	for round := 1; round <= 3; round++ {
-		bus.Reset()
+		bus.Reset("")
 		for name, h := range hs {
 			h.wait(t, func() bool { return h.gaps == round })
 			publish(t, rdb, name, strconv.Itoa(round))
@@ -354,7 +354,7 @@ func TestBus_churn(t *testing.T) {
 		{name: "killed", disturb: func(rdb *redis.Client, _ *pubsub.Bus) {
 			rdb.ClientKillByFilter(context.Background(), "TYPE", "pubsub")
 		}},
-		{name: "reset", disturb: func(_ *redis.Client, bus *pubsub.Bus) { bus.Reset() }},
+		{name: "reset", disturb: func(_ *redis.Client, bus *pubsub.Bus) { bus.Reset("") }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -437,7 +437,7 @@ func TestBus_Run_stopped(t *testing.T) {
 		t.Errorf("got %v, want %v", err, pubsub.ErrStopped)
 	}
 	bus.Unsubscribe("a")
-	bus.Reset()
+	bus.Reset("")
 	if got := bus.Stats(); got != (pubsub.Stats{}) {
 		t.Errorf("got %+v, want none", got)
 	}
@@ -575,7 +575,7 @@ func unsubscribed(t *testing.T, rdb *redis.Client, bus *pubsub.Bus, pattern stri
 	}
 	check()
 	was := bus.Stats().Reconnects
-	bus.Reset()
+	bus.Reset("")
 	eventually(t, func() bool { return bus.Stats().Reconnects > was })
 	check()
 }

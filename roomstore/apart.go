@@ -35,13 +35,13 @@ const (
 // A todo is what a script lists that is to be done in another slot: a reservation,
 // and what about it.
 type todo struct {
-	what    string // "free", "held", "park", "quit", "stray" or "switch"
+	what    string // "free", "held", "order", "park", "quit", "stray" or "switch"
 	user    UserID
 	session SessionID
 	room    RoomID
 	ticket  string
 	node    string // that has the session, or had it until now
-	detail  string // "park": the generation; "quit": why; "switch": see lib/apart.lua
+	detail  string // "order": itself; "park": the generation; "quit": why; "switch": see lib/apart.lua
 }
 
 // unlist takes what a script listed from the end of its reply.
@@ -306,9 +306,22 @@ func (s *Store) seeTo(ctx context.Context, list []todo, left time.Duration) erro
 	return err
 }
 
+// tell gives the orders among what is listed to their nodes, and gives the rest. One
+// that does not get there is made good when its node next compares its sessions.
+func (s *Store) tell(ctx context.Context, list []todo) (rest []todo) {
+	for _, t := range list {
+		if t.what == "order" {
+			s.run(ctx, t.node, t.node, lua.Probe, []string{s.NodeTopic(t.node, 0)}, t.detail)
+		} else {
+			rest = append(rest, t)
+		}
+	}
+	return rest
+}
+
 // settle is seeTo, and says how many it took out of rooms.
 func (s *Store) settle(ctx context.Context, list []todo, left time.Duration) (quit int, err error) {
-	if len(list) == 0 {
+	if list = s.tell(ctx, list); len(list) == 0 {
 		return 0, nil
 	}
 	if err := s.finishSwitches(ctx, list); err != nil {
@@ -508,10 +521,11 @@ func (s *Store) resumeApart(ctx context.Context, node string, user UserID, id Se
 	for _, room := range named {
 		asked[room] = true
 	}
-	if err := s.finishSwitches(ctx, r.listed); err != nil {
+	listed := s.tell(ctx, r.listed)
+	if err := s.finishSwitches(ctx, listed); err != nil {
 		return Session{}, nil, false, err
 	}
-	list := slices.DeleteFunc(r.listed, func(t todo) bool { return t.what == "switch" })
+	list := slices.DeleteFunc(listed, func(t todo) bool { return t.what == "switch" })
 	held := len(list)
 	for _, t := range list {
 		delete(asked, t.room)
@@ -627,7 +641,12 @@ func (s *Store) sweepApart(ctx context.Context, node string, claims []Lapse) (Sw
 		return Swept{}, err
 	}
 	// A slot that does not answer keeps the others from nothing.
-	return done, errors.Join(err, s.claim(ctx, node, claims, &done))
+	err = errors.Join(err, s.claim(ctx, node, claims, &done))
+	if s.admits() {
+		_, failed := s.seeToAdmissions(ctx)
+		err = errors.Join(err, failed)
+	}
+	return done, err
 }
 
 // tick does what time demands in some slots, and says whether all of them only
@@ -719,15 +738,18 @@ func (s *Store) claim(ctx context.Context, node string, claims []Lapse, done *Sw
 	return nil
 }
 
-func (s *Store) reclaimApart(ctx context.Context, term, node string, sessions []Holding) (lost map[SessionID]Loss, strays []Stray, err error) {
+func (s *Store) reclaimApart(ctx context.Context, term, knew, node string, sessions []Holding) (lost map[SessionID]Loss, strays []Stray, err error) {
 	nodes := s.keys.nodes()
-	if _, _, err := s.reclaim(ctx, s.terms.of(term, nodes), node, nodes, s.keys.control(nodes), nil); err != nil {
-		return nil, nil, err
+	if !s.terms.same(term, knew, nodes) {
+		if _, _, err := s.reclaim(ctx, s.terms.of(term, nodes), node, nodes, s.keys.control(nodes), nil); err != nil {
+			return nil, nil, err
+		}
 	}
 	bySlot := map[string][]Holding{}
 	for _, h := range sessions {
-		slot := s.keys.uslot(s.keys.userSlot(h.User))
-		bySlot[slot] = append(bySlot[slot], h)
+		if slot := s.keys.uslot(s.keys.userSlot(h.User)); !s.terms.same(term, knew, slot) {
+			bySlot[slot] = append(bySlot[slot], h)
+		}
 	}
 	lost = map[SessionID]Loss{}
 	for slot, held := range bySlot {
@@ -746,11 +768,11 @@ func (s *Store) reclaimApart(ctx context.Context, term, node string, sessions []
 // unharmed says whether nothing of a room and of some of its members has been
 // lost between two terms.
 func (s *Store) unharmed(term, knew, part string, members []Placed) bool {
-	if s.terms.of(term, part) != s.terms.of(knew, part) {
+	if !s.terms.same(term, knew, part) {
 		return false
 	}
 	for _, m := range members {
-		if user := s.keys.user(m.User); s.terms.of(term, user) != s.terms.of(knew, user) {
+		if !s.terms.same(term, knew, s.keys.user(m.User)) {
 			return false
 		}
 	}
@@ -771,6 +793,12 @@ func (s *Store) homes(ctx context.Context, term string, client bool, node string
 	var work errgroup.Group
 	work.SetLimit(stepsAtOnce)
 	for i, m := range members {
+		if !client && s.terms.isAway(s.keys.user(m.User)) {
+			// Its reservation is what it was, or is put back when that is known. Without
+			// its ticket, it is void when the membership ends.
+			homes[i] += "#0"
+			continue
+		}
 		work.Go(func() error {
 			ticket, err := s.hold(ctx, term, client, node, room, m)
 			homes[i] += "#" + ticket

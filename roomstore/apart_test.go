@@ -1,6 +1,7 @@
 package roomstore_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -103,10 +104,22 @@ func (m *mortal) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proce
 func (w *world) dies(calls int) (*roomstore.Store, *mortal) {
 	w.Helper()
 	m := &mortal{left: calls}
+	return roomstore.New(runBatcher(w.T, w.hooked(m), w.batcher()), w.cfg), m
+}
+
+// hooked gives a client of its own, with a hook.
+func (w *world) hooked(hook redis.Hook) redis.UniversalClient {
+	w.Helper()
+	if cluster, ok := w.rdb.(*redis.ClusterClient); ok {
+		rdb := redis.NewClusterClient(cluster.Options())
+		rdb.OnNewNode(func(node *redis.Client) { node.AddHook(hook) })
+		w.Cleanup(func() { rdb.Close() })
+		return rdb
+	}
 	rdb := redis.NewClient(w.rdb.(*redis.Client).Options())
+	rdb.AddHook(hook)
 	w.Cleanup(func() { rdb.Close() })
-	rdb.AddHook(m)
-	return roomstore.New(runBatcher(w.T, rdb, w.batcher()), w.cfg), m
+	return rdb
 }
 
 // An operation that is several calls.
@@ -116,6 +129,7 @@ type steps struct {
 	given func(w *world) // ana has the session a1 on n1
 	do    func(s *roomstore.Store, w *world) error
 	over  bool // the session may be over then
+	lone  bool // nothing else happens between its calls
 }
 
 var operations = []steps{
@@ -128,6 +142,30 @@ var operations = []steps{
 		w.must(w.store.Destroy(w.ctx(), "c"))
 	}, do: func(s *roomstore.Store, w *world) error {
 		_, err := s.Enter(w.ctx(), w.s("a1"), roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "b", RequestKey: "1", Data: "ana/a1"})
+		return err
+	}},
+	{name: "create", cfg: roomstore.Config{MaxRooms: 3, Partitions: 2}, do: func(s *roomstore.Store, w *world) error {
+		_, err := s.Enter(w.ctx(), w.s("a1"), roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "b", RequestKey: "1", Data: "ana/a1"})
+		return err
+	}},
+	{name: "create in the place of a room that has ended", lone: true, cfg: roomstore.Config{MaxRooms: 2, Partitions: 2}, given: func(w *world) {
+		w.enter(w.s("a1"), "c")
+		w.must(w.store.Destroy(w.ctx(), "c"))
+	}, do: func(s *roomstore.Store, w *world) error {
+		_, err := s.Enter(w.ctx(), w.s("a1"), roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "b", RequestKey: "1", Data: "ana/a1"})
+		return err
+	}},
+	{name: "create beyond the room limit", lone: true, cfg: roomstore.Config{MaxRooms: 2, Partitions: 2}, given: func(w *world) { w.enter(w.s("a1"), "c") },
+		do: func(s *roomstore.Store, w *world) error {
+			_, err := s.Enter(w.ctx(), w.s("a1"), roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "b", RequestKey: "1", Data: "ana/a1"})
+			return err
+		}},
+	{name: "a switch that creates", cfg: roomstore.Config{MaxRooms: 2, Partitions: 2}, do: func(s *roomstore.Store, w *world) error {
+		_, _, err := s.Switch(w.ctx(), w.s("a1"), "a", roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "b", RequestKey: "1", Data: "ana/a1"})
+		return err
+	}},
+	{name: "a switch beyond the room limit", lone: true, cfg: roomstore.Config{MaxRooms: 1, Partitions: 2}, do: func(s *roomstore.Store, w *world) error {
+		_, _, err := s.Switch(w.ctx(), w.s("a1"), "a", roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "b", RequestKey: "1", Data: "ana/a1"})
 		return err
 	}},
 	{name: "an entry that is refused", do: func(s *roomstore.Store, w *world) error {
@@ -197,7 +235,7 @@ func dieAnywhere(t *testing.T, test func(t *testing.T, w *world, op steps)) {
 				died := true
 				ok := t.Run(fmt.Sprintf("dead after %d calls", calls), func(t *testing.T) {
 					cfg := op.cfg
-					cfg.Partitions, cfg.Apart = 16, true
+					cfg.Partitions, cfg.Apart = cmp.Or(cfg.Partitions, 16), true
 					w := newWorldOn(t, redistest.New(t), nil, cfg)
 					w.lease("n1")
 					w.loginOn("n1", "ana", "a1", "phone")
@@ -424,6 +462,9 @@ var meanwhile = []steps{
 func TestApart_meanwhile(t *testing.T) {
 	t.Parallel()
 	for _, op := range operations {
+		if op.lone {
+			continue
+		}
 		for _, other := range meanwhile {
 			t.Run(op.name+", "+other.name, func(t *testing.T) {
 				t.Parallel()
@@ -484,16 +525,13 @@ func TestApart_switchFound(t *testing.T) {
 func (w *world) holds(calls int) (*roomstore.Store, *paused) {
 	w.Helper()
 	p := &paused{mortal: mortal{left: calls}, reached: make(chan struct{}), goOn: make(chan struct{})}
-	rdb := redis.NewClient(w.rdb.(*redis.Client).Options())
-	w.Cleanup(func() { rdb.Close() })
-	rdb.AddHook(p)
-	return roomstore.New(runBatcher(w.T, rdb, w.batcher()), w.cfg), p
+	return roomstore.New(runBatcher(w.T, w.hooked(p), w.batcher()), w.cfg), p
 }
 
 // between runs other between two calls of op, and says whether op has so many.
 func between(t *testing.T, op, other steps, calls int) bool {
 	cfg := op.cfg
-	cfg.Partitions, cfg.Apart, cfg.LeaseTTL = 16, true, 10*time.Second
+	cfg.Partitions, cfg.Apart, cfg.LeaseTTL = cmp.Or(cfg.Partitions, 16), true, 10*time.Second
 	w := newWorldOn(t, redistest.New(t), nil, cfg)
 	w.lease("n1")
 	w.lease("n2")

@@ -30,6 +30,10 @@ var layout = []struct {
 	{regexp.MustCompile(`^\{u?\d+\}:dead$`), "zset"},
 	{regexp.MustCompile(`^\{0\}:nodes$`), "zset"},
 	{regexp.MustCompile(`^\{u\d+\}:switching$`), "zset"},
+	{regexp.MustCompile(`^\{0\}:admissions$`), "hash"},
+	{regexp.MustCompile(`^\{0\}:(?:admitted:\d+|making)$`), "zset"},
+	{regexp.MustCompile(`^\{\d+\}:ended$`), "zset"},
+	{regexp.MustCompile(`(?s)^\{(\d+)\}:barred:(.+)$`), "string"},
 	{regexp.MustCompile(`^\{u?\d+\}:(?:term|origin|partitions)$`), "string"},
 	{regexp.MustCompile(`(?s)^\{u(\d+)\}:user:(.+)$`), "hash"},
 	{regexp.MustCompile(`^\{u\d+\}:slow:.+$`), "set"},
@@ -41,7 +45,7 @@ var layout = []struct {
 }
 
 // passing are the keys of what is kept for a while only.
-var passing = regexp.MustCompile(`^\{u?\d+\}:(?:log|left|did|gone|slow|gateway):`)
+var passing = regexp.MustCompile(`^\{u?\d+\}:(?:log|left|did|gone|slow|barred|gateway):`)
 
 // check holds what is stored against itself and against what was heard: keys
 // are where the layout has them; a room's sets name the same members; every
@@ -65,6 +69,7 @@ func (w *world) check() {
 		w.checkDue(part)
 		w.checkUsers("u" + strconv.Itoa(p))
 	}
+	w.checkPlaces()
 	for epoch, l := range w.lives {
 		if gone := l.destroyed > 0; gone == living[epoch] {
 			w.Errorf("%s exists: %t, destroyed %d times", l.name, living[epoch], l.destroyed)
@@ -241,5 +246,36 @@ func (w *world) checkUsers(slot string) {
 				}
 			}
 		}
+	}
+}
+
+// admits says whether rooms need a place, which is given in another slot.
+func (w *world) admits() bool { return w.apart && w.parts > 1 && w.cfg.MaxRooms > 0 }
+
+// checkPlaces: there are no more places than rooms may exist, and each room has one, if
+// its partition's rooms are counted.
+func (w *world) checkPlaces() {
+	w.Helper()
+	if !w.admits() {
+		return
+	}
+	places := 0
+	for p := range w.parts {
+		tickets := map[string]float64{}
+		for _, z := range w.rdb.ZRangeWithScores(w.ctx(), w.tag("0")+"admitted:"+strconv.Itoa(p), 0, -1).Val() {
+			tickets[z.Member.(string)] = z.Score
+		}
+		places += len(tickets)
+		part := w.tag(strconv.Itoa(p))
+		counted, _, _ := strings.Cut(w.rdb.HGet(w.ctx(), part+"clock", "counted").Val(), "\x00")
+		for _, id := range w.rdb.ZRange(w.ctx(), part+"rooms", 0, -1).Val() {
+			ticket, _ := w.rdb.HGet(w.ctx(), part+"room:"+id, "admitted").Float64()
+			if counted != "" && (ticket == 0 || tickets[id] < ticket) {
+				w.Errorf("the room %q has the ticket %.0f, its place %.0f", id, ticket, tickets[id])
+			}
+		}
+	}
+	if places > w.cfg.MaxRooms {
+		w.Errorf("%d rooms have places, %d may exist", places, w.cfg.MaxRooms)
 	}
 }

@@ -201,3 +201,159 @@ func TestCluster_masterDies(t *testing.T) {
 		}
 	}
 }
+
+// While a master is away what a slot of another has lost is put back, and calls into
+// it go on; when the replica has taken over, so it is with the slots of that master. Of
+// all other slots nothing is touched.
+func TestCluster_healsSlotBySlot(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("it starts a Cluster")
+	}
+	c := redistest.StartCluster(t, 3, true)
+	const parts = 6
+	prefix := redistest.Prefix()
+	terms := roomstore.NewTerms(prefix, parts)
+	options := c.Options()
+	options.OnConnect = terms.OnConnect
+	options.DialTimeout, options.ReadTimeout = time.Second, time.Second
+	rdb := redis.NewClusterClient(options)
+	t.Cleanup(func() { rdb.Close() })
+	slots := roomstore.ClusterSlots(prefix, parts)
+	calls := runBatcher(t, rdb, roomstore.BatcherConfig{Slots: slots, Timeout: time.Second})
+	store := roomstore.New(calls, roomstore.Config{Prefix: prefix, Partitions: parts, Apart: true, Terms: terms})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
+	defer cancel()
+	w := &world{T: t, rdb: rdb, store: store, prefix: prefix, parts: parts, apart: true, end: ctx, sessions: map[roomstore.SessionID]roomstore.Session{}}
+	w.must(store.Greet(ctx))
+	w.lease("n1")
+
+	// In each partition a room, with users of all slots.
+	rooms := make([]roomstore.RoomID, parts)
+	for i, left := 0, parts; left > 0; i++ {
+		id := "r" + fmt.Sprint(i)
+		if p := w.hash(id); rooms[p] == "" {
+			rooms[p], left = roomstore.RoomID(id), left-1
+		}
+	}
+	known := map[roomstore.RoomID]*knower{}
+	for i := range 2 * parts {
+		who := w.login(roomstore.UserID(fmt.Sprint("u", i)), roomstore.SessionID(fmt.Sprint("u", i)))
+		for _, room := range rooms[:4] {
+			w.enter(who, room)
+		}
+	}
+	rooms = rooms[:4]
+	for _, room := range rooms {
+		known[room] = w.knows("n1", room)
+	}
+	say := func(room roomstore.RoomID) error {
+		_, err := store.Send(ctx, w.s("u0"), roomstore.Message{Room: room, ID: "m", Payload: "{}"})
+		return err
+	}
+	replaced := map[string]bool{} // slots that come to have a new term
+	victim := masterOf(t, c, rdb, slots[0])
+	for _, slot := range slots {
+		replaced[slot] = masterOf(t, c, rdb, slot) == victim
+	}
+	wiped := roomstore.RoomID("")
+	for _, room := range rooms {
+		if !replaced[w.part(room)] {
+			wiped = room
+		}
+	}
+	if !replaced[w.part(rooms[0])] || wiped == "" {
+		t.Fatalf("%v are of the master that dies", replaced)
+	}
+	replaced[w.part(wiped)] = true
+	other := masterOf(t, c, rdb, w.part(wiped)).Client(t)
+	before := store.Term()
+	ask := func(ready func(g roomstore.Greeting) bool) roomstore.Greeting {
+		t.Helper()
+		for {
+			g, err := store.Ask(ctx)
+			if err == nil && ready(g) {
+				return g
+			}
+			select {
+			case <-time.After(50 * time.Millisecond):
+			case <-ctx.Done():
+				t.Fatalf("%v, %+v", err, g)
+			}
+		}
+	}
+	// putBack puts back all that this gateway knows, as a gateway does that does not
+	// know what was lost.
+	putBack := func(term string) {
+		t.Helper()
+		var sessions []roomstore.Holding
+		for i := range 2 * parts {
+			sessions = append(sessions, roomstore.Holding{Session: w.s(roomstore.SessionID(fmt.Sprint("u", i))), Rooms: rooms})
+		}
+		lost, strays, err := store.Reclaim(ctx, term, store.Term(), "n1", sessions)
+		if err != nil || len(lost)+len(strays) > 0 {
+			t.Fatalf("%v %v %v", lost, strays, err)
+		}
+		for _, room := range rooms {
+			absent, err := store.Heal(ctx, term, store.Term(), "n1", known[room].rec)
+			if err != nil || len(absent) > 0 {
+				t.Fatalf("%s: %v, absent %q", room, err, absent)
+			}
+		}
+	}
+	termOf := func(term, slot string) string {
+		for i, s := range slots {
+			if s == slot {
+				return strings.Split(term, ",")[i]
+			}
+		}
+		return ""
+	}
+
+	victim.Kill()
+	for _, key := range other.Keys(ctx, w.part(wiped)+"*").Val() {
+		w.must(other.Del(ctx, key).Err())
+	}
+	lost := func(g roomstore.Greeting) bool { return termOf(g.Term, w.part(wiped)) != termOf(before, w.part(wiped)) }
+	g := ask(lost)
+	if !g.Unheard {
+		t.Fatal("the master that is dead has answered")
+	}
+	putBack(g.Term)
+	g = ask(func(g roomstore.Greeting) bool {
+		return termOf(g.Ready, w.part(wiped)) != termOf(before, w.part(wiped))
+	})
+	if termOf(g.Ready, slots[0]) != termOf(before, slots[0]) {
+		t.Fatal("the master that died is open again, before the other slot")
+	}
+	store.Adopt(g.Ready)
+	for _, room := range rooms {
+		if !replaced[w.part(room)] || room == wiped {
+			if err := say(room); err != nil {
+				t.Errorf("%s, while another master is away: %v", room, err)
+			}
+		}
+	}
+	for g = ask(func(g roomstore.Greeting) bool { return g.Term != store.Term() && !g.Unheard }); g.Opens > 0; g = ask(func(roomstore.Greeting) bool { return true }) {
+		putBack(g.Term)
+	}
+	putBack(g.Term)
+	store.Adopt(g.Ready)
+	for i, slot := range slots {
+		x, y := strings.Split(before, ",")[i], strings.Split(g.Ready, ",")[i]
+		if (x != y) != replaced[slot] {
+			t.Errorf("slot %s, of the master that died or wiped: %t, has a new term: %t", slot, replaced[slot], x != y)
+		}
+	}
+	lives, err := store.Lives(ctx, rooms)
+	w.must(err)
+	for _, room := range rooms {
+		w.must(say(room))
+		if n := rdb.ZCard(ctx, w.part(room)+"members:"+string(room)).Val(); n != 2*parts {
+			t.Errorf("%s has %d members, want %d", room, n, 2*parts)
+		}
+		if again := lives[room].Epoch != known[room].rec.Epoch; again && !replaced[w.part(room)] || !again && room == wiped {
+			t.Errorf("%s goes on under a new epoch: %t", room, again)
+		}
+	}
+}

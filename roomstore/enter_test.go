@@ -152,12 +152,10 @@ func TestStore_Enter(t *testing.T) {
 			given: given(emptied("a", 100), loggedIn("ben"), func(w *world) { w.expire("a") }),
 			do: func(w *world) (string, error) {
 				text, err := w.ask(w.s("b1"), roomstore.EntryRequest{Room: "b"})
-				w.heard("created b#1", "b#1:1 joined ben/b1 n=1")
-				w.sweep("n1")
+				w.heardEnd([]string{"created b#1", "b#1:1 joined ben/b1 n=1"}, "a#1:3 ended emptied", "destroyed a#1 emptied")
 				return text, err
 			},
-			want:  `#1:1 n=1 entered=1 delay=0 "" created`,
-			heard: []string{"a#1:3 ended emptied", "destroyed a#1 emptied"},
+			want: `#1:1 n=1 entered=1 delay=0 "" created`,
 		},
 		{
 			name: "join, this session is in it", given: given(inRoom("ana", "a"), inRoom("ben", "a")),

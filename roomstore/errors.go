@@ -42,6 +42,11 @@ var (
 	ErrMemory = errors.New("redis has no memory left")
 	// errStale means that the reservation which an entry showed has been given back.
 	errStale = errors.New("the reservation has been given back")
+	// errUnadmitted means that a room would have been created, which has to have a place
+	// among those that may exist first.
+	errUnadmitted = errors.New("the room has no place among those that may exist")
+	// errUncounted means that it is not known how many rooms exist.
+	errUncounted = errors.New("the rooms have to be counted")
 	// ErrPartitions means that the deployment has another number of partitions.
 	ErrPartitions = errors.New("the deployment has another number of partitions")
 )
@@ -73,6 +78,8 @@ var refusals = map[string]error{
 	"roomlimit":  ErrRoomLimit,
 	"stale":      errStale,
 	"term":       ErrTerm,
+	"unadmitted": errUnadmitted,
+	"uncounted":  errUncounted,
 	"userlimit":  ErrUserLimit,
 	"users":      ErrUsers,
 }

@@ -102,6 +102,54 @@ func growth(b *testing.B, partitions, rooms, members int) {
 	b.ReportMetric(0, "ns/op")
 }
 
+// BenchmarkRooms is what a page of the list of rooms costs Redis, in µs of its CPU, as
+// there are more: the first, one in the middle, and one of a search; and a look at the
+// deployment. Run it with -benchtime 200x.
+func BenchmarkRooms(b *testing.B) {
+	for _, partitions := range []int{1, 16} {
+		for _, rooms := range []int{1000, 10_000, 100_000} {
+			rdb := redistest.Start(b).Client(b)
+			calls := runBatcher(b, rdb, roomstore.BatcherConfig{Timeout: time.Minute})
+			store := roomstore.New(calls, roomstore.Config{Prefix: redistest.Prefix(), Partitions: partitions})
+			if err := store.Greet(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			pipe := rdb.Pipeline()
+			for i := range rooms {
+				id := fmt.Sprintf("room-%06d", i)
+				part := strings.TrimSuffix(store.Topic(roomstore.RoomID(id)), "ch:"+id)
+				pipe.HSet(b.Context(), part+"room:"+id, "epoch", 1_700_000_000_000_000+i, "seq", 0, "term", store.Term(),
+					"messageSeq", 0, "name", "Room", "delay", 0, "created", 1_700_000_000_000, "creator", "m0")
+				pipe.ZAdd(b.Context(), part+"rooms", redis.Z{Member: id})
+				if i%1000 == 999 {
+					if _, err := pipe.Exec(b.Context()); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			for name, ask := range map[string]func() error{
+				"first": func() error { _, err := store.Rooms(b.Context(), "", "", 100); return err },
+				"middle": func() error {
+					_, err := store.Rooms(b.Context(), "", roomstore.RoomID(fmt.Sprintf("room-%06d", rooms/2)), 100)
+					return err
+				},
+				"search":  func() error { _, err := store.Rooms(b.Context(), "room-0005", "", 100); return err },
+				"cluster": func() error { _, err := store.Cluster(b.Context()); return err },
+			} {
+				b.Run(fmt.Sprintf("P=%d/rooms=%d/%s", partitions, rooms, name), func(b *testing.B) {
+					before := redisCPU(b, rdb)
+					for b.Loop() {
+						if err := ask(); err != nil {
+							b.Fatal(err)
+						}
+					}
+					b.ReportMetric((redisCPU(b, rdb)-before)*1e6/float64(b.N), "redis-µs")
+				})
+			}
+		}
+	}
+}
+
 // fill writes a room with members into the store, as entries would leave it.
 func fill(t testing.TB, rdb *redis.Client, store *roomstore.Store, room roomstore.RoomID, members int, data string) {
 	t.Helper()

@@ -28,14 +28,15 @@ type Stray struct {
 const reclaimBatch = 100
 
 // Reclaim puts back a node's lease and the sessions that it has, under a term
-// that it is about to adopt. lost are those that are not the node's any more, and
-// not put back. It may be repeated.
+// that it is about to adopt, as far as that is another than the one that it acts
+// under, knew, or with "" all. lost are those that are not the node's any more, and not
+// put back. It may be repeated.
 //
 // It fails with [ErrTerm] if the term is another, and with [ErrFenced] if the
 // node has been given up.
-func (s *Store) Reclaim(ctx context.Context, term, node string, sessions []Holding) (lost map[SessionID]Loss, strays []Stray, err error) {
+func (s *Store) Reclaim(ctx context.Context, term, knew, node string, sessions []Holding) (lost map[SessionID]Loss, strays []Stray, err error) {
 	if s.cfg.Apart {
-		return s.reclaimApart(ctx, term, node, sessions)
+		return s.reclaimApart(ctx, term, knew, node, sessions)
 	}
 	return s.reclaim(ctx, term, node, s.keys.nodes(), s.keys.control(s.keys.nodes()), sessions)
 }
@@ -142,8 +143,8 @@ func (s *Store) heal(ctx context.Context, term, knew, witness, node string, know
 	part := s.keys.part(p)
 	members, all := known.Members, term
 	if s.cfg.Apart {
-		if knew != "" && witness == "" && s.unharmed(term, knew, part, members) {
-			return nil, nil
+		if knew != "" && witness == "" && (s.unharmed(term, knew, part, members) || s.terms.isAway(part)) {
+			return nil, nil // if it turns out to be another, it is put back then
 		}
 		term, knew = s.terms.of(term, part), s.terms.of(knew, part)
 	}
@@ -234,12 +235,16 @@ func (s *Store) Lives(ctx context.Context, rooms []RoomID) (map[RoomID]Life, err
 const heldBatch = 500
 
 // Held gives the sessions that are stored as a node's, without their
-// generations. Those that begin or end meanwhile may or may not be among them.
-func (s *Store) Held(ctx context.Context, node string) (sessions []Session, err error) {
-	for p := range s.cfg.Partitions {
+// generations, as far as a term is another than one that was known, or with knew ""
+// all. Those that begin or end meanwhile may or may not be among them.
+func (s *Store) Held(ctx context.Context, term, knew, node string) (sessions []Session, err error) {
+	for _, uslot := range s.keys.uslots() {
+		if s.terms.same(term, knew, uslot) {
+			continue
+		}
 		cursor := "0"
 		for first := true; first || cursor != "0"; first = false {
-			r, err := s.run(ctx, node, node, lua.Held, []string{s.keys.uslot("u" + strconv.Itoa(p))}, node, cursor, heldBatch)
+			r, err := s.run(ctx, node, node, lua.Held, []string{uslot}, node, cursor, heldBatch)
 			if err != nil {
 				return nil, err
 			}

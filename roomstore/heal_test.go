@@ -167,7 +167,7 @@ func (k *knower) heal(term string) ([]roomstore.SessionID, error) {
 	for _, m := range k.rec.Members {
 		held = append(held, roomstore.Holding{Session: m.Session, Rooms: []roomstore.RoomID{k.rec.Room}})
 	}
-	if _, _, err := k.w.store.Reclaim(k.w.ctx(), term, k.node, held); err != nil {
+	if _, _, err := k.w.store.Reclaim(k.w.ctx(), term, "", k.node, held); err != nil {
 		return nil, err
 	}
 	return k.w.store.Heal(k.w.ctx(), term, k.knew, k.node, k.rec)
@@ -298,7 +298,7 @@ func TestStore_term(t *testing.T) {
 				_, err := w.store.Absent(ctx, "a", []roomstore.Session{who})
 				return err
 			},
-			"held":  func(ctx context.Context) error { _, err := w.store.Held(ctx, "n1"); return err },
+			"held":  func(ctx context.Context) error { _, err := w.store.Held(ctx, "", "", "n1"); return err },
 			"lives": func(ctx context.Context) error { _, err := w.store.Lives(ctx, []roomstore.RoomID{"a"}); return err },
 			"enter": func(ctx context.Context) error {
 				_, err := w.store.Enter(ctx, who, roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "b"})
@@ -400,6 +400,14 @@ func TestStore_Heal_missing(t *testing.T) {
 			}
 			w.open()
 			w.store.Adopt(term)
+			// When they entered is not known any more; who they are is.
+			roster, err := w.store.Roster(w.ctx(), "a", "", 10)
+			w.must(err)
+			for _, m := range roster.Members {
+				if !m.Joined.IsZero() || m.Node == "" {
+					t.Errorf("put back as %+v", m)
+				}
+			}
 			lives, err := w.store.Lives(w.ctx(), []roomstore.RoomID{"a", "none"})
 			w.must(err)
 			if l := lives["a"]; l.Seq != 10 || l.Base != 10 || !l.Lineage.Has(old) || l.Lineage.Has(l.Epoch) || lives["none"].Epoch != 0 {
@@ -868,7 +876,7 @@ func TestStore_Heal_left(t *testing.T) {
 				w.heard(fmt.Sprintf("%s:%d left ben/ben1 n=2", w.life("a"), at.Seq))
 				leave(w)
 				w.heard()
-				if held, err := w.store.Held(w.ctx(), "n2"); err != nil || len(held) > 0 != (name != "logout") {
+				if held, err := w.store.Held(w.ctx(), "", "", "n2"); err != nil || len(held) > 0 != (name != "logout") {
 					t.Errorf("held %v, %v", held, err)
 				}
 				if name == "logout" {
@@ -902,7 +910,7 @@ func TestStore_Heal_generation(t *testing.T) {
 		w.lose()
 		term := w.greet().Term
 		for range 2 {
-			_, _, err := w.store.Reclaim(w.ctx(), term, "n1", []roomstore.Holding{holding(now, "a"), holding(w.s("ben1"), "a")})
+			_, _, err := w.store.Reclaim(w.ctx(), term, "", "n1", []roomstore.Holding{holding(now, "a"), holding(w.s("ben1"), "a")})
 			w.must(err)
 			absent, err := w.store.Heal(w.ctx(), term, older.knew, "n1", older.rec)
 			w.must(err)

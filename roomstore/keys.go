@@ -113,5 +113,12 @@ func (k keys) uslots() (all []string) {
 	return all
 }
 
-func (k keys) orders(n string) string  { return k.prefix + ":node:" + n }
+// orders gives the channel of a node: in each partition, where slots lie apart.
+func (k keys) orders(n string, path int) string {
+	if k.apart {
+		return k.part(path) + "orders:" + n
+	}
+	return k.prefix + ":node:" + n
+}
+
 func (k keys) events(id RoomID) string { return k.part(k.partition(id)) + "ch:" + string(id) }

@@ -59,7 +59,7 @@ func FuzzKeys(f *testing.F) {
 				add(index+" in the users' slot", k.uslot(slot)+index, slot)
 			}
 		}
-		for _, key := range []string{k.nodes(), k.partitionsKey(""), k.orders(a)} {
+		for _, key := range []string{k.nodes(), k.partitionsKey(""), k.orders(a, 0)} {
 			if what, ok := made[key]; ok {
 				t.Errorf("%q is %s, too", key, what)
 			}

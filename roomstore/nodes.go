@@ -128,15 +128,15 @@ func (s *Store) Sweep(ctx context.Context, node string, claims []Lapse) (Swept, 
 	return done, opErr("sweep", node, r.done())
 }
 
-// Probe sends the node itself a message through the path that events take.
-func (s *Store) Probe(ctx context.Context, node, nonce string) error {
-	_, err := s.run(ctx, node, node, lua.Probe, []string{s.NodeTopic(node)}, probeMark+nonce)
+// Probe sends the node itself a message through a path that events take.
+func (s *Store) Probe(ctx context.Context, node string, path int, nonce string) error {
+	_, err := s.run(ctx, node, node, lua.Probe, []string{s.NodeTopic(node, path)}, probeMark+nonce)
 	return err
 }
 
 const probeMark = "probe\x00"
 
-// An Order is what a node hears on its own topic: to close a session's socket,
+// An Order is what a node hears on its own topics: to close a session's socket,
 // or its own probe.
 type Order struct {
 	Probe string // the nonce; the other fields are empty

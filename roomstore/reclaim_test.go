@@ -31,7 +31,7 @@ func TestStore_Reclaim(t *testing.T) {
 		term := w.greet().Term
 		w.forget()
 		for range 2 {
-			lost, strays, err := w.store.Reclaim(w.ctx(), term, "n1", []roomstore.Holding{holding(who)})
+			lost, strays, err := w.store.Reclaim(w.ctx(), term, "", "n1", []roomstore.Holding{holding(who)})
 			if err != nil || len(lost)+len(strays) > 0 {
 				t.Errorf("got %v, %v, %v", lost, strays, err)
 			}
@@ -45,7 +45,7 @@ func TestStore_Reclaim(t *testing.T) {
 			t.Errorf("replaced %v, %v", gone, err)
 		}
 		w.enter(who, "a")
-		if held, err := w.store.Held(w.ctx(), "n1"); err != nil || len(held) != 1 || held[0].ID != "a1" || held[0].User != "ana" || held[0].Node != "n1" {
+		if held, err := w.store.Held(w.ctx(), "", "", "n1"); err != nil || len(held) != 1 || held[0].ID != "a1" || held[0].User != "ana" || held[0].Node != "n1" {
 			t.Errorf("holds %v, %v", held, err)
 		}
 		now, _ := w.resume("n2", who)
@@ -77,12 +77,12 @@ func TestStore_Reclaim_rolledBack(t *testing.T) {
 		w.forget()
 		// Whoever comes first: the later connection has it.
 		for range 2 {
-			lost, strays, err := w.store.Reclaim(w.ctx(), term, "n2", []roomstore.Holding{holding(ana, "a"), holding(cy, "b", "a")})
+			lost, strays, err := w.store.Reclaim(w.ctx(), term, "", "n2", []roomstore.Holding{holding(ana, "a"), holding(cy, "b", "a")})
 			w.must(err)
 			if len(lost) > 0 || len(strays) != 1 || strays[0] != (roomstore.Stray{Session: ana, Room: "b"}) {
 				t.Errorf("lost %v, strays %v", lost, strays)
 			}
-			lost, _, err = w.store.Reclaim(w.ctx(), term, "n1", []roomstore.Holding{holding(before, "a", "b"), holding(w.s("ben1"), "a")})
+			lost, _, err = w.store.Reclaim(w.ctx(), term, "", "n1", []roomstore.Holding{holding(before, "a", "b"), holding(w.s("ben1"), "a")})
 			w.must(err)
 			if len(lost) != 1 || lost["ana1"] != roomstore.LossMoved {
 				t.Errorf("lost %v, want that ana1 has moved", lost)
@@ -116,7 +116,7 @@ func TestStore_Reclaim_sentAway(t *testing.T) {
 	begun(t, roomstore.Config{MaxDevices: 3}, func(w *world) {
 		reclaim := func(term string, want map[roomstore.SessionID]roomstore.Loss, held ...roomstore.Holding) {
 			t.Helper()
-			lost, _, err := w.store.Reclaim(w.ctx(), term, "n1", held)
+			lost, _, err := w.store.Reclaim(w.ctx(), term, "", "n1", held)
 			w.must(err)
 			if diff := cmp.Diff(want, lost); diff != "" {
 				t.Errorf("lost (-want +got):\n%s", diff)
@@ -184,7 +184,7 @@ func TestStore_Heal_refused(t *testing.T) {
 		}{"given up": {term, roomstore.ErrFenced}, "another term": {"another", roomstore.ErrTerm}, "part of it": {term[:5], roomstore.ErrTerm}} {
 			w.forget()
 			before := w.dump()
-			_, _, err := w.store.Reclaim(w.ctx(), under.term, "n1", []roomstore.Holding{holding(k.rec.Members[0].Session)})
+			_, _, err := w.store.Reclaim(w.ctx(), under.term, "", "n1", []roomstore.Holding{holding(k.rec.Members[0].Session)})
 			if !errors.Is(err, under.err) {
 				t.Errorf("%s: got %v, want %v", name, err, under.err)
 			}
@@ -334,7 +334,7 @@ func TestStore_Heal_race(t *testing.T) {
 		w.store.Adopt(term)
 		held := 0
 		for node := range nodes {
-			sessions, err := w.store.Held(w.ctx(), "n"+strconv.Itoa(node))
+			sessions, err := w.store.Held(w.ctx(), "", "", "n"+strconv.Itoa(node))
 			w.must(err)
 			held += len(sessions)
 		}
@@ -437,7 +437,7 @@ func TestStore_Held(t *testing.T) {
 	const n = 1700
 	w.loginMany(n, "n1")
 	w.loginOn("n2", "other", "o1", "")
-	held, err := w.store.Held(w.ctx(), "n1")
+	held, err := w.store.Held(w.ctx(), "", "", "n1")
 	w.must(err)
 	seen := map[roomstore.SessionID]bool{}
 	for _, who := range held {

@@ -93,16 +93,20 @@ func (s *Store) enter(ctx context.Context, who Session, req EntryRequest, ask st
 		string(req.Mode), string(req.Room), string(who.User), string(who.ID), who.Generation, who.Node,
 		string(req.RequestKey), p, s.keys.userSlot(who.User), req.Data, req.Name, req.Delay, s.keep(),
 		s.cfg.MaxMembers, s.cfg.MaxRoomsPerUser, s.cfg.MaxRooms, s.cfg.Partitions,
-		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), req.Try, ask, len(req.Attributes),
+		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), req.Try, ask, "", len(req.Attributes),
 	}
+	const admission = 24
 	for k, v := range req.Attributes {
 		args = append(args, k, v)
 	}
 	part := s.keys.part(p)
 	enter := func(at reservation) (*reply, error) {
 		args[home] = at.home
-		return s.run(ctx, string(req.Room), string(req.Room), lua.Enter,
-			[]string{part, s.keys.userAt(part, who.User), s.keys.control(part)}, args...)
+		return s.admitted(ctx, req.Room, func(with string) (*reply, error) {
+			args[admission] = with
+			return s.run(ctx, string(req.Room), string(req.Room), lua.Enter,
+				[]string{part, s.keys.userAt(part, who.User), s.keys.control(part)}, args...)
+		})
 	}
 	r, err := s.reserved(ctx, who, passage{room: req.Room, limit: s.cfg.MaxRoomsPerUser, asks: ask == "1"}, enter)
 	if err != nil {
@@ -159,23 +163,28 @@ func (s *Store) change(ctx context.Context, who Session, from RoomID, req EntryR
 		string(from), string(req.Room), string(who.User), string(who.ID), who.Generation, who.Node,
 		string(req.RequestKey), p, s.keys.userSlot(who.User), req.Data, mayCreate, req.Name, req.Delay, s.keep(),
 		s.cfg.MaxMembers, s.cfg.MaxRooms, s.cfg.Partitions,
-		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), req.Try, ask, "", len(req.Attributes),
+		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), req.Try, ask, "", "", len(req.Attributes),
 	}
 	for k, v := range req.Attributes {
 		args = append(args, k, v)
 	}
-	const home, fromState = 8, 24
+	const home, fromState, admission = 8, 24, 25
 	to := s.keys.part(p)
+	run := func(keys ...string) (*reply, error) {
+		return s.admitted(ctx, req.Room, func(with string) (*reply, error) {
+			args[admission] = with
+			return s.run(ctx, string(req.Room), string(req.Room), lua.Switch, keys, args...)
+		})
+	}
 	if s.cfg.Apart && s.keys.partition(from) != p {
 		return s.changeApart(ctx, who, from, req, ask == "1", func(at, state string) (*reply, error) {
 			args[home], args[fromState] = at, state
-			return s.run(ctx, string(req.Room), string(req.Room), lua.Switch, []string{to, to, to, to}, args...)
+			return run(to, to, to, to)
 		})
 	}
 	change := func(at reservation) (*reply, error) {
 		args[home] = at.home
-		return s.run(ctx, string(req.Room), string(req.Room), lua.Switch,
-			[]string{s.keys.part(s.keys.partition(from)), to, s.keys.userAt(to, who.User), s.keys.control(to)}, args...)
+		return run(s.keys.part(s.keys.partition(from)), to, s.keys.userAt(to, who.User), s.keys.control(to))
 	}
 	r, err := s.reserved(ctx, who, passage{room: req.Room, asks: ask == "1"}, change)
 	if err != nil {

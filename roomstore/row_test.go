@@ -82,11 +82,11 @@ func (w *world) nothingLeft() {
 		_, kind, _ := strings.Cut(rest, "}:")
 		kind, _, _ = strings.Cut(kind, ":")
 		switch {
-		case kind == "did" || kind == "gone":
+		case kind == "did" || kind == "gone" || kind == "barred":
 			if w.rdb.PTTL(w.ctx(), key).Val() <= 0 {
 				w.Errorf("%q is left and does not expire", rest)
 			}
-		case kind == "nodes" || kind == "partitions" || rest == "nodes" || rest == "partitions" || kind == "clock" || kind == "dead" || kind == "term" || kind == "origin":
+		case kind == "nodes" || kind == "partitions" || rest == "nodes" || rest == "partitions" || kind == "clock" || kind == "dead" || kind == "term" || kind == "origin" || kind == "admissions":
 		default:
 			w.Errorf("%q is left: %s", rest, w.value(key))
 		}

@@ -528,7 +528,7 @@ func TestStore_Resume_fences(t *testing.T) {
 		old := ana(w)
 		w.enter(old, "a")
 		w.forget()
-		sub := w.rdb.Subscribe(w.ctx(), w.store.NodeTopic("n1"))
+		sub := w.rdb.Subscribe(w.ctx(), w.store.NodeTopic("n1", 0))
 		defer sub.Close()
 		_, err := sub.Receive(w.ctx())
 		w.must(err)
@@ -720,7 +720,7 @@ func TestStore_Greet(t *testing.T) {
 // A node hears its own probe, on the topic of its orders.
 func TestStore_Probe(t *testing.T) {
 	contract(t, roomstore.Config{}, func(w *world) {
-		w.must(w.store.Probe(w.ctx(), "n1", "no\x00nce"))
+		w.must(w.store.Probe(w.ctx(), "n1", 0, "no\x00nce"))
 		w.heard("probe n1 no\x00nce")
 	})
 }

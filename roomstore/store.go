@@ -37,6 +37,10 @@ type Config struct {
 	// demands: docs/cluster.md. All gateways of a deployment agree on it.
 	Apart bool
 
+	// Sharded, with Apart, publishes to sharded channels, which on Redis Cluster come
+	// from the master of their slot and from no other node.
+	Sharded bool
+
 	// Terms follows whether data was lost; one of the store's own if nil, which
 	// then hears of it only by a lack of it.
 	Terms *Terms
@@ -73,8 +77,7 @@ type Store struct {
 	leases sync.Map // node → time.Time of its last renewal; where slots lie apart
 }
 
-// New returns a Store that sends its scripts through calls. It panics if MaxRooms is
-// set for more than one partition and Apart is, too.
+// New returns a Store that sends its scripts through calls.
 func New(calls *Batcher, cfg Config) *Store {
 	defaults(&cfg.Prefix, "rg")
 	defaults(&cfg.Partitions, 1)
@@ -94,9 +97,6 @@ func New(calls *Batcher, cfg Config) *Store {
 	}
 	if cfg.Apart {
 		cfg.Terms.keys.apart = true
-		if cfg.MaxRooms > 0 && cfg.Partitions > 1 {
-			panic("roomstore: rooms of several partitions are not counted together where hash slots lie apart")
-		}
 	}
 	s := &Store{calls: calls, cfg: cfg, keys: cfg.Terms.keys, terms: cfg.Terms}
 	for _, script := range lua.All {
@@ -112,7 +112,10 @@ func New(calls *Batcher, cfg Config) *Store {
 
 // text gives the text of a script that this store calls; nil if there is none.
 func (s *Store) text(script lua.Script) *redis.Script {
-	if s.cfg.Apart {
+	switch {
+	case s.cfg.Apart && s.cfg.Sharded:
+		return script.Sharded
+	case s.cfg.Apart:
 		return script.Apart
 	}
 	return script.Script
@@ -128,8 +131,22 @@ func defaults[T comparable](v *T, value T) {
 // Topic is where a room's events are published.
 func (s *Store) Topic(room RoomID) string { return s.keys.events(room) }
 
-// NodeTopic is where orders to a node, and its own probes, are published.
-func (s *Store) NodeTopic(node string) string { return s.keys.orders(node) }
+// Path is which way the events of a room come: 0 for all rooms on one Redis, and where
+// slots lie apart the number of the room's partition. What breaks on one path does not
+// concern the others.
+func (s *Store) Path(room RoomID) int {
+	if !s.cfg.Apart {
+		return 0
+	}
+	return s.keys.partition(room)
+}
+
+// Apart says whether every call keeps to one hash slot.
+func (s *Store) Apart() bool { return s.cfg.Apart }
+
+// NodeTopic is where a node's own probes of a path are published, and on path 0 orders
+// to it.
+func (s *Store) NodeTopic(node string, path int) string { return s.keys.orders(node, path) }
 
 // run runs a script. Every script answers in one shape: a status, then what
 // the header promises for it. Calls on one lane are applied in the order they

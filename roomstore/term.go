@@ -33,6 +33,7 @@ type Terms struct {
 	term    string        // that calls are made under; "" before the first
 	parts   []string      // the same, by slot
 	changed chan struct{} // closed when calls may go through that did not
+	away    []bool        // by slot: it did not answer when it was last asked
 }
 
 // settleWindow is how long gateways have to put back what they know before
@@ -104,37 +105,95 @@ func (t *Terms) of(term, key string) string {
 	return term // it is none of this deployment's
 }
 
+// same says whether two terms are the same for the slot that a key is in. The second
+// is "" if none is known.
+func (t *Terms) same(term, knew, key string) bool {
+	return knew != "" && t.of(term, key) == t.of(knew, key)
+}
+
+// isAway says whether the slot that a key is in did not answer when it was last
+// asked for its term, though others did.
+func (t *Terms) isAway(key string) bool {
+	if !t.keys.apart {
+		return false
+	}
+	i := t.keys.slotIndex(key)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return i < len(t.away) && t.away[i]
+}
+
 // A Greeting is what Redis says to a gateway.
 type Greeting struct {
 	Term  string
-	Opens time.Duration // until calls are accepted under it; 0 if they are
+	Opens time.Duration // until calls are accepted under more of it; 0 if they are under all
+
+	// Ready is what calls are accepted under now: the term or, where hash slots lie
+	// apart, of each slot the term that it has if that is open, and else the one known.
+	Ready string
+
+	// Unheard says that some slots did not answer, though others did. Their terms are
+	// taken to be those known.
+	Unheard bool
 }
+
+// askPatience is how long the slots that have answered wait for the others.
+const askPatience = 300 * time.Millisecond
 
 // greet greets Redis by eval, slot by slot. It fails with ErrPartitions.
 func (t *Terms) greet(ctx context.Context, eval func(context.Context, []string, []any) ([]string, error)) (Greeting, error) {
 	knew, _ := t.current()
 	slots := t.keys.slots()
-	if len(slots) == 1 {
-		return t.greetSlot(ctx, slots[0], knew, eval)
-	}
-	greetings := make([]Greeting, len(slots))
+	greetings, errs := make([]Greeting, len(slots)), make([]error, len(slots))
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var first sync.Once
+	var patience *time.Timer
 	var work errgroup.Group
 	for i, slot := range slots {
-		work.Go(func() (err error) {
-			greetings[i], err = t.greetSlot(ctx, slot, part(knew, i), eval)
-			return err
+		work.Go(func() error {
+			greetings[i], errs[i] = t.greetSlot(ctx, slot, part(knew, i), eval)
+			if errs[i] == nil && knew != "" {
+				first.Do(func() { patience = time.AfterFunc(askPatience, cancel) })
+			}
+			return nil
 		})
 	}
-	if err := work.Wait(); err != nil {
-		return Greeting{}, err
+	work.Wait()
+	if patience != nil {
+		patience.Stop()
 	}
 	var all Greeting
-	terms := make([]string, len(slots))
+	var terms, ready []string
+	answered := false
 	for i, g := range greetings {
-		terms[i] = g.Term
-		all.Opens = max(all.Opens, g.Opens)
+		if errors.Is(errs[i], ErrPartitions) || errs[i] != nil && knew == "" {
+			return Greeting{}, errs[i]
+		}
+		if errs[i] != nil {
+			g, all.Unheard = Greeting{Term: part(knew, i)}, true
+		}
+		answered = answered || errs[i] == nil
+		terms = append(terms, g.Term)
+		if g.Opens == 0 {
+			ready = append(ready, g.Term)
+			continue
+		}
+		ready = append(ready, part(knew, i))
+		if all.Opens == 0 || g.Opens < all.Opens {
+			all.Opens = g.Opens
+		}
 	}
-	all.Term = strings.Join(terms, ",")
+	if !answered {
+		return Greeting{}, errs[0]
+	}
+	t.mu.Lock()
+	t.away = make([]bool, len(slots))
+	for i := range slots {
+		t.away[i] = errs[i] != nil
+	}
+	t.mu.Unlock()
+	all.Term, all.Ready = strings.Join(terms, ","), strings.Join(ready, ",")
 	return all, nil
 }
 
@@ -246,6 +305,12 @@ func (s *Store) Ask(ctx context.Context) (Greeting, error) {
 	}
 	s.cfg.Observe(lua.Greet.Name, outcome, time.Since(start))
 	return g, err
+}
+
+// Renewed says whether the term of what is stored of a room is another in one term
+// than in one that was known, "" for none: it may have been lost.
+func (s *Store) Renewed(term, knew string, room RoomID) bool {
+	return !s.terms.same(term, knew, s.keys.part(s.keys.partition(room)))
 }
 
 // Stale receives when the term may be another than that which calls are made

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path"
@@ -20,6 +21,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/roomgate/roomgate/gateway/auth"
+	"github.com/roomgate/roomgate/gateway/console"
 )
 
 // version is set by the linker: -X main.version=1.2.3.
@@ -43,6 +45,8 @@ type Config struct {
 	InternalListen string   `group:"listen" default:"127.0.0.1:9090" help:"Address of the internal listener: /metrics, /debug/pprof/, /healthz, /readyz. Do not publish it."`
 	AllowedOrigins []string `group:"listen" placeholder:"ORIGIN" help:"Origins of web pages that may connect, besides the gateway's own: example.com, *.example.com or https://example.com:8443. With --dev all may."`
 	MaxConnections int      `group:"listen" default:"0" help:"Connections at once on this gateway; one more is closed with 1013, try again later. 0: no limit."`
+
+	Console bool `group:"listen" help:"Serve the console, pages for people that show and end rooms, at /console/ of the public listener; what it shows is behind an API key. On with --dev, and then the playground at /console/play, too."`
 
 	QueueBytes int `group:"listen" default:"1048576" help:"Bytes that may wait for one connection, 4096 to 1073741824. Beyond it commands and barrages are dropped, lowest priority first; if that is not enough it is closed with 4008, and resumes."`
 
@@ -238,6 +242,18 @@ func (c Config) apiKeys() []string {
 	return keys
 }
 
+// pages returns the handler of the console and the playground, or nil.
+func (c Config) pages() http.Handler {
+	if !c.Console {
+		return nil
+	}
+	cfg := console.Config{Node: c.NodeName, Version: buildVersion()}
+	if c.Dev {
+		cfg.Playground, cfg.APIKey = true, devKey
+	}
+	return console.New(cfg)
+}
+
 // origins returns the origins that may connect.
 func (c Config) origins() []string {
 	if c.Dev {
@@ -367,11 +383,18 @@ func (c *checker) secrets() {
 		}
 	}
 	if c.cfg.Dev {
-		c.cfg.APIKeys = append(c.cfg.APIKeys, "dev")
+		c.cfg.APIKeys = append(c.cfg.APIKeys, devKey)
+		c.cfg.Console = true
+	}
+	if c.cfg.Console && len(c.cfg.APIKeys) == 0 && c.cfg.APIKeysFile == "" {
+		c.wrong("console", "is set, and there are no API keys, without which it can show nothing: set --api-keys-file or ROOMGATE_API_KEYS")
 	}
 }
 
-const minAPIKey = 16
+const (
+	minAPIKey = 16
+	devKey    = "dev" // with --dev
+)
 
 func (c *checker) apiKey(where, key string) {
 	switch {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -62,7 +63,7 @@ func TestParseConfig_defaults(t *testing.T) {
 	}
 	want := Config{
 		Listen: ":8080", InternalListen: "127.0.0.1:9090", QueueBytes: 1 << 20,
-		Dev: true, APIKeys: []secret{"dev"},
+		Dev: true, APIKeys: []secret{"dev"}, Console: true,
 		RedisTimeout: 2 * time.Second, RedisPrefix: "rg", Partitions: 1,
 		SessionTTL: 35 * time.Second, HeartbeatInterval: 10 * time.Second, LeaseTTL: 10 * time.Second, DrainWindow: 25 * time.Second,
 		MaxMembers: 500, MaxRoomsPerUser: 5, MaxDevices: 10, LogSize: 256, LogTTL: 2 * time.Minute,
@@ -204,7 +205,11 @@ func TestParseConfig_refused(t *testing.T) {
 		want []string
 	}{
 		{"nothing set", nil, nil, []string{"no way to check login tokens", "--jwt-hs256-secret-file", "ROOMGATE_JWT_HS256_SECRET", "--dev", "--redis-url is required"}},
-		{"cluster", []string{"--dev", "--redis-url=redis://a:7000?addr=b:7000"}, nil, []string{"--redis-url", "Cluster", "name a single Redis"}},
+		{"cluster's address", []string{"--dev", "--redis-url=redis://a:7000?addr=b"}, nil, []string{"--redis-url", "addr=b", "HOST:PORT"}},
+		{"cluster's node twice", []string{"--dev", "--redis-url=redis://a:7000?addr=b:7000&addr=a:7000"}, nil, []string{"--redis-url", "node a:7000 twice"}},
+		{"cluster's database", []string{"--dev", "--redis-url=redis://a:7000/2?addr=b:7000"}, nil, []string{"--redis-url", "database 2", "no other than 0"}},
+		{"cluster by a socket", []string{"--dev", "--redis-url=unix:///r.sock?addr=b:7000"}, nil, []string{"--redis-url", "no first node", "redis://NODE:6379?addr=NODE:6379"}},
+		{"cluster's option", []string{"--dev", "--redis-url=redis://a?addr=b:7000&read_only=true"}, nil, []string{"--redis-url", `"read_only"`, "for a Redis Cluster addr"}},
 		{"no Redis", nil, []string{"ROOMGATE_JWT_HS256_SECRET=" + testSecret}, []string{"--redis-url is required", "ROOMGATE_REDIS_URL"}},
 		{"no tokens", []string{"--redis-url=redis://r"}, nil, []string{"no way to check login tokens"}},
 		{"empty secret", []string{"--redis-url=redis://r"}, []string{"ROOMGATE_JWT_HS256_SECRET="}, []string{"no way to check login tokens", "set, but empty"}},
@@ -214,6 +219,7 @@ func TestParseConfig_refused(t *testing.T) {
 		{"secret's file empty", []string{"--redis-url=redis://r", "--jwt-hs256-secret-file=" + file(t, "\n")}, nil, []string{"--jwt-hs256-secret-file", "empty"}},
 
 		{"no such flag", []string{"--dev", "--partition=3"}, nil, []string{"--partition"}},
+		{"a console without keys", []string{"--redis-url=redis://redis", "--console"}, []string{"ROOMGATE_JWT_HS256_SECRET=" + testSecret}, []string{"--console", "no API keys", "ROOMGATE_API_KEYS"}},
 		{"stray argument", []string{"--dev", "now"}, nil, []string{"now"}},
 		{"not a number", []string{"--dev", "--partitions=few"}, nil, []string{"--partitions", "few"}},
 		{"not a number, by variable", []string{"--dev"}, []string{"ROOMGATE_PARTITIONS=few"}, []string{"--partitions (from ROOMGATE_PARTITIONS)", "few"}},
@@ -461,5 +467,52 @@ func TestParseConfig_audit(t *testing.T) {
 	_, out, err := parse([]string{"fsck", "--help"})
 	if !errors.Is(err, errDone) || !strings.Contains(out, "--fix") || !strings.Contains(out, "Audits") {
 		t.Errorf("got %q, %v", out, err)
+	}
+}
+
+// The console is there where it is asked for; the playground, and a key that is
+// told to everybody, only for development, and never a key of the operator's.
+func TestConfig_pages(t *testing.T) {
+	t.Parallel()
+	production := []string{"--redis-url=redis://redis"}
+	vars := []string{"ROOMGATE_JWT_HS256_SECRET=" + testSecret, "ROOMGATE_API_KEYS=" + testKey}
+	if cfg, _, err := parse(production, vars...); err != nil || cfg.pages() != nil {
+		t.Errorf("not asked for: got pages, or %v", err)
+	}
+	for _, tt := range []struct {
+		name, flag string
+		play       int
+		key        string
+	}{
+		{"production", "--console", 404, ""},
+		{"development", "--dev", 200, "dev"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			cfg, _, err := parse(append(slices.Clone(production), tt.flag), vars...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h := cfg.pages()
+			get := func(path string) *httptest.ResponseRecorder {
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+				return w
+			}
+			if got := get("/console/").Code; got != 200 {
+				t.Errorf("console: got %d, want 200", got)
+			}
+			if got := get("/console/play").Code; got != tt.play {
+				t.Errorf("playground: got %d, want %d", got, tt.play)
+			}
+			var told struct{ APIKey string }
+			text := get("/console/settings.json").Body.String()
+			if err := json.Unmarshal([]byte(text), &told); err != nil {
+				t.Fatal(err)
+			}
+			if told.APIKey != tt.key || strings.Contains(text, testKey) {
+				t.Errorf("settings are %s, want the key %q", text, tt.key)
+			}
+		})
 	}
 }

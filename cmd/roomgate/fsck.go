@@ -25,6 +25,9 @@ func audit(ctx context.Context, cfg *Config, stdout io.Writer, log *slog.Logger)
 		return err
 	}
 	defer rdb.Close()
+	if rdb.cluster != nil {
+		return errors.New("a Redis Cluster cannot be audited yet")
+	}
 	calls := roomstore.NewBatcher(rdb.calls, roomstore.BatcherConfig{Timeout: cfg.RedisTimeout})
 	store := roomstore.New(calls, roomsConfig(cfg))
 	running, stop := context.WithCancel(ctx)

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/go-chi/chi/v5"
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
@@ -70,20 +71,34 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	defer rdb.Close()
 
 	m := newMetrics()
-	calls := roomstore.NewBatcher(rdb.calls, roomstore.BatcherConfig{Timeout: cfg.RedisTimeout, Observe: m.pipeline})
+	batches := roomstore.BatcherConfig{Timeout: cfg.RedisTimeout, Observe: m.pipeline}
 	rooms := roomsConfig(&cfg)
 	rooms.Terms, rooms.Observe = terms, m.script
+	var bus interface {
+		gateway.Bus
+		Run(context.Context) error
+		Stats() pubsub.Stats
+	}
+	listening := pubsub.Config{Log: log.With("pkg", "pubsub")}
+	if rdb.cluster != nil {
+		batches.Slots = roomstore.ClusterSlots(cfg.RedisPrefix, cfg.Partitions)
+		rooms.Apart, rooms.Sharded = true, true
+		bus = pubsub.NewSharded(rdb.cluster.shard, listening)
+	} else {
+		bus = pubsub.New(rdb.topics, listening)
+	}
+	calls := roomstore.NewBatcher(rdb.calls, batches)
 	store := roomstore.New(calls, rooms)
-	bus := pubsub.New(rdb.topics, pubsub.Config{Log: log.With("pkg", "pubsub")})
 	gw := gateway.New(store, bus, verifier, gateway.Config{
 		Log: log.With("pkg", "gateway"), Node: cfg.NodeName, Version: buildVersion(), APIKeys: cfg.apiKeys(), AllowedOrigins: cfg.origins(),
 		MaxConnections: cfg.MaxConnections, QueueBytes: cfg.QueueBytes, RateLimits: cfg.RateLimits, HistoryQuery: cfg.HistoryQuery,
 		SessionTTL: cfg.SessionTTL, LeaseTTL: cfg.LeaseTTL, HeartbeatInterval: cfg.HeartbeatInterval,
 		RedisTimeout: cfg.RedisTimeout, DrainWindow: cfg.DrainWindow,
+		Console:   cfg.pages(),
 		OnRequest: m.request, OnClose: m.close,
 	})
 	m.stats(gateway.Counted, gw.Snapshot)
-	m.stats(busCounted, func() map[string]float64 { return busSnapshot(bus) })
+	m.stats(busCounted, func() map[string]float64 { return busSnapshot(bus.Stats()) })
 
 	public, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
@@ -113,7 +128,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 
 	log.Info("listening", "addr", public.Addr().String(), "internal", internal.Addr().String(), "redis", redisName(&cfg))
 	if cfg.Dev {
-		greet(stdout, public.Addr(), cfg.RedisURL == "")
+		greet(stdout, public.Addr(), rdb.embedded)
 	}
 	if ready != nil {
 		ready(public.Addr())
@@ -185,8 +200,7 @@ var busCounted = map[string]string{
 	"pubsub_reconnects_total": "Subscription connections restored.",
 }
 
-func busSnapshot(bus *pubsub.Bus) map[string]float64 {
-	s := bus.Stats()
+func busSnapshot(s pubsub.Stats) map[string]float64 {
 	return map[string]float64{
 		"pubsub_topics":           float64(s.Topics),
 		"pubsub_messages_total":   float64(s.Messages),
@@ -195,20 +209,32 @@ func busSnapshot(bus *pubsub.Bus) map[string]float64 {
 	}
 }
 
-// greet tells the person at the terminal what to do next.
-func greet(w io.Writer, addr net.Addr, embedded bool) {
-	host := "localhost"
+// greet tells the person at the terminal what to do next. embedded is the Redis in
+// this process, or nil.
+func greet(w io.Writer, addr net.Addr, embedded *miniredis.Miniredis) {
+	port := 0
 	if tcp, ok := addr.(*net.TCPAddr); ok {
-		host = fmt.Sprintf("localhost:%d", tcp.Port)
+		port = tcp.Port
 	}
-	where := "Rooms are kept in an embedded Redis and end with this process."
-	if !embedded {
-		where = "Development mode: any token is accepted, the API key is dev."
-	}
+	host := fmt.Sprintf("localhost:%d", port)
 	fmt.Fprintf(w, `
-Roomgate is running. %s
+Roomgate is running, for development: any token is accepted, and the API key is dev.
 
-Open a room with any WebSocket client, in two terminals:
+    Try it, with several clients in one page:   http://%s/console/play
+    See gateways, rooms and their events:       http://%s/console/
+    Ready or not, and why:                      http://%s/readyz
+
+`, host, host, host)
+	if embedded != nil {
+		fmt.Fprintf(w, `Rooms are kept in an embedded Redis and end with this process. A second gateway, in another terminal,
+and then both in the playground:
+
+    go run ./cmd/roomgate --dev --node-name=second --listen=:%d --internal-listen=127.0.0.1:%d --redis-url=redis://%s
+    http://%s/console/play?gateway=localhost:%d
+
+`, port+1, port+1011, embedded.Addr(), host, port+1)
+	}
+	fmt.Fprintf(w, `Or open a room with any WebSocket client, in two terminals:
 
     npx -y wscat -c ws://%s/v1/ws
 
@@ -218,7 +244,5 @@ and paste, with another userID in the second one:
     {"jsonrpc":"2.0","id":2,"method":"enterRoom","params":{"roomInfo":{"roomID":"lobby","roomName":"Lobby"}}}
     {"jsonrpc":"2.0","id":3,"method":"sendRoomMessage","params":{"roomID":"lobby","message":{"type":1,"message":"hello"}}}
 
-Ready or not, and why: http://%s/readyz
-
-`, where, host, host)
+`, host)
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/roomgate/roomgate/internal/redistest"
@@ -87,8 +88,6 @@ func TestOpenRedis_unfit(t *testing.T) {
 		t.Error(err)
 	}
 
-	node := redistest.Start(t, "--cluster-enabled", "yes")
-	wants(t, reach(t, "redis://"+node.Addr()), "is a node of a Redis Cluster")
 	evicting := redistest.Start(t, "--maxmemory-policy", "allkeys-lru")
 	wants(t, reach(t, "redis://"+evicting.Addr()), "maxmemory-policy allkeys-lru", "noeviction")
 	wants(t, unfit(t.Context(), &Config{}, nil, "redis_version:6.2.14\r\nredis_mode:standalone\r\nrole:master\r\n"), "is version 6.2.14, 7.0 or later is needed")
@@ -186,7 +185,7 @@ func TestOpenRedis_rights(t *testing.T) {
 		}
 		return reach(t, "redis://gate@"+server.Addr(), "ROOMGATE_REDIS_PASSWORD=hush")
 	}
-	all := append([]string{"~rg:*", "&rg:*"}, strings.Fields(redisRights)...)
+	all := append([]string{"~rg:*", "&rg:*"}, strings.Fields(redisRights+" "+plainRights)...)
 	if err := grant(all...); err != nil {
 		t.Errorf("with all rights: %v", err)
 	}
@@ -203,7 +202,7 @@ func TestOpenRedis_rights(t *testing.T) {
 				t.Errorf("without %s: got no error", rule)
 				continue
 			}
-			wants(t, err, aclLine("gate", "rg"))
+			wants(t, err, aclLine("gate", "rg", false))
 			if name, ok := strings.CutPrefix(rule, "+"); ok && !strings.HasPrefix(name, "@") {
 				name, _, _ = strings.Cut(name, "|")
 				wants(t, errors.New(strings.ToLower(err.Error())), name)
@@ -221,7 +220,8 @@ func TestRights_documented(t *testing.T) {
 		t.Fatal(err)
 	}
 	flat := strings.Join(strings.Fields(string(text)), " ")
-	for _, rights := range []string{"ACL SETUSER roomgate on >PASSWORD ~rg:* &rg:* " + redisRights, sentinelRights} {
+	for _, rights := range []string{"ACL SETUSER roomgate on >PASSWORD ~rg:* &rg:* " + redisRights + " " + plainRights,
+		"ACL SETUSER roomgate on >PASSWORD ~rg:* &rg:* " + redisRights + " " + clusterRights, sentinelRights} {
 		if !strings.Contains(flat, rights) {
 			t.Errorf("docs/operations.md does not have %s", rights)
 		}
@@ -331,4 +331,23 @@ func TestPrimaryConn_Write(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A Redis that is embedded in another gateway does for development, and for
+// nothing else.
+func TestOpenRedis_embeddedElsewhere(t *testing.T) {
+	t.Parallel()
+	url := "redis://" + miniredis.RunT(t).Addr()
+	if err := reach(t, url); err != nil {
+		t.Errorf("for development: %v", err)
+	}
+	cfg, _, err := parse(nil, "ROOMGATE_REDIS_URL="+url, "ROOMGATE_JWT_HS256_SECRET="+testSecret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link, err := openRedis(t.Context(), &cfg, nil, slog.New(slog.DiscardHandler))
+	if err == nil {
+		link.Close()
+	}
+	wants(t, err, url, "7.0 or later is needed")
 }

@@ -12,7 +12,7 @@ const (
 	// quiet is after how long without an event a stream says that it is alive, so
 	// that proxies keep the connection.
 	quiet = 15 * time.Second
-	// readWithin is how long a reader may take for what is written to it at once.
+	// readWithin is how long a reader may take for an event.
 	readWithin = 10 * time.Second
 	// MaxSeq is above any seq.
 	MaxSeq = 1<<53 - 1
@@ -57,29 +57,42 @@ func (a *API) events(w http.ResponseWriter, r *http.Request) {
 		if r.Context().Err() != nil {
 			return
 		}
-		_ = to.SetWriteDeadline(time.Now().Add(readWithin))
-		text, last := framed(events)
-		if _, err := w.Write(text); err != nil || to.Flush() != nil || last {
+		if !write(w, to, events) {
 			return
 		}
 	}
 }
 
-// framed gives events as they stand in the stream, and whether it ends with them;
-// for none, a sign of life.
-func framed(events []Event) (text []byte, last bool) {
-	if len(events) == 0 {
-		return []byte(": alive\n\n"), false
+// write writes events, or for none a sign of life, and says whether there may be more
+// to write. The reader has its time for each.
+func write(w http.ResponseWriter, to *http.ResponseController, events []Event) bool {
+	last := false
+	for _, text := range framed(events) {
+		_ = to.SetWriteDeadline(time.Now().Add(readWithin))
+		if _, err := w.Write(text); err != nil {
+			return false
+		}
 	}
-	var b bytes.Buffer
 	for _, e := range events {
+		last = last || e.Last
+	}
+	return to.Flush() == nil && !last
+}
+
+// framed gives events as they stand in the stream; for none, a sign of life.
+func framed(events []Event) (texts [][]byte) {
+	if len(events) == 0 {
+		return [][]byte{[]byte(": alive\n\n")}
+	}
+	for _, e := range events {
+		var b bytes.Buffer
 		if e.Seq > 0 {
 			b.WriteString("id: " + strconv.FormatInt(e.Seq, 10) + "\n")
 		}
 		b.WriteString("event: " + e.Name + "\ndata: ")
 		b.Write(encode(e.Data)) // JSON is one line
 		b.WriteString("\n\n")
-		last = last || e.Last
+		texts = append(texts, b.Bytes())
 	}
-	return b.Bytes(), last
+	return texts
 }

@@ -16,7 +16,7 @@ import (
 func TestWire_abuse(t *testing.T) {
 	t.Parallel()
 	const allowed = 1000 // refusals a minute
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr())
 	for _, tt := range []struct{ name, request string }{
 		{"pings", `{"jsonrpc":"2.0","id":%d,"method":"ping"}`},

@@ -30,7 +30,7 @@ func attributesDeleted(pairs string) string {
 // attributesPair are ana and bo, in R on two gateways.
 func attributesPair(t *testing.T, flags ...string) (ana, bo *wire, a, b *gateway) {
 	t.Helper()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b = startPair(t, server.Addr(), flags...)
 	ana, bo = enroll(a, t, "ana"), enroll(b, t, "bo")
 	ana.enter("R")
@@ -307,7 +307,7 @@ func TestAttributes_limits(t *testing.T) {
 // The Go SDK speaks all of it.
 func TestClient_attributes(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr())
 	c, err := client.Dial(t.Context(), client.Config{URLs: []string{g.URL()}, User: protocol.UserInfo{UserID: "ana"}})
 	if err != nil {

@@ -150,7 +150,7 @@ func at(room string, p protocol.Position) string {
 // nothing, and the others see nothing of it.
 func TestLinkLost_back(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr())
 	for name, to := range map[string]*gateway{"the same gateway": a, "another gateway": b} {
 		t.Run(name, func(t *testing.T) {
@@ -187,7 +187,7 @@ func TestLinkLost_back(t *testing.T) {
 // once more it hears nothing a second time, whatever came last.
 func TestLinkLost_backTwice(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr())
 	link := faultproxy.Start(t, a.Addr)
 	cy := enroll(b, t, "cy")
@@ -345,7 +345,7 @@ func TestResume_outcomes(t *testing.T) {
 // that is not the user's, is over.
 func TestResume_named(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr())
 	cy := enroll(b, t, "cy")
 	cy.enter("R")
@@ -382,7 +382,7 @@ func TestResume_named(t *testing.T) {
 // the room, and hears what follows.
 func TestResume_historyLost(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr(), "--log-size=4")
 	cy := enroll(b, t, "cy")
 	cy.enter("R")

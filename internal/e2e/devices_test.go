@@ -112,7 +112,7 @@ func (w *wire) members(room string) (all []string) {
 // every other limit are no obstacle, and the place in the order stays.
 func TestDevices_move(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	for _, partitions := range []int{1, 16} {
 		t.Run(fmt.Sprintf("P=%d", partitions), func(t *testing.T) {
 			t.Parallel()
@@ -209,7 +209,7 @@ func TestDevices_move(t *testing.T) {
 // been in the room all along has heard nothing.
 func TestDevices_backAndForth(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr(), patient...)
 	bo := enroll(b, t, "bo")
 	devices := make([]*wire, 3)
@@ -529,7 +529,7 @@ func TestDevices_replaced_leavesNothing(t *testing.T) {
 // then it would send away the device that has taken its turn.
 func TestDevices_orderLost(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	link := faultproxy.StartRedis(t, server.Addr())
 	a, b := startGateway(t, link.Addr(), surplus(2)...), startGateway(t, server.Addr(), surplus(2)...)
 	link.Messages(func(channel, payload string) faultproxy.Fate {

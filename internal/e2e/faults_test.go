@@ -366,7 +366,7 @@ func killConnections(t *testing.T, rdb *redis.Client, kind string) (n int) {
 func TestPubSub_deaf(t *testing.T) {
 	t.Parallel()
 	const red = 3 * 2 * time.Second // three intervals of the probe
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	link := faultproxy.StartRedis(t, server.Addr())
 	a, b := startGateway(t, link.Addr(), "--max-rooms-per-user=20"), startGateway(t, server.Addr(), "--max-rooms-per-user=20")
 	ana, cy := enroll(a, t, "ana"), enroll(b, t, "cy")

@@ -96,7 +96,7 @@ func TestWire_pongIsLife(t *testing.T) {
 // the connection stays.
 func TestWire_login(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr())
 	w := connect(t, g.URL())
 	for method, params := range requests {
@@ -129,7 +129,7 @@ var requests = map[string]string{
 // missing or of another type are told apart.
 func TestWire_malformed(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr())
 	w := enroll(g, t, "ana")
 	for _, tt := range []struct {
@@ -177,7 +177,7 @@ func TestWire_malformed(t *testing.T) {
 // and the limit; what is at the limit is not.
 func TestWire_limits(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr(), "--rate-limits=false", "--max-rooms-per-user=500")
 	w := enroll(g, t, "ana")
 	w.enter("R")
@@ -271,7 +271,7 @@ func TestWire_limits(t *testing.T) {
 // answered.
 func TestWire_batches(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr())
 	bo, ana := enroll(g, t, "bo"), enroll(g, t, "ana")
 	bo.enter("R")
@@ -329,7 +329,7 @@ func TestWire_batches(t *testing.T) {
 // served, and those who offer others only are not.
 func TestWire_subprotocol(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr())
 	for _, tt := range []struct{ offered, want string }{
 		{"", ""},
@@ -359,7 +359,7 @@ func TestWire_subprotocol(t *testing.T) {
 // Pages of other origins may connect only if they are allowed to.
 func TestWire_origin(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	dev := startGateway(t, server.Addr())
 	closed := startGateway(t, server.Addr(), "--no-dev", "--jwt-hs256-secret-file="+secretFile(t), "--allowed-origins=app.example.com,*.example.org")
 	for _, tt := range []struct {

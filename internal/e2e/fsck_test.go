@@ -51,7 +51,7 @@ func TestFsck_healthy(t *testing.T) {
 	for _, partitions := range []int{1, 16} {
 		t.Run(fmt.Sprintf("P=%d", partitions), func(t *testing.T) {
 			t.Parallel()
-			server, _ := redisServer(t)
+			server, _ := anyRedis(t)
 			flag := fmt.Sprintf("--partitions=%d", partitions)
 			var urls []string
 			var gateways []*gateway

@@ -42,7 +42,7 @@ func walkHistory(w *wire, count int) (texts []string, pages int) {
 // that is not a kept message, and no more than is kept.
 func TestQueryRoomHistory(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr(), "--history-query", "--log-size=20", "--rate-limits=false")
 	ana, bo := enroll(a, t, "ana"), enroll(b, t, "bo")
 	ana.enter("R")
@@ -103,7 +103,7 @@ func TestQueryRoomHistory(t *testing.T) {
 // It is for operators who want it.
 func TestQueryRoomHistory_off(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	ana := enroll(startGateway(t, server.Addr()), t, "ana")
 	ana.enter("R")
 	ana.send(protocol.MethodQueryRoomHistory, `{"roomID":"R","config":{"count":1}}`)

@@ -35,7 +35,7 @@ func (w *wire) pour(text string, n int) (sent int) {
 // and ends in 4511; others are served meanwhile.
 func TestHostile_flood(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr(), unhurried...)
 	zoe := enroll(g, t, "zoe")
 	zoe.enter("Z")
@@ -118,7 +118,7 @@ func memory(t testing.TB, g *gateway) (now, most int) {
 // are served meanwhile.
 func TestHostile_memory(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr(), unhurried...)
 	zoe, yan := enroll(g, t, "zoe"), enroll(g, t, "yan")
 	zoe.enter("Z")
@@ -195,7 +195,7 @@ func TestHostile_memory(t *testing.T) {
 // and not what tokens are signed with.
 func TestHostile_secrets(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	const apiKey, wrongKey, marker = "KEYKEYKEYKEYKEYKEY", "WRONGWRONGWRONGWRONG", "MARKERMARKER"
 	keys := filepath.Join(t.TempDir(), "keys")
 	if err := os.WriteFile(keys, []byte(apiKey+"\n"), 0o600); err != nil {

@@ -413,7 +413,7 @@ func upgrade(line string, headers ...string) string {
 // soon, and compression is not spoken.
 func TestHostile_handshakes(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr(), append(unhurried, "--no-dev", "--jwt-hs256-secret-file="+secretFile(t))...)
 	const get = "GET /v1/ws HTTP/1.1"
 	for name, tt := range map[string]struct {

@@ -17,7 +17,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/roomgate/roomgate/internal/gatetest"
-	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
 )
@@ -33,7 +32,7 @@ const (
 // device each, and ten on a hundred each.
 type course struct {
 	*testing.T
-	server *redistest.Server
+	server *servers
 	rdb    *redis.Client
 	prefix string
 	parts  int
@@ -60,7 +59,7 @@ const (
 	devicesEach = 100
 )
 
-func newCourse(t *testing.T, server *redistest.Server, rdb *redis.Client, seed uint64, partitions int) *course {
+func newCourse(t *testing.T, server *servers, rdb *redis.Client, seed uint64, partitions int) *course {
 	t.Helper()
 	c := &course{T: t, server: server, rdb: rdb, prefix: fmt.Sprint("limits", partitions), parts: partitions,
 		rand: rand.New(rand.NewPCG(seed, uint64(partitions))), session: map[string]*racer{}}

@@ -3,11 +3,16 @@
 package e2e
 
 import (
+	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/bits"
+	"net"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -23,7 +28,8 @@ import (
 // annals are what a Redis announces of all its rooms, in the one order in
 // which that happened: the truth that what clients heard is held against.
 type annals struct {
-	rdb *redis.Client
+	rdb      redis.UniversalClient
+	monitors []net.Conn // on a Cluster: one for each master, in place of ps
 
 	ps   *redis.PubSub
 	pong chan struct{} // what ps was asked has come back
@@ -32,7 +38,7 @@ type annals struct {
 	mu      sync.Mutex
 	next    int
 	entries map[string][]entry // by history
-	closed  map[string]bool    // histories of which no more comes
+	closed  map[string]int     // how many said of a history that no more comes of it
 	arrived chan struct{}      // closed, and made anew, when something comes
 	err     error
 }
@@ -40,6 +46,7 @@ type annals struct {
 // An entry is one event, with its number among all.
 type entry struct {
 	n    int
+	at   float64 // on a Cluster: when, on the clock of this machine
 	room uint8
 	roomstore.Event
 }
@@ -49,9 +56,13 @@ type entry struct {
 const lastWord = ".last"
 
 // openAnnals begins the annals, with nothing between it and Redis.
-func openAnnals(t *testing.T, rdb *redis.Client) *annals {
+func openAnnals(t *testing.T, rdb redis.UniversalClient, masters []*redistest.Server) *annals {
 	t.Helper()
-	c := &annals{rdb: rdb, entries: map[string][]entry{}, closed: map[string]bool{}, arrived: make(chan struct{})}
+	c := &annals{rdb: rdb, entries: map[string][]entry{}, closed: map[string]int{}, arrived: make(chan struct{})}
+	if masters != nil {
+		c.monitor(t, masters)
+		return c
+	}
 	if err := c.listen(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -84,6 +95,48 @@ func (c *annals) listen(ctx context.Context) error {
 	}()
 	return nil
 }
+
+// monitor has masters tell every command, and takes what is published from then on:
+// nobody can subscribe to all sharded channels.
+func (c *annals) monitor(t *testing.T, masters []*redistest.Server) {
+	t.Helper()
+	var reading sync.WaitGroup
+	t.Cleanup(func() {
+		for _, conn := range c.monitors {
+			conn.Close()
+		}
+		reading.Wait()
+	})
+	for _, m := range masters {
+		conn, err := net.Dial("tcp", m.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.monitors = append(c.monitors, conn)
+		in := bufio.NewReader(conn)
+		fmt.Fprint(conn, "MONITOR\r\n")
+		if line, err := in.ReadString('\n'); err != nil || line != "+OK\r\n" {
+			t.Fatalf("%q: %v", line, err)
+		}
+		reading.Go(func() {
+			for line, err := in.ReadString('\n'); err == nil; line, err = in.ReadString('\n') {
+				// +seconds.micros [database source] "COMMAND" "channel" "payload"
+				m := monitored.FindStringSubmatch(line)
+				if m == nil {
+					continue
+				}
+				at, _ := strconv.ParseFloat(m[1], 64)
+				channel, _ := strconv.Unquote(m[2])
+				payload, _ := strconv.Unquote(m[3])
+				if strings.Contains(channel, ":ch:") {
+					c.note(at, channel, payload)
+				}
+			}
+		})
+	}
+}
+
+var monitored = regexp.MustCompile(`^\+(\d+\.\d+) \[[^]]*\] "(?i:S?PUBLISH)" ("(?:[^"\\]|\\.)*") ("(?:[^"\\]|\\.)*")`)
 
 // deafen ends what listen began.
 func (c *annals) deafen() {
@@ -160,19 +213,21 @@ func (c *annals) failover(ctx context.Context, servers *redistest.Sentinel, kill
 	return old, nil
 }
 
-func (c *annals) take(m *redis.Message) {
+func (c *annals) take(m *redis.Message) { c.note(0, m.Channel, m.Payload) }
+
+func (c *annals) note(at float64, channel, payload string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, room, _ := strings.Cut(m.Channel, ":ch:")
+	_, room, _ := strings.Cut(channel, ":ch:")
 	history, _, _ := strings.Cut(room, ".")
 	if room == history+lastWord {
-		c.closed[history] = true
+		c.closed[history]++
 	} else {
-		e, err := roomstore.DecodeEvent(m.Payload)
+		e, err := roomstore.DecodeEvent(payload)
 		if err != nil && c.err == nil {
-			c.err = fmt.Errorf("event %q: %w", m.Payload, err)
+			c.err = fmt.Errorf("event %q: %w", payload, err)
 		}
-		c.entries[history] = append(c.entries[history], entry{c.next, room[len(room)-1] - 'A', e})
+		c.entries[history] = append(c.entries[history], entry{c.next, at, room[len(room)-1] - 'A', e})
 		c.next++
 	}
 	close(c.arrived)
@@ -183,7 +238,12 @@ func (c *annals) take(m *redis.Message) {
 func (c *annals) close(ctx context.Context, h *history) ([]entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for {
+	for _, conn := range c.monitors {
+		if err := c.sayLast(ctx, conn.RemoteAddr().String(), h); err != nil {
+			return nil, err
+		}
+	}
+	for c.monitors == nil {
 		// While Redis is started anew it may be there and the annals not yet.
 		heard, err := c.rdb.Publish(ctx, "rg:{0}:ch:"+h.name+lastWord, "").Result()
 		if err == nil && heard > 0 {
@@ -197,8 +257,9 @@ func (c *annals) close(ctx context.Context, h *history) ([]entry, error) {
 		c.mu.Lock()
 		arrived, closed, entries, err := c.arrived, c.closed[h.name], c.entries[h.name], c.err
 		c.mu.Unlock()
-		if closed || err != nil {
+		if closed >= max(1, len(c.monitors)) || err != nil {
 			c.forget(h)
+			slices.SortStableFunc(entries, func(a, b entry) int { return cmp.Compare(a.at, b.at) })
 			return entries, err
 		}
 		select {
@@ -207,6 +268,13 @@ func (c *annals) close(ctx context.Context, h *history) ([]entry, error) {
 			return nil, fmt.Errorf("waited %v for the end of the annals", patience)
 		}
 	}
+}
+
+// sayLast says on one master that no more comes.
+func (c *annals) sayLast(ctx context.Context, addr string, h *history) error {
+	rdb := redis.NewClient(redistest.Options(addr))
+	defer rdb.Close()
+	return rdb.Publish(ctx, "rg:{0}:ch:"+h.name+lastWord, "").Err()
 }
 
 // forget lets go what there is of a history.

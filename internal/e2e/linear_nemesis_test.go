@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/roomgate/roomgate/internal/faultproxy"
+	"github.com/roomgate/roomgate/internal/redistest"
 )
 
 // A nemesis makes the life of a site hard until ctx is done, and then leaves it
@@ -90,6 +91,8 @@ func (s *site) open(n int) {
 	var g *gateway
 	if s.watched != nil {
 		g = startGateway(s.t, s.watched.URL(), s.flags...)
+	} else if s.cluster != nil {
+		g = startGateway(s.t, clusterURL(s.cluster), append([]string{"--partitions=1"}, s.flags...)...)
 	} else {
 		link = faultproxy.StartRedis(s.t, s.server.Addr())
 		g = startGateway(s.t, link.Addr(), s.flags...)
@@ -217,6 +220,31 @@ func failovers(ctx context.Context, s *site, r *rand.Rand) {
 		s.putBack(ctx)
 		old.Restart()
 		s.watched.WaitSync()
+	}
+}
+
+// slotsMove has the slot of the rooms, or that of the users, move to another master.
+func slotsMove(ctx context.Context, s *site, r *rand.Rand) {
+	at := map[string]*redistest.Server{}
+	for pause(ctx, between(r, 500*time.Millisecond, 3*time.Second)) {
+		key := []string{"rg:{0}:", "rg:{u0}:"}[r.IntN(2)]
+		if at[key] == nil {
+			master, err := s.cluster.Client().MasterForKey(s.t.Context(), key)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			for _, m := range s.cluster.Masters {
+				if m.Addr() == master.Options().Addr {
+					at[key] = m
+				}
+			}
+		}
+		to := s.cluster.Masters[r.IntN(3)]
+		if to != at[key] {
+			s.cluster.Move(key, at[key], to, func() {})
+			at[key] = to
+			s.putBack(ctx)
+		}
 	}
 }
 

@@ -49,6 +49,7 @@ type linearPlan struct {
 	lossy     bool          // events may be lost on their way to a gateway
 	durable   bool          // Redis keeps its data when it ends
 	watched   bool          // Redis has replicas, and Sentinels watch over it
+	cluster   bool          // Redis is a Cluster of three masters
 	pace      time.Duration // the longest pause of a player between two operations
 	away      time.Duration // the session TTL, where players stay away for less and for more than that
 	loginTime time.Duration // how long a player waits for the answer to a login
@@ -64,16 +65,20 @@ func (p *linearPlan) patience(r *rand.Rand) time.Duration {
 }
 
 var linearPlans = []linearPlan{
-	{name: "calm", share: 25, atOnce: 4, lost: 4, rules: rules{members: 3, userRooms: 2}, loginTime: patience},
-	{name: "room limit", share: 10, atOnce: 1, lost: 4, rules: rules{rooms: 2, members: 3, userRooms: 2}, loginTime: patience,
+	{name: "calm", share: 14, atOnce: 4, lost: 4, rules: rules{members: 3, userRooms: 2}, loginTime: patience},
+	{name: "room limit", share: 7, atOnce: 1, lost: 4, rules: rules{rooms: 2, members: 3, userRooms: 2}, loginTime: patience,
 		flags: []string{"--partitions=16"}},
-	{name: "bad links", share: 15, atOnce: 10, lost: 3, rules: rules{members: 3, userRooms: 2}, faults: badLinks, lossy: true,
+	{name: "bad links", share: 12, atOnce: 10, lost: 3, rules: rules{members: 3, userRooms: 2}, faults: badLinks, lossy: true,
 		loginTime: patience, flags: []string{fmt.Sprintf("--redis-timeout=%v", shortTimeout)}},
-	mortal(linearPlan{name: "kills", share: 12, faults: kills}),
-	mortal(linearPlan{name: "freezes", share: 12, faults: freezes}),
+	mortal(linearPlan{name: "kills", share: 9, faults: kills}),
+	mortal(linearPlan{name: "freezes", share: 9, faults: freezes}),
 	mortal(linearPlan{name: "Redis frozen", share: 7, faults: redisFrozen, lossy: true}),
 	mortal(linearPlan{name: "Redis restarted", share: 7, faults: redisRestarted, lossy: true, durable: true}),
 	mortal(linearPlan{name: "failovers", share: 5, faults: failovers, lossy: true, watched: true}),
+	onSlots(linearPlan{name: "on a Cluster", share: 8, atOnce: 4, lost: 4, loginTime: patience}),
+	onSlots(mortal(linearPlan{name: "on a Cluster, kills", share: 5, faults: kills})),
+	onSlots(mortal(linearPlan{name: "on a Cluster, freezes", share: 5, faults: freezes})),
+	onSlots(mortal(linearPlan{name: "on a Cluster, slots move", share: 5, faults: slotsMove, lossy: true})),
 	mortal(linearPlan{name: "all of it", share: 7, faults: allOfIt, lossy: true, durable: true}),
 }
 
@@ -84,6 +89,14 @@ func mortal(p linearPlan) linearPlan {
 	p.pace, p.away, p.loginTime, p.impatient = 120*time.Millisecond, awayTTL, dialTime+2*shortTimeout, true
 	p.flags = []string{fmt.Sprintf("--redis-timeout=%v", shortTimeout), fmt.Sprintf("--session-ttl=%v", awayTTL),
 		fmt.Sprintf("--lease-ttl=%v", awayLease), "--heartbeat-interval=1s", "--drain-window=1s"}
+	return p
+}
+
+// onSlots makes a plan one on a Redis Cluster: all rooms are in one hash slot, since an
+// operation on rooms of two is not done at one moment, and all users in another. What one
+// user does on two devices at the limit may be refused to both, so nobody gets there.
+func onSlots(p linearPlan) linearPlan {
+	p.cluster, p.rules = true, rules{members: 3, userRooms: 5}
 	return p
 }
 
@@ -117,6 +130,9 @@ func TestLinearizable(t *testing.T) {
 	var plans sync.WaitGroup
 	defer plans.Wait()
 	for _, p := range linearPlans {
+		if *onCluster && !p.cluster {
+			continue
+		}
 		if p.watched && !*long {
 			continue // it takes a machine that is not busy: Sentinels give up who is slow
 		}
@@ -233,9 +249,10 @@ type site struct {
 	plan       linearPlan
 	operations int // of each history, at least
 	flags      []string
-	server     *redistest.Server   // nil: it is watched
+	server     *redistest.Server   // nil: it is watched, or a Cluster
+	cluster    *redistest.Cluster  // nil: it is none
 	watched    *redistest.Sentinel // nil: it is not
-	rdb        *redis.Client
+	rdb        redis.UniversalClient
 	book       *annals
 
 	mu    sync.Mutex
@@ -263,7 +280,11 @@ func openSite(t *testing.T, p linearPlan) *site {
 	}
 	s := &site{t: t, plan: p, held: map[*faultproxy.Proxy]int{}}
 	o := redistest.Options("")
-	if p.watched {
+	var masters []*redistest.Server
+	if p.cluster {
+		s.cluster = redistest.StartCluster(t, 3, false)
+		masters = s.cluster.Masters
+	} else if p.watched {
 		s.watched = redistest.StartSentinel(t, args...)
 		o.Dialer = s.watched.Dial
 	} else {
@@ -271,9 +292,13 @@ func openSite(t *testing.T, p linearPlan) *site {
 		o.Addr = s.server.Addr()
 	}
 	o.ReadTimeout, o.MaxRetries = time.Minute, 10 // it may end under us
-	s.rdb = redis.NewClient(o)
-	t.Cleanup(func() { s.rdb.Close() })
-	s.book = openAnnals(t, s.rdb)
+	if p.cluster {
+		s.rdb = s.cluster.Client()
+	} else {
+		s.rdb = redis.NewClient(o)
+		t.Cleanup(func() { s.rdb.Close() })
+	}
+	s.book = openAnnals(t, s.rdb, masters)
 	s.flags = append([]string{
 		// Nobody's session or lease ends while a history is made, but where the
 		// plan has it so.

@@ -32,7 +32,8 @@ var unlimited = []string{
 type disaster struct {
 	t       *testing.T
 	server  *redistest.Server
-	rdb     *redis.Client
+	rdb     redis.UniversalClient
+	parts   int // partitions
 	gates   []*gateway
 	people  []*person // the first is on the first gateway, and so on
 	talking sync.WaitGroup
@@ -46,7 +47,7 @@ var roomConfig = &protocol.RoomConfig{RoomAttributes: map[string]string{"topic":
 func stageDisaster(t *testing.T, redisArgs ...string) *disaster {
 	t.Helper()
 	server := redistest.Start(t, redisArgs...)
-	d := &disaster{t: t, stop: make(chan struct{}), server: server, rdb: server.Client(t)}
+	d := &disaster{t: t, stop: make(chan struct{}), server: server, rdb: server.Client(t), parts: 1}
 	return d.begin(server.Addr())
 }
 
@@ -319,14 +320,30 @@ func (d *disaster) sameRoom(room string, members []*person) {
 	if r.RoomInfo.BaseInfo.RoomName != "The "+room {
 		t.Errorf("%s is called %q", room, r.RoomInfo.BaseInfo.RoomName)
 	}
-	if delay := d.rdb.HGet(t.Context(), "rg:{0}:room:"+room, "delay").Val(); delay != "7" {
+	part := d.part(room)
+	if delay := d.rdb.HGet(t.Context(), part+"room:"+room, "delay").Val(); delay != "7" {
 		t.Errorf("%s has the delay %q, want 7", room, delay)
 	}
-	attributes := gatetest.AttributeValues(d.rdb.HGetAll(t.Context(), "rg:{0}:attrs:"+room).Val())
+	attributes := gatetest.AttributeValues(d.rdb.HGetAll(t.Context(), part+"attrs:"+room).Val())
 	if diff := cmp.Diff(roomConfig.RoomAttributes, attributes); diff != "" {
 		t.Errorf("attributes of %s (-want +got):\n%s", room, diff)
 	}
 	late.ask(protocol.MethodLogout, "{}", nil)
+}
+
+// part gives the prefix of a room's keys.
+func (d *disaster) part(room string) (part string) {
+	d.t.Helper()
+	eventually(d.t, room+" to be found", func() bool { // who has its slot may be news to our client
+		for p := range d.parts {
+			part = fmt.Sprintf("rg:{%d}:", p)
+			if d.rdb.Exists(d.t.Context(), part+"room:"+room).Val() == 1 {
+				return true
+			}
+		}
+		return false
+	})
+	return part
 }
 
 // order gives who is in a room, in order.

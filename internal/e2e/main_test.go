@@ -9,10 +9,14 @@ package e2e
 import (
 	"context"
 	"errors"
+	"flag"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
 	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,6 +42,9 @@ const (
 
 func startGateway(t testing.TB, redis string, flags ...string) *gateway {
 	t.Helper()
+	if strings.Contains(redis, "addr=") && !strings.Contains(redis, "master_name=") {
+		flags = append([]string{fmt.Sprintf("--partitions=%d", clusterPartitions)}, flags...)
+	}
 	return gatetest.Start(t, redis, flags...)
 }
 
@@ -72,10 +79,60 @@ func during(t testing.TB, rdb *redis.Client, d time.Duration) {
 	}
 }
 
-// redisServer is a Redis of the test's own with a client that waits long.
-func redisServer(t testing.TB) (*redistest.Server, *redis.Client) {
+// onCluster chooses the world of all tests: flags of "go test" choose which of them.
+var onCluster = flag.Bool("cluster", false, "on a Redis Cluster, with 64 partitions; tests that look into one Redis, or need what a Cluster does not have, are skipped")
+
+// clusterPartitions is how many partitions gateways have on a Cluster.
+const clusterPartitions = 64
+
+// servers are a Redis of the test's own, or the masters of a Cluster.
+type servers struct {
+	*redistest.Server
+	cluster *redistest.Cluster // nil: it is one Redis
+}
+
+// Addr is what a gateway is given to find it.
+func (s *servers) Addr() string {
+	if s.cluster == nil {
+		return s.Server.Addr()
+	}
+	return clusterURL(s.cluster)
+}
+
+func clusterURL(c *redistest.Cluster) string {
+	return "redis://" + c.Masters[0].Addr() + "?addr=" + strings.Join(c.Addrs()[1:], "&addr=")
+}
+
+// each does something to all servers.
+func (s *servers) each(do func(*redistest.Server)) {
+	if s.cluster == nil {
+		do(s.Server)
+		return
+	}
+	for _, m := range s.cluster.Masters {
+		do(m)
+	}
+}
+
+func (s *servers) Pause()  { s.each((*redistest.Server).Pause) }
+func (s *servers) Resume() { s.each((*redistest.Server).Resume) }
+func (s *servers) Kill()   { s.each((*redistest.Server).Kill) }
+
+func (s *servers) Restart() {
+	s.each((*redistest.Server).Restart)
+	if s.cluster != nil {
+		s.cluster.Settled()
+	}
+}
+
+// redisServer is a Redis of the test's own, with a client that waits long. On a
+// Cluster the test is skipped: it looks into that Redis. See anyRedis.
+func redisServer(t testing.TB) (*servers, *redis.Client) {
 	t.Helper()
-	s := redistest.Start(t)
+	if *onCluster {
+		t.Skip("it looks into one Redis")
+	}
+	s := &servers{Server: redistest.Start(t)}
 	o := redistest.Options(s.Addr())
 	o.ReadTimeout = time.Minute
 	rdb := redis.NewClient(o)
@@ -83,8 +140,76 @@ func redisServer(t testing.TB) (*redistest.Server, *redis.Client) {
 	return s, rdb
 }
 
+// anyRedis is redisServer for a test that does not care which world it is in.
+func anyRedis(t testing.TB) (*servers, redis.UniversalClient) {
+	t.Helper()
+	if !*onCluster {
+		return redisServer(t)
+	}
+	c := redistest.StartCluster(t, 3, false)
+	o := c.Options()
+	o.ReadTimeout = time.Minute
+	rdb := redis.NewClusterClient(o)
+	t.Cleanup(func() { rdb.Close() })
+	return &servers{Server: c.Masters[0], cluster: c}, rdb
+}
+
+// partitionings are the numbers of partitions that a test of all rules has.
+func partitionings() []int {
+	if *onCluster {
+		return []int{clusterPartitions}
+	}
+	return []int{1, 16}
+}
+
+// roomLimit is the flag for so many rooms.
+func roomLimit(n int) string {
+	if *onCluster {
+		n = 0 // it is not counted there
+	}
+	return fmt.Sprintf("--max-rooms=%d", n)
+}
+
+// anyOf says whether there is any of these keys.
+func anyOf(ctx context.Context, rdb redis.UniversalClient, keys []string) bool {
+	for _, key := range keys {
+		if rdb.Exists(ctx, key).Val() != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// keysOf gives all keys that begin with a prefix.
+func keysOf(t testing.TB, rdb redis.UniversalClient, prefix string) (keys []string) {
+	t.Helper()
+	scan := func(ctx context.Context, one *redis.Client) error {
+		it := one.Scan(ctx, 0, prefix+"*", 1000).Iterator()
+		for it.Next(ctx) {
+			keys = append(keys, it.Val())
+		}
+		return it.Err()
+	}
+	var err error
+	switch rdb := rdb.(type) {
+	case *redis.Client:
+		err = scan(t.Context(), rdb)
+	case *redis.ClusterClient:
+		var one sync.Mutex
+		err = rdb.ForEachMaster(t.Context(), func(ctx context.Context, master *redis.Client) error {
+			one.Lock()
+			defer one.Unlock()
+			return scan(ctx, master)
+		})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}
+
 // redisTime is Redis's clock, in ms.
-func redisTime(t testing.TB, rdb *redis.Client) int64 {
+func redisTime(t testing.TB, rdb redis.UniversalClient) int64 {
 	t.Helper()
 	now, err := rdb.Time(t.Context()).Result()
 	if err != nil {

@@ -18,7 +18,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/roomgate/roomgate/internal/faultproxy"
-	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
 )
@@ -31,7 +30,7 @@ var patient = []string{"--redis-timeout=8s", "--lease-ttl=30s", "--session-ttl=6
 // other requests about the room wait their turn.
 func TestHeld_oneAtATime(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr(), patient...)
 	ana := enroll(g, t, "ana")
 	server.Pause()
@@ -60,7 +59,7 @@ func TestHeld_oneAtATime(t *testing.T) {
 // refused at once; the others go on, in order.
 func TestHeld_unanswered(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr(), patient...)
 	ana, bo := enroll(g, t, "ana"), enroll(g, t, "bo")
 	bo.enter("R")
@@ -165,7 +164,7 @@ func TestRedisAway(t *testing.T) {
 // turns out to have happened, the client is told.
 func TestRedisAway_leave(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr())
 	ana, bo := enroll(g, t, "ana"), enroll(g, t, "bo")
 	bo.enter("R")
@@ -197,7 +196,7 @@ type outage struct {
 	ana, bo *wire
 }
 
-func startOutage(t testing.TB, server *redistest.Server, b *gateway, n int) *outage {
+func startOutage(t testing.TB, server *servers, b *gateway, n int) *outage {
 	t.Helper()
 	id := fmt.Sprint(n)
 	o := &outage{TB: t, b: b, link: faultproxy.StartRedis(t, server.Addr()),
@@ -281,7 +280,7 @@ func (w *wire) free(room string) {
 // never will.
 func TestEntry_open(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	b := startGateway(t, server.Addr(), slow...)
 	kind := map[string]overlap{}
 	for _, o := range overlaps {
@@ -382,7 +381,7 @@ func (e overlap) failed() []string {
 // once; whoever asks again hears so.
 func TestOpen_others(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	b := startGateway(t, server.Addr(), slow...)
 	const left = "$R disconnected success"
 	n := 100

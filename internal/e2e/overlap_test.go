@@ -158,7 +158,7 @@ func heardByRoom(w *wire, what string, want []string) {
 // and returns that. The others hear of one event.
 func TestOverlap_pairs(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr(), held...)
 	bo := enroll(b, t, "bo")
 	var pairs []overlap
@@ -214,7 +214,7 @@ func TestOverlap_pairs(t *testing.T) {
 // keep their order; those about other rooms, and those about none, do not.
 func TestOverlap_otherKinds(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr(), held...)
 	ana, bo := enroll(a, t, "ana"), enroll(b, t, "bo")
 	bo.enter("R")
@@ -269,7 +269,7 @@ func TestOverlap_otherKinds(t *testing.T) {
 // behind them waits for them.
 func TestOverlap_all(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr(), held...)
 	bo := enroll(b, t, "bo")
 	bo.enter("R")
@@ -408,7 +408,7 @@ func TestOverlap_unanswered(t *testing.T) {
 // answer, and is not carried out. Nothing else has a state to tell.
 func TestOverlap_late(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr(), "--lease-ttl=30s", "--session-ttl=60s", "--log-ttl=5m", "--rate-limits=false", "--max-rooms-per-user=500")
 	bo := enroll(b, t, "bo")
 	failed := map[string][]string{

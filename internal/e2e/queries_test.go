@@ -237,7 +237,7 @@ func TestRoomAttributes_anyText(t *testing.T) {
 		"topic": "golden", "empty": "", "\x00": "\x00\x00", "a\x00b": "\r\n\t", `"`: `{"k":["\\"]}`, "\\": "\\u0000", "é": "日本語 🎉",
 		"0": "1e400", " ": "\u2028\u2029", "<b>&": "</script>", "__proto__": "null", "roomID": "S", "null": "null", "ﬀ": "\ufeff",
 	}
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr())
 	ana, bo := enroll(a, t, "ana"), enroll(b, t, "bo")
 	sdk := meet(t, "sdk", b.URL())
@@ -293,7 +293,7 @@ func TestRoomAttributes_anyText(t *testing.T) {
 // bytes, not characters.
 func TestRoomAttributes_limits(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr(), "--rate-limits=false", "--max-rooms-per-user=500")
 	ana := enroll(g, t, "ana")
 	x := func(n int) string { return strings.Repeat("x", n) }
@@ -368,7 +368,7 @@ func TestRoomAttributes_limits(t *testing.T) {
 // the limits can.
 func TestQueries_params(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr())
 	stranger := connect(t, a.URL())
 	list := func(config string) string { return fmt.Sprintf(`{"roomID":"R","config":%s}`, config) }
@@ -476,7 +476,7 @@ func TestQueries_params(t *testing.T) {
 // who are members in one list, the others in the other.
 func TestQueries_lookUp(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr())
 	var at protocol.Position
 	for i := range 8 {
@@ -525,7 +525,7 @@ func TestQueries_lookUp(t *testing.T) {
 // it is smaller than what a connection may hold.
 func TestQueries_heavyMembers(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr(), "--session-ttl=5m", "--log-ttl=10m")
 	const members = 90
 	heavy := strings.Repeat(`\u0000`, 1024)

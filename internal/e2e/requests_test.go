@@ -20,7 +20,7 @@ import (
 // one.
 func TestSendRoomMessage_types(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr())
 	ana, bo := enroll(a, t, "ana"), enroll(b, t, "bo")
 	ana.enter("R")
@@ -90,7 +90,7 @@ func TestSendRoomMessage_types(t *testing.T) {
 // asked.
 func TestQueries(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr())
 	const members = 7
 	var users []string
@@ -163,7 +163,7 @@ func TestQueries(t *testing.T) {
 // that the session went on with on another gateway.
 func TestRequestKey_repeat(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	for _, elsewhere := range []bool{false, true} {
 		name := "on the same gateway"
 		if elsewhere {
@@ -227,7 +227,7 @@ func TestRequestKey_repeat(t *testing.T) {
 // once more.
 func TestRequestKey_repeatOfAnEntryIsFollowed(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr())
 	ana := connect(t, a.URL())
 	session := ana.login(`{"userID":"ana"}`).SessionID
@@ -262,7 +262,7 @@ func TestRequestKey_repeatOfAnEntryIsFollowed(t *testing.T) {
 // the departure in between, which says nothing.
 func TestRequestKey_laterMembership(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	for _, elsewhere := range []bool{false, true} {
 		name := "on the same gateway"
 		if elsewhere {
@@ -381,7 +381,7 @@ func TestRequestKey_evicted(t *testing.T) {
 // is not kept any more is done once more.
 func TestRequestKey_kept(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr(), "--rate-limits=false")
 	ana, bo := enroll(a, t, "ana"), enroll(b, t, "bo")
 	bo.enter("R")
@@ -417,7 +417,7 @@ func TestRequestKey_kept(t *testing.T) {
 // request was refused is free: that is decided anew.
 func TestRequestKey_reuse(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr())
 	bo := enroll(b, t, "bo")
 	bo.enter("R")
@@ -491,7 +491,7 @@ func TestRequestKey_reuse(t *testing.T) {
 // next, on another gateway, has its outcome; the others see one event.
 func TestRequestKey_linkLost(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr(), held...)
 	bo := enroll(b, t, "bo")
 	kinds := append(slices.Clone(overlaps), overlap{name: "send", in: "$R", method: protocol.MethodSendRoomMessage,
@@ -557,7 +557,7 @@ func (w *wire) settle(rooms ...string) {
 // because the one answered is still under way, nor because too many are.
 func TestRequests_backToBack(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr(), "--rate-limits=false")
 
 	t.Run("about one room", func(t *testing.T) {
@@ -604,7 +604,7 @@ func TestRequests_backToBack(t *testing.T) {
 // answer, and none of another session of the user.
 func TestLeaveAllRoom(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr())
 	ana, other, bo := enroll(a, t, "ana"), enroll(b, t, "ana"), enroll(b, t, "bo")
 	other.enter("of another device")

@@ -80,7 +80,7 @@ func busiest(times []time.Duration) (most int) {
 // talking: nobody sees anybody leave, and every message reaches everybody once.
 func TestRollingRestart(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	var addrs, urls []string
 	var gateways []*gateway
 	start := func(i int) *gateway {

@@ -79,7 +79,7 @@ func never(string) bool { return false }
 // the room waits for it or misses anything.
 func TestSlowConsumer(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr(), "--queue-bytes=65536", "--rate-limits=false", "--session-ttl=30s")
 	bo, cy := enroll(b, t, "bo"), enroll(a, t, "cy")
 	bo.enter("R")
@@ -180,7 +180,7 @@ func TestSlowConsumer(t *testing.T) {
 func TestSlowConsumer_catchesUp(t *testing.T) {
 	t.Parallel()
 	const rooms, each, size = 40, 50, 2000
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr(), "--queue-bytes=65536", "--rate-limits=false", "--session-ttl=2m", "--log-ttl=5m",
 		fmt.Sprintf("--max-rooms-per-user=%d", rooms))
 	bo, ana := enroll(b, t, "bo"), connect(t, b.URL())

@@ -19,7 +19,7 @@ const switchFR = `{"fromRoomID":"F","toRoomInfo":{"roomID":"R"},"requestKey":%d}
 // same connection and on another, and nobody else hears of it.
 func TestSwitch_again(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	for _, partitions := range []int{1, 16} {
 		t.Run(fmt.Sprintf("P=%d", partitions), func(t *testing.T) {
 			t.Parallel()
@@ -64,7 +64,7 @@ func TestSwitch_again(t *testing.T) {
 // In a batch the states of a switch come at once, and the answers together.
 func TestSwitch_batch(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr())
 	ana := enroll(g, t, "ana")
 	ana.raw(`[{"jsonrpc":"2.0","id":1,"method":"enterRoom","params":{"roomInfo":{"roomID":"F"}}},
@@ -80,7 +80,7 @@ func TestSwitch_batch(t *testing.T) {
 // The user is in the room entered from another device already: the place moves.
 func TestSwitch_otherDevice(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr(), "--max-members=2", "--max-rooms-per-user=2")
 	first, second, bo, cy := enroll(a, t, "ana"), enroll(b, t, "ana"), enroll(a, t, "bo"), enroll(b, t, "cy")
 	bo.enter("F")
@@ -100,7 +100,7 @@ func TestSwitch_otherDevice(t *testing.T) {
 // While a switch is under way, so are both of its rooms.
 func TestSwitch_oneAtATime(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr(), patient...)
 	ana := enroll(g, t, "ana")
 	ana.enter("F")
@@ -128,7 +128,7 @@ func TestSwitch_oneAtATime(t *testing.T) {
 // not happened it never will.
 func TestSwitch_open(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	b := startGateway(t, server.Addr(), slow...)
 	const request = `{"fromRoomID":"$F","toRoomInfo":{"roomID":"$R"},"requestKey":1}`
 	failed := []string{"$R connecting activeSwitch", "$F disconnected success", "$R disconnected switchFailed", "error 6000007"}

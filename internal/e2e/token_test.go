@@ -52,7 +52,7 @@ func loginWith(user, token string) string {
 // in force.
 func TestToken_login(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr(), "--no-dev", "--jwt-hs256-secret-file="+secretFile(t))
 	hour := time.Now().Add(time.Hour).Truncate(time.Second)
 	good := tokenOf(t, secret, "ana", hour)
@@ -108,7 +108,7 @@ func TestToken_login(t *testing.T) {
 // renews it in time is not.
 func TestToken_expiry(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	g := startGateway(t, server.Addr(), "--no-dev", "--jwt-hs256-secret-file="+secretFile(t))
 	soon := time.Now().Add(4 * time.Second).Truncate(time.Second)
 	late, renews := connect(t, g.URL()), connect(t, g.URL())

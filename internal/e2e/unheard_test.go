@@ -15,7 +15,7 @@ import (
 // to ask.
 func TestResume_placeCameBack(t *testing.T) {
 	t.Parallel()
-	server, _ := redisServer(t)
+	server, _ := anyRedis(t)
 	a, b := startPair(t, server.Addr())
 	for room, g := range map[string]*gateway{"known": a, "asked": b} {
 		t.Run(room, func(t *testing.T) {

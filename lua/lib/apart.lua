@@ -15,6 +15,12 @@ local function list(what, user, session, id, ticket, node, detail)
   LISTED[n + 5], LISTED[n + 6], LISTED[n + 7] = ticket, node, detail
 end
 
+-- order lists what a node is to be told about a session's socket: it listens in one
+-- slot only.
+local function order(control, user, node, code, session, generation)
+  list("order", user, session, "", "0", node, code .. NUL .. session .. NUL .. generation)
+end
+
 local function ticket_of(user_slot)
   return user_slot:match("#(%d+)$") or "0"
 end

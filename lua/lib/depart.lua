@@ -33,6 +33,7 @@ local function end_orphan(part, id, now_ms)
     if of == id then
       call("ZREM", part .. "due", due[i])
       announce_end(part, id, epoch, "emptied")
+      uncount(part)
     end
   end
 end

@@ -3,7 +3,8 @@
 -- create begins a life of a room. The first write needs memory, so that a full
 -- Redis refuses all of it.
 local function create(part, control, id, user, config, now_ms, now_us)
-  local epoch = number(math.max(now_us, tonumber(call("HGET", control .. "clock", "epoch") or 0) + 1))
+  local before = call("HMGET", control .. "clock", "epoch", "counted")
+  local epoch = number(math.max(now_us, tonumber(before[1] or 0) + 1))
   call("HSET", control .. "clock", "epoch", epoch)
   call("UNLINK", unpack(room_keys(part, id)))
   local room_key = key(part, "room", id)
@@ -19,6 +20,7 @@ local function create(part, control, id, user, config, now_ms, now_us)
     call("HSET", key(part, "attrs", id), config.attributes[i],
       attribute_value({ owner = user, leaves = "0", value = config.attributes[i + 1] }))
   end
+  begin_admission(control, room_key, config.admission, before[2])
   if call("ZADD", part .. "rooms", 0, id) == 0 then
     end_orphan(part, id, now_ms)
   end

@@ -8,6 +8,12 @@ local function stale()
   return false
 end
 
+-- order tells a node to close a session's socket, unless the socket belongs to
+-- a generation of at least the one named.
+local function order(control, user, node, code, session, generation)
+  call("PUBLISH", root(control) .. "node:" .. node, code .. NUL .. session .. NUL .. generation)
+end
+
 -- acts says whether a session is connected to a node, under this generation.
 local function acts(user_key, session, generation, node)
   local mine = generation .. NUL .. node .. NUL .. NUL -- and no deadline

@@ -28,9 +28,11 @@ end
 -- finish ends a room's life: one event to its members, one entry on the life
 -- channel, nothing left. Index entries elsewhere are void from now on.
 local function finish(part, id, room, reason, now_ms)
+  local admitted = admission_of(part, id)
   call("UNLINK", unpack(room_keys(part, id)))
   call("ZREM", part .. "rooms", id)
   call("ZREM", part .. "due", id .. NUL .. room.epoch)
+  end_admission(part, id, admitted)
   publish(part, id, event(room.epoch, number(room.seq + 1), "d", number(now_ms), "", "", "", reason, ""))
   announce_end(part, id, room.epoch, reason)
 end

@@ -17,12 +17,6 @@ local function session_of(fields, session)
   return nil
 end
 
--- order tells a node to close a session's socket, unless the socket belongs to
--- a generation of at least the one named.
-local function order(control, node, code, session, generation)
-  call("PUBLISH", root(control) .. "node:" .. node, code .. NUL .. session .. NUL .. generation)
-end
-
 -- park_membership starts the clock of one membership.
 local function park_membership(part, id, user, m, deadline)
   if m.node ~= "" then

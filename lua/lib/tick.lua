@@ -52,6 +52,7 @@ local function finish_due(part, entry, now_ms)
   if not room then
     call("ZREM", part .. "rooms", id)
   end
+  uncount(part)
   announce_end(part, id, epoch, "emptied")
   return true
 end

@@ -212,9 +212,9 @@ test('a token is renewed when it is about to expire; one that expires ends the l
   await ana.page.evaluate(() => (window as any).zim.destroy());
   ana.reports.length = 0;
 
-  await ana.login('ana', { server: gateway.url }, token('ana', 5));
+  await ana.login('ana', { server: gateway.url }, token('ana', 25));
   await ana.reported('tokenWillExpire');
-  const renewed = token('ana', 8);
+  const renewed = token('ana', 10);
   expect(await ana.call('renewToken', renewed)).toEqual({ token: renewed });
   expect(await ana.call('enterRoom', { roomID: 'tokens', roomName: '' })).toMatchObject({ created: true });
   ana.reports.length = 0;

@@ -4,7 +4,7 @@
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { createHmac } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer as createHttpServer, type Server } from 'node:http';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -52,7 +52,7 @@ async function freePort(): Promise<number> {
 
 /** A Process is one that a test has started, and ends. */
 export class Process {
-  private output = '';
+  output = ''; // the end of what it wrote
   readonly exited: Promise<void>;
 
   constructor(
@@ -65,7 +65,7 @@ export class Process {
     child.stdout?.on('data', keep);
     child.stderr?.on('data', keep);
     this.exited = new Promise((resolve) => {
-      child.on('exit', () => resolve());
+      child.on('close', () => resolve());
       child.on('error', () => resolve());
     });
   }
@@ -208,6 +208,16 @@ export class World {
     rmSync(this.dir, { recursive: true, force: true });
   }
 
+  /** node runs a program in Node, and gives what it writes. It fails if the program does. */
+  async node(program: string, flags: string[] = []): Promise<string> {
+    const p = this.spawn('node', process.execPath, [...flags, '--input-type=module', '--eval', program]);
+    await p.exited;
+    if (p.child.exitCode !== 0) {
+      throw new Error(`a program has failed:\n${p.output}`);
+    }
+    return p.output;
+  }
+
   private spawn(name: string, command: string, args: string[], env: Record<string, string> = {}): Process {
     const p = new Process(name, spawn(command, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] }));
     this.closers.push(() => p.end('SIGKILL'));
@@ -267,10 +277,7 @@ export class World {
    * of the page, in which ZIM is the SDK's and load imports a module.
    */
   async pages(folder: string): Promise<string> {
-    const sdk = join(this.dir, 'sdk');
-    execFileSync(join(import.meta.dirname, '../node_modules/.bin/tsc'), ['-p', 'tsconfig.build.json', '--outDir', sdk], {
-      cwd: join(import.meta.dirname, '..'),
-    });
+    const sdk = this.sdk();
     const server = createHttpServer((request, response) => {
       const path = normalize(new URL(request.url ?? '/', 'http://localhost').pathname);
       const file = path.startsWith('/sdk/') ? join(sdk, path.slice(5)) : join(folder, path);
@@ -287,6 +294,16 @@ export class World {
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     this.closers.push(() => closeServer(server));
     return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  }
+
+  /** sdk builds the SDK, and gives the folder of its modules. */
+  sdk(): string {
+    const out = join(this.dir, 'sdk');
+    execFileSync(join(import.meta.dirname, '../node_modules/.bin/tsc'), ['-p', 'tsconfig.build.json', '--outDir', out], {
+      cwd: join(import.meta.dirname, '..'),
+    });
+    writeFileSync(join(out, 'package.json'), '{"type":"module"}'); // as in the package
+    return out;
   }
 
   /** build makes the gateway, unless ROOMGATE_TEST_GATEWAY names one. */

@@ -141,7 +141,6 @@ export class Calls {
     this.unanswered = this.unansweredKeyed = this.unansweredBytes = 0;
     clearTimeout(this.againTimer);
     this.againTimer = undefined;
-    this.refusals = 0;
     for (const call of [...this.pending.values()]) {
       call.onLink = call.aside = false;
       if (call.abandoned) {

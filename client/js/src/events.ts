@@ -55,10 +55,6 @@ export class Listeners<Z> {
     this.byType.delete(type);
   }
 
-  clear(): void {
-    this.byType.clear();
-  }
-
   /**
    * emit calls the listener. What it throws must not leave the state of a room half
    * changed: it is thrown again where nothing of ours is under way.

@@ -63,9 +63,9 @@ export class Link {
     this.checkIn(this.pingAfter());
   }
 
-  /** probe asks for a sign of life now. */
+  /** probe asks for a sign of life now, on a link that is watched. */
   probe(): void {
-    if (this.interval > 0 && !this.asked) {
+    if (!this.asked) {
       this.ask(Math.min(probeTimeout, this.pingTimeout()));
     }
   }

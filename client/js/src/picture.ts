@@ -14,10 +14,6 @@ export const maxKnown = 1_000;
 export class AttributesKnown {
   private known = new Map<string, string>();
 
-  clear(): void {
-    this.known.clear();
-  }
-
   apply(infos: ZIMRoomAttributesUpdateInfo[]): void {
     for (const { action, roomAttributes } of infos) {
       for (const [key, value] of Object.entries(roomAttributes)) {

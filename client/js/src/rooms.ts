@@ -59,7 +59,6 @@ export class Rooms {
 
   /** interrupted says of each room that the link is lost. */
   interrupted(): void {
-    this.held.clear();
     for (const room of [...this.rooms.values()]) {
       room.half = undefined;
       if (room.progress) {
@@ -70,7 +69,6 @@ export class Rooms {
 
   /** ended takes the client out of all rooms. */
   ended(event: ZIMRoomEvent): void {
-    this.held.clear();
     for (const room of [...this.rooms.values()]) {
       this.rooms.delete(room.id);
       this.say(room, state(room.id, ZIMRoomState.Disconnected, event));
@@ -165,9 +163,6 @@ export class Rooms {
         this.held.delete(ev.roomID);
         const room = this.find(ev.roomID);
         this.flush(room);
-        if (!room.progress) {
-          room.attributes.clear();
-        }
         this.say(room, ev);
       }
     }
@@ -186,10 +181,7 @@ export class Rooms {
     if (unannounced) {
       room.attributesStale = room.membersStale = true;
     }
-    if (room.mode === 'sampled') { // it will be said again if it still is
-      room.mode = 'full';
-      room.membersStale = true;
-    }
+    room.mode = 'full'; // if it is sampled, that is said again
     this.say(room, ev);
     this.readAnew(room);
   }

@@ -60,7 +60,7 @@ export interface SessionConfig {
   over(): void;
 }
 
-/** What an application is told that has a call under way when its session ends. */
+/** How a session ends: what whoever waits for an answer is told, and what the connection says. */
 interface Ending {
   code: number;
   message: string;
@@ -84,7 +84,6 @@ export class Session {
   private token: string;
   private sessionID = '';
   private loginID = 0;
-  private said: ZIMConnectionState | undefined;
 
   private attempts = 0; // all of them: they take the servers in turn
   private tries = 0; // in a row
@@ -227,14 +226,14 @@ export class Session {
       // The URL was checked: what is left is a page that may not connect there.
       this.end({
         code: ZIMErrorCode.NetworkModuleNetworkError,
-        message: `a WebSocket to ${url} cannot be made here; a page that came by https needs wss://`,
+        message: `a WebSocket to ${new URL(url).origin} cannot be made here; a page that came by https needs wss://`,
         event: ZIMConnectionEvent.LoginInterrupted,
       });
       return;
     }
     this.link = link;
     this.linkTimer = setTimeout(() => this.give(link, 'there was no answer'), attemptTimeout);
-    this.cfg.log.debug(`connecting to ${url}`);
+    this.cfg.log.debug(`connecting to ${new URL(url).origin}`); // without its query, which is the operator's own
   }
 
   /** connectNow does not wait for what is left of a backoff, unless a gateway has asked for it. */
@@ -377,6 +376,7 @@ export class Session {
 
   private loginAnswered(frame: Exclude<Frame, { kind: 'event' }>): void {
     const link = this.link as Link;
+    this.loginID = 0; // it is answered once
     if (frame.kind === 'error') {
       const { code, message, retryable } = frame.error;
       link.close();
@@ -395,7 +395,7 @@ export class Session {
     this.online = true;
     this.since = Date.now();
     clearTimeout(this.linkTimer);
-    link.watch(whole(frame.result, 'heartbeatIntervalMs') || usualInterval);
+    link.watch(wait(frame.result['heartbeatIntervalMs']) || usualInterval);
     this.cfg.log.debug(resumed ? 'logged in again' : 'logged in');
     if (!this.leaving) {
       clearTimeout(this.endTimer);
@@ -403,9 +403,7 @@ export class Session {
     this.say(ZIMConnectionState.Connected, ZIMConnectionEvent.Success);
     this.loggedIn?.resolve();
     this.loggedIn = undefined;
-    if (this.online) { // the application may have ended it just now
-      this.calls.linked(resumed);
-    }
+    this.calls.linked(resumed);
   }
 
   /** moveIn has the session move to another gateway after a while. */
@@ -459,10 +457,7 @@ export class Session {
   }
 
   private say(state: ZIMConnectionState, event: ZIMConnectionEvent): void {
-    if (this.said !== state) {
-      this.said = state;
-      this.emit('connectionStateChanged', { state, event, extendedData: '' });
-    }
+    this.emit('connectionStateChanged', { state, event, extendedData: '' });
   }
 
   private readonly emit: Emit = (type, data) => {

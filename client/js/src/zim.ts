@@ -97,7 +97,6 @@ export class ZIM {
    */
   destroy(): void {
     this.destroyed = true;
-    this.listeners.clear();
     this.session?.destroy();
     this.session = undefined;
     this.endBatches();

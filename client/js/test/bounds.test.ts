@@ -2,6 +2,7 @@ import { expect, test, vi } from 'vitest';
 import { maxPending, maxPendingBytes, maxUnanswered, maxUnansweredBytes, maxUnansweredKeyed } from '../src/calls.js';
 import { maxOperations } from '../src/batch.js';
 import { maxKnown, MembersKnown } from '../src/picture.js';
+import { maxRead } from '../src/wire.js';
 import { failure, settle, timed, user, World } from './fake.js';
 
 // What must not grow without end, and what a gateway should never send.
@@ -21,6 +22,17 @@ test('at most 32 requests that change something are unanswered; the next goes wh
   expect(world.socket.count('joinRoom')).toBe(maxUnansweredKeyed + 1);
   world.socket.refuse('joinRoom', 6000007, 'away', { retryable: true }); // waits, and is not unanswered meanwhile
   expect(world.socket.count('joinRoom')).toBe(maxUnansweredKeyed + 2);
+});
+
+test('what was never sent is not sent after its time', async () => {
+  const world = await World.loggedIn({ requestTimeout: 1_000 });
+  const calls = Array.from({ length: maxUnansweredKeyed + 1 }, (_, i) => failure(world.zim.joinRoom(`r${i}`)));
+  await vi.advanceTimersByTimeAsync(1_000);
+  const errors = await Promise.all(calls);
+  expect(errors[0]?.message).toBe('joinRoom: no answer within 1000 ms; the outcome is not known');
+  expect(errors.at(-1)?.message).toBe('joinRoom: no answer within 1000 ms; not sent');
+  world.socket.refuse('joinRoom', 6000322); // makes room for one more
+  expect(world.socket.count('joinRoom')).toBe(maxUnansweredKeyed);
 });
 
 test('requests that a lost link owes count no more, and those of the next are as many', async () => {
@@ -153,6 +165,7 @@ const bad: [what: string, data: unknown][] = [
   ['no JSON', '{"jsonrpc":'],
   ['a number', '7'],
   ['null', 'null'],
+  ['more than 16 MiB', `{"jsonrpc":"2.0","id":9,"result":{"x":"${'x'.repeat(maxRead)}"}}`],
   ['a list', '[]'],
   ['neither answer nor event', '{"jsonrpc":"2.0"}'],
   ['an event with params that are a list', '{"method":"roomStateChanged","params":[]}'],
@@ -210,6 +223,7 @@ test('answers to nothing, and events of other rooms or of later versions, are pa
   const world = await World.loggedIn();
   await world.entered('r');
   world.socket.raw('{"jsonrpc":"2.0","id":999,"result":{}}');
+  world.socket.answer('login', { sessionID: 'S7', resumed: false }); // once more
   world.socket.raw('{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"x"}}');
   world.message('elsewhere', 'x', 1);
   world.socket.event('roomPainted', { roomID: 'r', seq: 12 });
@@ -279,6 +293,7 @@ test('a client that comes and goes leaves no timer behind', async () => {
   world.cut();
   await world.back();
   world.socket.event('serverDraining', { reconnectAfterMs: 5_000 });
+  world.socket.refuse('joinRoom', 6000007, 'away', { retryable: true });
   world.zim.destroy();
   await settle();
   expect(vi.getTimerCount()).toBe(0);

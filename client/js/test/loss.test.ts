@@ -1,5 +1,5 @@
 import { expect, test, vi } from 'vitest';
-import { settle, timed, user, World } from './fake.js';
+import { failure, settle, timed, user, World } from './fake.js';
 
 // What happens when events were missed for good, and in rooms so large that not all are told.
 
@@ -51,6 +51,19 @@ test('after a loss the difference is told: of attributes, and of members', async
   expect(world.told().slice(4)).toEqual(['r message new']);
 });
 
+test('an answer that came too late has shown the application nothing', async () => {
+  const world = await World.loggedIn({ requestTimeout: 1_000 });
+  await world.entered('r');
+  const asking = failure(world.zim.queryRoomMemberList('r', { count: 100, nextFlag: '' }));
+  await vi.advanceTimersByTimeAsync(1_000);
+  expect(await asking).toMatchObject({ code: 6000105 });
+  list(world, ['ana', 'bob'], '', 10);
+  lost(world, 20);
+  count(world, 2);
+  list(world, ['ana', 'bob']);
+  expect(world.told()).toEqual(['r lost 10–20', 'r joined bob']);
+});
+
 test('what is the same is not told', async () => {
   const world = await known();
   lost(world, 20);
@@ -86,11 +99,12 @@ test('events between a loss and the answers are told once', async () => {
   world.left('r', ['dan'], 24); // who came in the gap, so the application has not heard of them
   allAttributes(world, { topic: 'z' });
   count(world, 3);
-  list(world, ['ana', 'bob'], 'next', 24);
-  world.joined('r', ['fay'], 25);
-  world.left('r', ['bob'], 26); // of the first page
-  world.joined('r', ['bob'], 27); // and here again, behind the others
-  list(world, ['eve', 'fay', 'bob'], '', 27);
+  list(world, ['ana', 'bob', 'gus'], 'next', 24);
+  world.left('r', ['gus'], 25); // came in the gap, and was not told of yet
+  world.joined('r', ['fay'], 26);
+  world.left('r', ['bob'], 27); // of the first page
+  world.joined('r', ['bob'], 28); // and here again, behind the others
+  list(world, ['eve', 'fay', 'bob'], '', 28);
   expect(world.told()).toEqual([
     'r lost 10–20',
     'r attributes set {"topic":"z"}',
@@ -111,6 +125,16 @@ test('who came in the gap and is known already is not told to come twice', async
   count(world, 3);
   list(world, ['ana', 'cid', 'bob'], '', 21);
   expect(world.told()).toEqual(['r lost 10–20']);
+});
+
+test('attributes that were asked for before another loss are out of date', async () => {
+  const world = await known();
+  lost(world, 20);
+  const first = world.socket.asked('queryRoomAllAttributes');
+  lost(world, 30);
+  allAttributes(world, { topic: 'x', lang: 'en' });
+  world.socket.raw(JSON.stringify({ jsonrpc: '2.0', id: first.id, result: { roomID: 'r', roomAttributes: {} } }));
+  expect(world.told()).toEqual(['r lost 10–20', 'r lost 10–30']);
 });
 
 test('another loss while a walk is under way begins it anew', async () => {
@@ -144,7 +168,8 @@ test('a sampled room keeps no list; when all are told again, it is read', async 
   const world = await known();
   const mode = (mode: string) => world.socket.event('roomModeChanged', { roomID: 'r', mode, seq: 30 });
   mode('sampled');
-  world.left('r', ['bob'], 0, 1200); // no half of anything
+  world.left('r', ['bob'], 0, 1200);
+  expect(world.told().at(-1)).toBe('r left bob'); // no half of anything
   world.joined('r', ['gil'], 31, 1201);
   mode('full');
   count(world, 400);
@@ -152,6 +177,19 @@ test('a sampled room keeps no list; when all are told again, it is read', async 
   expect(world.told()).toEqual(['r sampled', 'r left bob', 'r joined gil', 'r full', 'r joined hal']);
   world.message('r', 'x', 32);
   expect(world.told()).toContain('r message x'); // the mode's seq is no position
+});
+
+test('a walk that a change of mode has overtaken is begun anew', async () => {
+  const world = await known();
+  const mode = (mode: string) => world.socket.event('roomModeChanged', { roomID: 'r', mode, seq: 30 });
+  lost(world, 20);
+  mode('sampled');
+  count(world, 3); // of the walk before
+  expect(world.socket.count('queryRoomMemberList')).toBe(1); // the application's own
+  mode('full');
+  count(world, 1);
+  list(world, ['ana', 'hal']);
+  expect(world.told()).toEqual(['r lost 10–20', 'r sampled', 'r full', 'r joined hal']);
 });
 
 test('a room that was sampled, and is not any more after coming back, is read', async () => {
@@ -233,7 +271,7 @@ test('who is out of the room has nothing read', async () => {
   expect(world.socket.count('queryRoomMemberList')).toBe(1); // the application's own
 });
 
-test('a room that is left in the listener of the loss has nothing read', async () => {
+test('a room that a listener has made an end of has nothing read', async () => {
   const world = await known();
   const listener = vi.fn();
   world.zim.on('roomHistoryLost', () => {
@@ -243,4 +281,5 @@ test('a room that is left in the listener of the loss has nothing read', async (
   lost(world, 20);
   expect(listener).toHaveBeenCalledOnce();
   expect(world.socket.count('queryRoomAllAttributes')).toBe(0);
+  expect(vi.getTimerCount()).toBe(0); // nor does anything wait for it
 });

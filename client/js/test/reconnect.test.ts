@@ -1,4 +1,4 @@
-import { expect, test, vi } from 'vitest';
+import { afterEach, expect, test, vi } from 'vitest';
 import { failure, room, settle, timed, user, World } from './fake.js';
 
 timed();
@@ -61,6 +61,11 @@ test('the first half of a difference is not told if the link is cut before the s
   world.left('r', ['bob'], 0);
   world.cut();
   expect(world.told()).toEqual(interrupted);
+  await world.back();
+  world.socket.state('r', 'connected', 'success', { epoch: 7, seq: 10 });
+  world.left('r', ['bob'], 0);
+  world.joined('r', ['cid'], 14);
+  expect(world.told().slice(4)).toEqual(['r left bob', 'r joined cid']);
 });
 
 test.each([
@@ -137,6 +142,39 @@ test('after an eviction the room is entered again, if that is asked for, as it w
     's (1, 6)',
     's (0, 3)',
   ]);
+});
+
+test.each([
+  [true, 'enterRoom', { roomInfo: { roomID: 'r', roomName: 'R' }, config: { roomDestroyDelayTime: 7 } }],
+  [false, 'joinRoom', { roomID: 'r' }],
+])('a room that was entered by a switch which may create it (%s) is entered again by %s', async (mayCreate, method, params) => {
+  const world = await World.loggedIn({ reenterAfterEviction: true });
+  await world.entered('q');
+  const switching = world.zim.switchRoom('q', { roomID: 'r', roomName: 'R' }, mayCreate, { roomDestroyDelayTime: 7 } as never);
+  world.socket.state('r', 'connecting', 'activeSwitch');
+  world.socket.state('r', 'connected', 'success', { epoch: 7, seq: 1 });
+  world.socket.state('q', 'disconnected', 'success');
+  world.socket.answer('switchRoom', room('r', 1));
+  await switching;
+  world.cut();
+  await world.back(false);
+  world.socket.state('r', 'disconnected', 'connectTimeout');
+  const { requestKey, ...sent } = world.socket.asked(method).params;
+  expect(sent).toEqual(params);
+  expect(requestKey).toBeGreaterThan(0);
+});
+
+test('a room that was created is not created but entered again', async () => {
+  const world = await World.loggedIn({ reenterAfterEviction: true });
+  const creating = world.zim.createRoom({ roomID: 'r', roomName: 'R' });
+  world.socket.state('r', 'connecting', 'activeCreate');
+  world.socket.state('r', 'connected', 'success', { epoch: 7, seq: 1 });
+  world.socket.answer('createRoom', room('r', 1, true));
+  await creating;
+  world.cut();
+  await world.back(false);
+  world.socket.state('r', 'disconnected', 'connectTimeout');
+  expect(world.socket.sent.map((r) => r.method)).toEqual(['login', 'enterRoom']);
 });
 
 test('without that, and for other departures, no room is entered again', async () => {
@@ -300,6 +338,95 @@ test('a retry that is refused for good tells the failure it came with', async ()
   expect(world.told()).toEqual(['r (1, 11)', 'r (0, 12)']);
 });
 
+/** enterAway has an entry fail for now, so that it is asked for again. */
+function enterAway(world: World): void {
+  world.socket.state('r', 'connecting', 'activeEnter');
+  world.socket.state('r', 'disconnected', 'enterFailed');
+  world.socket.refuse('enterRoom', 6000007, 'Redis is away', { retryable: true });
+}
+
+test('a retry that finds that the first has happened: the room is connected, and nothing else', async () => {
+  const world = await World.loggedIn();
+  const entering = world.zim.enterRoom({ roomID: 'r', roomName: '' });
+  enterAway(world);
+  await vi.advanceTimersByTimeAsync(500);
+  world.socket.state('r', 'connected', 'success', { epoch: 7, seq: 1 });
+  world.socket.answer('enterRoom', room('r', 1));
+  await entering;
+  expect(world.told()).toEqual(['r (1, 6)', 'r (2, 0)']);
+});
+
+test('a retry that fails otherwise tells that alone', async () => {
+  const world = await World.loggedIn();
+  const entering = failure(world.zim.enterRoom({ roomID: 'r', roomName: '' }));
+  enterAway(world);
+  await vi.advanceTimersByTimeAsync(500);
+  world.socket.state('r', 'connecting', 'activeEnter');
+  world.socket.state('r', 'disconnected', 'roomNotExist');
+  world.socket.refuse('enterRoom', 6000322);
+  await entering;
+  expect(world.told()).toEqual(['r (1, 6)', 'r (0, 3)']);
+});
+
+test('an entry that was given up has failed once, whatever another comes to', async () => {
+  const world = await World.loggedIn({ requestTimeout: 100 });
+  const entering = failure(world.zim.enterRoom({ roomID: 'r', roomName: '' }));
+  vi.spyOn(Math, 'random').mockReturnValue(1);
+  enterAway(world);
+  await vi.advanceTimersByTimeAsync(100);
+  expect(await entering).toMatchObject({ code: 6000007 });
+  const other = failure(world.zim.enterRoom({ roomID: 'r', roomName: '' }));
+  world.socket.refuse('enterRoom', 6000326);
+  await other;
+  expect(world.told()).toEqual(['r (1, 6)', 'r (0, 7)']);
+});
+
+test('a failure that nobody waits for is told', async () => {
+  const world = await World.loggedIn();
+  world.socket.state('r', 'connecting', 'activeSwitch');
+  world.socket.state('r', 'disconnected', 'switchFailed');
+  expect(world.told()).toEqual(['r (1, 11)', 'r (0, 12)']);
+});
+
+test('what waits to be asked again goes before what was asked for later', async () => {
+  const world = await World.loggedIn();
+  for (let i = 0; i < 34; i++) {
+    world.zim.joinRoom(`r${i}`).catch(() => {});
+  }
+  const ids = world.socket.sent.filter((r) => r.method === 'joinRoom').map((r) => r.id);
+  const refuse = (id: unknown, data?: object) =>
+    world.socket.raw(JSON.stringify({ jsonrpc: '2.0', id, error: { code: 6000007, message: 'away', data } }));
+  refuse(ids[0], { retryable: true }); // the 33rd goes in its place
+  await vi.advanceTimersByTimeAsync(500);
+  refuse(ids[1]);
+  expect(world.socket.asked('joinRoom').params.roomID).toBe('r0');
+  refuse(ids[2]);
+  expect(world.socket.asked('joinRoom').params.roomID).toBe('r33');
+});
+
+test('what waits to be asked again is asked once on the next link', async () => {
+  const world = await World.loggedIn();
+  world.zim.joinRoom('r').catch(() => {});
+  world.socket.refuse('joinRoom', 6000007, 'away', { retryable: true });
+  world.cut();
+  await world.back();
+  world.zim.leaveRoom('s').catch(() => {});
+  world.socket.refuse('leaveRoom', 6000007, 'away', { retryable: true });
+  await vi.advanceTimersByTimeAsync(500);
+  expect(world.socket.count('leaveRoom')).toBe(2);
+  expect(world.socket.count('joinRoom')).toBe(1);
+});
+
+test('a second answer to what waits to be asked again is none', async () => {
+  const world = await World.loggedIn();
+  const joining = world.zim.joinRoom('r');
+  world.socket.refuse('joinRoom', 6000007, 'away', { retryable: true });
+  world.socket.refuse('joinRoom', 6000322);
+  await vi.advanceTimersByTimeAsync(500);
+  world.socket.answer('joinRoom', room('r', 1));
+  await joining;
+});
+
 test('calls while there is no link wait for one, no longer than a call may take', async () => {
   const world = await World.loggedIn({ requestTimeout: 3_000 });
   world.cut();
@@ -388,14 +515,24 @@ test('the wait grows with each failure, is random, and begins anew after a link 
 });
 
 test('a gateway that names a wait is obeyed, and the next gateway is tried', async () => {
+  const page = new Page();
   const world = await World.loggedIn({ server: ['ws://one', 'ws://two'] });
   world.socket.closed(1013, '{"reconnectAfterMs":3000}');
-  globalThis.dispatchEvent?.(new Event('online')); // does not shorten what a gateway asks for
+  page.raise('online'); // does not shorten what a gateway asks for
   await vi.advanceTimersByTimeAsync(2_999);
   expect(world.gateway.sockets).toHaveLength(1);
   await vi.advanceTimersByTimeAsync(1);
   expect(world.gateway.sockets).toHaveLength(2);
   expect(world.socket.url).toBe('ws://two/v1/ws');
+});
+
+test('a gateway may ask for a day at most', async () => {
+  const world = await World.loggedIn();
+  world.socket.closed(1013, '{"reconnectAfterMs":1e15}'); // more than a timer can take
+  await vi.advanceTimersByTimeAsync(86_399_999);
+  expect(world.gateway.sockets).toHaveLength(1);
+  await vi.advanceTimersByTimeAsync(1);
+  expect(world.gateway.sockets).toHaveLength(2);
 });
 
 test.each(['sentence', '{"reconnectAfterMs":-1}', '{"reconnectAfterMs":"x"}', 'null', '7'])('the reason %s names no wait', async (reason) => {
@@ -420,6 +557,29 @@ test('a gateway that drains is left when it is time, for the next one', async ()
   expect(world.told()).toEqual(['r message still here', ...interrupted]);
   world.acceptLogin({ resumed: true });
   expect(world.socket.asked('login').params.resume.rooms).toEqual([{ roomID: 'r', epoch: 7, seq: 11 }]);
+  world.cut(); // which has nothing to do with that gateway any more
+  await vi.advanceTimersByTimeAsync(200);
+  expect(world.gateway.sockets).toHaveLength(2);
+});
+
+test('a gateway that drains and is gone before it is time is left alone until then', async () => {
+  const world = await World.loggedIn();
+  world.socket.event('serverDraining', { reconnectAfterMs: 1_500 });
+  await vi.advanceTimersByTimeAsync(500);
+  world.cut();
+  await vi.advanceTimersByTimeAsync(999);
+  expect(world.gateway.sockets).toHaveLength(1);
+  await vi.advanceTimersByTimeAsync(1);
+  expect(world.gateway.sockets).toHaveLength(2);
+});
+
+test('a session under another name is another session, whatever the gateway says', async () => {
+  const world = await World.loggedIn();
+  const joining = failure(world.zim.joinRoom('r'));
+  world.cut();
+  await vi.advanceTimersByTimeAsync(8_000);
+  world.acceptLogin({ sessionID: 'S9', resumed: true });
+  expect(await joining).toMatchObject({ code: 6000104 });
 });
 
 test('a silent link is asked for a sign of life after 1.25 intervals, and given up 0.75 later', async () => {
@@ -438,6 +598,22 @@ test('a silent link is asked for a sign of life after 1.25 intervals, and given 
   expect(world.gateway.sockets[0]?.closedByClient).toBe(true);
 });
 
+test.each([
+  [1e15, 0], // more than a timer can take
+  [0, 4],
+  ['x', 4],
+])('a gateway that says it pings every %s ms', async (heartbeatIntervalMs, pings) => {
+  const world = new World();
+  const login = world.zim.login('ana', {} as never);
+  world.acceptLogin({ heartbeatIntervalMs });
+  await login;
+  for (let i = 0; i < 4; i++) {
+    await vi.advanceTimersByTimeAsync(12_500);
+    world.socket.raw('{"jsonrpc":"2.0","id":"ping","result":{"serverTime":1}}');
+  }
+  expect(world.socket.count('ping')).toBe(pings);
+});
+
 test('whatever comes is a sign of life', async () => {
   const world = await World.loggedIn();
   await world.entered('r');
@@ -445,6 +621,7 @@ test('whatever comes is a sign of life', async () => {
     await vi.advanceTimersByTimeAsync(10_000);
     world.message('r', 'x', seq);
   }
+  expect(world.gateway.sockets).toHaveLength(1);
   expect(world.socket.count('ping')).toBe(0);
 });
 
@@ -460,37 +637,85 @@ test('a tab that slept does not take its own silence for the link\'s', async () 
   expect(world.told()).toEqual(['connection (3, 3)']); // awake, and not answered
 });
 
-test.each(['online', 'offline', 'pageshow', 'visibilitychange'])('at %s a link is asked at once, and given up soon', async (type) => {
-  const [page, doc] = [new EventTarget(), Object.assign(new EventTarget(), { visibilityState: 'visible' })];
-  vi.stubGlobal('addEventListener', page.addEventListener.bind(page));
-  vi.stubGlobal('removeEventListener', page.removeEventListener.bind(page));
-  vi.stubGlobal('document', doc);
-  try {
-    const world = await World.loggedIn();
-    await vi.advanceTimersByTimeAsync(1_000);
-    (type === 'visibilitychange' ? doc : page).dispatchEvent(new Event(type));
-    expect(world.socket.count('ping')).toBe(1);
-    await vi.advanceTimersByTimeAsync(3_000);
-    expect(world.told()).toEqual(['connection (3, 3)']);
-    // While there is none, one is made without waiting for what is left of the backoff.
-    vi.spyOn(Math, 'random').mockReturnValue(0.999);
-    for (let i = 0; i < 5; i++) {
-      await vi.advanceTimersByTimeAsync(8_000);
-      world.cut();
+/** A Page is what a browser has besides WebSockets, as far as it is listened to. */
+class Page {
+  private readonly window = new EventTarget();
+  private readonly document = Object.assign(new EventTarget(), { visibilityState: 'visible' });
+  listeners = 0;
+
+  constructor() {
+    for (const target of [this.window, this.document]) {
+      const { addEventListener, removeEventListener } = target;
+      target.addEventListener = (...args) => {
+        this.listeners++;
+        addEventListener.apply(target, args);
+      };
+      target.removeEventListener = (...args) => {
+        this.listeners--;
+        removeEventListener.apply(target, args);
+      };
     }
-    const before = world.gateway.sockets.length;
-    (type === 'visibilitychange' ? doc : page).dispatchEvent(new Event(type));
-    await vi.advanceTimersByTimeAsync(500);
-    expect(world.gateway.sockets).toHaveLength(before + 1);
-    world.zim.destroy();
-    page.dispatchEvent(new Event(type));
-    doc.dispatchEvent(new Event(type));
-    await vi.advanceTimersByTimeAsync(10_000);
-    expect(world.gateway.sockets).toHaveLength(before + 1); // nobody listens any more
-  } finally {
-    vi.unstubAllGlobals();
-    vi.restoreAllMocks();
+    vi.stubGlobal('addEventListener', this.window.addEventListener);
+    vi.stubGlobal('removeEventListener', this.window.removeEventListener);
+    vi.stubGlobal('document', this.document);
   }
+
+  raise(type: string, visibilityState = 'visible'): void {
+    this.document.visibilityState = visibilityState;
+    (type === 'visibilitychange' ? this.document : this.window).dispatchEvent(new Event(type));
+  }
+}
+
+afterEach(() => {
+  vi.unstubAllGlobals();
+});
+
+test.each(['online', 'offline', 'pageshow', 'visibilitychange'])('at %s a link is asked at once, and given up soon', async (type) => {
+  const page = new Page();
+  const world = await World.loggedIn();
+  await vi.advanceTimersByTimeAsync(1_000);
+  page.raise(type);
+  page.raise(type); // one question is enough
+  expect(world.socket.count('ping')).toBe(1);
+  await vi.advanceTimersByTimeAsync(3_000);
+  expect(world.told()).toEqual(['connection (3, 3)']);
+});
+
+test.each(['online', 'pageshow', 'visibilitychange'])('at %s a link is made without waiting for what is left of a backoff', async (type) => {
+  const page = new Page();
+  const world = await World.loggedIn();
+  vi.spyOn(Math, 'random').mockReturnValue(0.999);
+  for (let i = 0; i < 5; i++) {
+    world.cut();
+    await vi.advanceTimersByTimeAsync(8_000);
+  }
+  world.cut();
+  const before = world.gateway.sockets.length;
+  page.raise(type);
+  await vi.advanceTimersByTimeAsync(500);
+  expect(world.gateway.sockets).toHaveLength(before + 1);
+  page.raise(type); // that one is on its way already
+  await vi.advanceTimersByTimeAsync(500);
+  expect(world.gateway.sockets).toHaveLength(before + 1);
+});
+
+test('a tab that is hidden asks nothing, and one that is logged out listens to nothing', async () => {
+  const page = new Page();
+  const world = await World.loggedIn();
+  page.raise('visibilitychange', 'hidden');
+  expect(world.socket.count('ping')).toBe(0);
+  expect(page.listeners).toBe(4);
+  world.socket.closed(4510);
+  expect(page.listeners).toBe(0);
+});
+
+test('before the login is answered there is nothing to ask a link', async () => {
+  const page = new Page();
+  const world = new World();
+  void failure(world.zim.login('ana', {} as never));
+  world.socket.open();
+  page.raise('online');
+  expect(world.socket.sent.map((r) => r.method)).toEqual(['login']);
 });
 
 test('a connection without an answer to its login is given up', async () => {

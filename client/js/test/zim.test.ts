@@ -153,11 +153,16 @@ test('a login that no gateway answers ends with loginTimeout, and says what the 
   expect(world.gateway.sockets).toHaveLength(before);
 });
 
-test('a login that the gateway cannot carry out for now is tried again', async () => {
+test.each([
+  [6000007, undefined],
+  [6000005, undefined],
+  [-32603, undefined],
+  [6000999, { retryable: true }],
+])('a login that the gateway cannot carry out for now, by %d, is tried again', async (code, data) => {
   const world = new World();
   const login = world.zim.login('ana', {} as never);
   world.socket.open();
-  world.socket.refuse('login', 6000007, 'Redis is away', { retryable: true });
+  world.socket.refuse('login', code, 'not now', data);
   await vi.advanceTimersByTimeAsync(500);
   expect(world.gateway.sockets).toHaveLength(2);
   world.acceptLogin();
@@ -290,6 +295,38 @@ test('a logout while the link is lost is told at once, and to a gateway when the
   farewell.answer('logout');
   expect(farewell.closedByClient).toBe(true);
   expect(world.said).toHaveLength(2);
+});
+
+test('after such a logout another login begins at once, and is not disturbed', async () => {
+  const world = await World.loggedIn();
+  world.cut();
+  world.zim.logout();
+  const login = world.zim.login('bob', {} as never);
+  await settle();
+  const [, mine, farewell] = world.gateway.sockets;
+  expect(world.gateway.sockets).toHaveLength(3);
+  mine?.open();
+  mine?.answer('login', { sessionID: 'S2', userID: 'bob' });
+  await login;
+  farewell?.open();
+  farewell?.answer('login', { sessionID: 'S1', resumed: true });
+  farewell?.answer('logout');
+  expect(world.told().slice(-2)).toEqual(['connection (1, 1)', 'connection (2, 0)']);
+  void failure(world.zim.joinRoom('r'));
+  expect(mine?.count('joinRoom')).toBe(1);
+});
+
+test('a logout that no gateway answers after a lost link is given up', async () => {
+  const world = await World.loggedIn();
+  world.cut();
+  world.zim.logout();
+  await settle();
+  world.socket.open();
+  world.socket.answer('login', { sessionID: 'S1', resumed: true });
+  await vi.advanceTimersByTimeAsync(4_999);
+  expect(world.socket.closedByClient).toBe(false);
+  await vi.advanceTimersByTimeAsync(1);
+  expect(world.socket.closedByClient).toBe(true);
 });
 
 test('destroy without logout closes the link, and rejects what is under way', async () => {
@@ -488,6 +525,14 @@ test('a batch that is refused rejects its end, and all of its promises without a
   vi.useFakeTimers();
   process.off('unhandledRejection', unhandled);
   expect(unhandled).not.toHaveBeenCalled();
+});
+
+test('a batch that is under way when the instance is destroyed ends with it', async () => {
+  const world = await World.loggedIn();
+  world.zim.beginRoomAttributesBatchOperation('r', {});
+  const set = failure(world.zim.setRoomAttributes({ a: '1' }, 'r', {}));
+  world.zim.destroy();
+  expect(await set).toMatchObject({ code: 6000121 });
 });
 
 test('an end without a begin, and a batch begun anew', async () => {

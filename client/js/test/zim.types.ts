@@ -49,6 +49,9 @@ holds<Both<ReturnType<typeof Ours.ZIM.create>, Ours.ZIM | null>>();
 holds<Both<ReturnType<typeof Ours.ZIM.getInstance>, Ours.ZIM | null>>();
 holds<Both<ReturnType<typeof Ours.ZIM.getVersion>, string>>();
 
+// What browsers have can be given as WebSocket.
+holds<Extends<typeof WebSocket, Ours.WebSocketConstructor>>();
+
 // A listener that takes what theirs gives, takes what ours gives.
 type Data<H> = H extends (zim: never, data: infer D) => void ? D : never;
 holds<All<{ [K in EventNames]: Extends<Data<Ours.ZIMEventHandler[K]>, Data<Theirs.ZIMEventHandler[K]>> }>>();
