@@ -612,8 +612,13 @@ func (a *audit) unusedPlaces(ctx context.Context, p int, page []string, repair s
 		}
 		f := Finding{Code: "place", Subject: id, Detail: "has a place among the rooms that may exist, and there is no such room"}
 		if repair == "1" {
-			if err := a.s.lookAfter(ctx, []placedRoom{{RoomID(id), int64(ticket)}}); err != nil {
-				return found, err
+			if a.s.keys.partition(RoomID(id)) != p { // nobody looks for it here
+				err = a.rdb.ZRem(ctx, nodes+"admitted:"+strconv.Itoa(p), id).Err()
+			} else {
+				err = a.s.lookAfter(ctx, []placedRoom{{RoomID(id), int64(ticket)}})
+			}
+			if err != nil {
+				return found, opErr("audit", id, err)
 			}
 			f.Repaired = true
 		}
