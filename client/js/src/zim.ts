@@ -8,11 +8,11 @@ import { Log } from './log.js';
 import { Session, unreadable, type User } from './session.js';
 import type {
   RoomHistoryQueriedResult,
+  Sendable,
   ZIMAppConfig,
   ZIMLogConfig,
   ZIMLoginConfig,
   ZIMLogoutConfig,
-  ZIMMessage,
   ZIMMessageSendConfig,
   ZIMMessageSendNotification,
   ZIMMessageSentResult,
@@ -119,8 +119,8 @@ export class ZIM {
    * there fails with 6000111.
    */
   login(userInfo: ZIMUserInfo, token: string): Promise<void>;
-  login(userID: string, config: ZIMLoginConfig): Promise<void>;
-  async login(who: ZIMUserInfo | string, how: string | ZIMLoginConfig): Promise<void> {
+  login(userID: string, config: Partial<ZIMLoginConfig>): Promise<void>;
+  async login(who: ZIMUserInfo | string, how: string | Partial<ZIMLoginConfig>): Promise<void> {
     while (this.session?.isLeaving) {
       await this.session.ended; // what is left to be said of it comes before the new one
     }
@@ -150,7 +150,7 @@ export class ZIM {
   }
 
   /** logout leaves all rooms and ends the login. */
-  logout(_config?: ZIMLogoutConfig): void {
+  logout(_config?: Partial<ZIMLogoutConfig>): void {
     const session = this.session;
     session?.logout();
     if (session && !session.isLeaving) {
@@ -166,7 +166,7 @@ export class ZIM {
   // Rooms
 
   /** createRoom makes a room that must not exist, and enters it. */
-  async createRoom(roomInfo: ZIMRoomInfo, config?: ZIMRoomAdvancedConfig): Promise<ZIMRoomCreatedResult> {
+  async createRoom(roomInfo: ZIMRoomInfo, config?: Partial<ZIMRoomAdvancedConfig>): Promise<ZIMRoomCreatedResult> {
     return this.ask('createRoom', { roomInfo: roomOf(roomInfo), config: configOf(config) });
   }
 
@@ -176,7 +176,7 @@ export class ZIM {
   }
 
   /** enterRoom enters a room, and makes it if there is none: only then roomName and config count. */
-  async enterRoom(roomInfo: ZIMRoomInfo, config?: ZIMRoomAdvancedConfig): Promise<ZIMRoomEnteredResult> {
+  async enterRoom(roomInfo: ZIMRoomInfo, config?: Partial<ZIMRoomAdvancedConfig>): Promise<ZIMRoomEnteredResult> {
     return this.ask('enterRoom', { roomInfo: roomOf(roomInfo), config: configOf(config) });
   }
 
@@ -185,7 +185,7 @@ export class ZIM {
     fromRoomID: string,
     toRoomInfo: ZIMRoomInfo,
     isCreateWhenRoomNotExisted: boolean,
-    config?: ZIMRoomAdvancedConfig,
+    config?: Partial<ZIMRoomAdvancedConfig>,
   ): Promise<ZIMRoomSwitchedResult> {
     return this.ask('switchRoom', {
       fromRoomID,
@@ -221,7 +221,7 @@ export class ZIM {
 
   /** sendMessage is ZIM's; of its conversation types there are rooms alone. */
   async sendMessage(
-    message: ZIMMessage,
+    message: Sendable,
     toConversationID: string,
     conversationType: ZIMConversationType,
     config?: Partial<ZIMMessageSendConfig>,
@@ -236,7 +236,7 @@ export class ZIM {
 
   /** sendRoomMessage sends to the others in a room, and gives the message as they get it. */
   async sendRoomMessage(
-    message: ZIMMessage,
+    message: Sendable,
     roomID: string,
     config?: Partial<ZIMMessageSendConfig>,
     notification?: ZIMMessageSendNotification,
@@ -406,7 +406,7 @@ export class ZIM {
 /** maxBatches is how many rooms may have a batch begun and not ended. */
 const maxBatches = 500;
 
-function loginConfig(how: string | ZIMLoginConfig | undefined): Partial<ZIMLoginConfig> {
+function loginConfig(how: string | Partial<ZIMLoginConfig> | undefined): Partial<ZIMLoginConfig> {
   return typeof how === 'object' && how !== null ? how : {};
 }
 
@@ -435,8 +435,8 @@ function flagsOf(config: Partial<ZIMRoomAttributesSetConfig> | undefined): objec
 }
 
 /** outgoing is a message as it is sent: a command is bytes here, and base64 on the wire. */
-function outgoing(message: ZIMMessage): object {
-  const m = message as ZIMMessage & { message?: unknown; subType?: number };
+function outgoing(message: Sendable): object {
+  const m: { type: number; message?: unknown; subType?: number; extendedData?: string } = message;
   let text = m.message;
   if (m.type === ZIMMessageType.Command) {
     if (!(text instanceof Uint8Array)) {
