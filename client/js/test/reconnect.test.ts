@@ -637,6 +637,34 @@ test('a tab that slept does not take its own silence for the link\'s', async () 
   expect(world.told()).toEqual(['connection (3, 3)']); // awake, and not answered
 });
 
+test('a tab whose timers are all late finds that its link is dead', async () => {
+  const world = await World.loggedIn();
+  for (let minute = 0; minute < 3; minute++) {
+    expect(world.told()).toEqual([]);
+    vi.setSystemTime(Date.now() + 60_000); // a hidden tab has its timers once a minute
+    await vi.advanceTimersByTimeAsync(12_500);
+  }
+  expect(world.told()).toEqual(['connection (3, 3)']);
+});
+
+test('each silence is excused anew', async () => {
+  const world = await World.loggedIn();
+  for (let minute = 0; minute < 10; minute++) {
+    await vi.advanceTimersByTimeAsync(12_500);
+    vi.setSystemTime(Date.now() + 60_000);
+    await vi.advanceTimersByTimeAsync(7_500);
+    world.socket.raw('{"jsonrpc":"2.0","id":"ping","result":{"serverTime":1}}');
+  }
+  expect(world.told()).toEqual([]);
+});
+
+test('a clock that is set back does not end the watch', async () => {
+  const world = await World.loggedIn();
+  vi.setSystemTime(Date.now() - 3_600_000);
+  await vi.advanceTimersByTimeAsync(32_500);
+  expect(world.told()).toEqual(['connection (3, 3)']);
+});
+
 /** A Page is what a browser has besides WebSockets, as far as it is listened to. */
 class Page {
   private readonly window = new EventTarget();
@@ -678,6 +706,23 @@ test.each(['online', 'offline', 'pageshow', 'visibilitychange'])('at %s a link i
   page.raise(type); // one question is enough
   expect(world.socket.count('ping')).toBe(1);
   await vi.advanceTimersByTimeAsync(3_000);
+  expect(world.told()).toEqual(['connection (3, 3)']);
+});
+
+test.each([
+  ['that was asked already', 0],
+  ['that was asked before the tab slept', 3_600_000],
+])('a link %s is given up soon as well', async (_, slept) => {
+  const page = new Page();
+  const world = await World.loggedIn();
+  await vi.advanceTimersByTimeAsync(12_500);
+  expect(world.socket.count('ping')).toBe(1);
+  vi.setSystemTime(Date.now() + slept);
+  page.raise('visibilitychange');
+  expect(world.socket.count('ping')).toBe(slept ? 2 : 1);
+  await vi.advanceTimersByTimeAsync(2_999);
+  expect(world.told()).toEqual([]);
+  await vi.advanceTimersByTimeAsync(1);
   expect(world.told()).toEqual(['connection (3, 3)']);
 });
 
