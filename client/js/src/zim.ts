@@ -43,7 +43,7 @@ import type {
   ZIMUserInfo,
 } from './types.js';
 import { version } from './version.js';
-import { Malformed, message as readMessage, object } from './wire.js';
+import { Malformed, maxMessage, message as readMessage, object } from './wire.js';
 
 /** ZIMEventHandler has the listener of each type of event. */
 export type ZIMEventHandler = { [K in keyof Events]: (zim: ZIM, data: Events[K]) => void };
@@ -58,12 +58,15 @@ export type ZIMEventHandler = { [K in keyof Events]: (zim: ZIM, data: Events[K])
 export class ZIM {
   private static instance: ZIM | null = null;
 
+  /** farewell is the login of an instance that was destroyed: a gateway may still have to hear of its logout. */
+  private static farewell: Session | undefined;
+
   /** create makes the one instance there is. While there is one, it gives null. */
   static create(appConfig: number | ZIMAppConfig): ZIM | null {
     if (ZIM.instance) {
       return null;
     }
-    ZIM.instance = new ZIM(typeof appConfig === 'number' ? { appID: appConfig } : appConfig);
+    ZIM.instance = new ZIM(typeof appConfig === 'number' ? { appID: appConfig } : { ...appConfig });
     return ZIM.instance;
   }
 
@@ -98,6 +101,7 @@ export class ZIM {
   destroy(): void {
     this.destroyed = true;
     this.session?.destroy();
+    ZIM.farewell = this.session ?? ZIM.farewell;
     this.session = undefined;
     this.endBatches();
     if (ZIM.instance === this) {
@@ -121,8 +125,9 @@ export class ZIM {
   login(userInfo: ZIMUserInfo, token: string): Promise<void>;
   login(userID: string, config: Partial<ZIMLoginConfig>): Promise<void>;
   async login(who: ZIMUserInfo | string, how: string | Partial<ZIMLoginConfig>): Promise<void> {
-    while (this.session?.isLeaving) {
-      await this.session.ended; // what is left to be said of it comes before the new one
+    this.refuseIfDestroyed('login');
+    for (let before = this.ending(); before; before = this.ending()) {
+      await before.ended; // what is left to be said of it comes before the new one
     }
     this.refuseIfDestroyed('login');
     if (this.session) {
@@ -151,11 +156,8 @@ export class ZIM {
 
   /** logout leaves all rooms and ends the login. */
   logout(_config?: Partial<ZIMLogoutConfig>): void {
-    const session = this.session;
-    session?.logout();
-    if (session && !session.isLeaving) {
-      this.over(session);
-    }
+    this.session?.logout();
+    this.endBatches();
   }
 
   async renewToken(token: string): Promise<ZIMTokenRenewedResult> {
@@ -315,7 +317,7 @@ export class ZIM {
       return; // its end will say that none was begun
     }
     before?.failed(new Failure(ZIMErrorCode.CommonModuleParamsInvalid, `the batch of room ${quoted(roomID)} was begun anew`));
-    this.batches.set(roomID, new Batch(roomID, config ?? {}));
+    this.batches.set(roomID, new Batch(roomID, { ...config }));
   }
 
   /** endRoomAttributesBatchOperation carries out the batch, all at once for everybody else. */
@@ -366,6 +368,11 @@ export class ZIM {
   /** ask sends a request. What the gateway answers has the shape that protocol.md gives it. */
   private async ask<R>(method: string, params: object): Promise<R> {
     return (await this.current(method).request(method, params)) as R;
+  }
+
+  /** ending is a login that is over, and of which something is still to be said. */
+  private ending(): Session | undefined {
+    return [this.session, ZIM.farewell].find((session) => session?.isEnding);
   }
 
   private current(method: string): Session {
@@ -441,6 +448,11 @@ function outgoing(message: Sendable): object {
   if (m.type === ZIMMessageType.Command) {
     if (!(text instanceof Uint8Array)) {
       throw new Failure(ZIMErrorCode.CommonModuleParamsInvalid, 'the message of a command has to be a Uint8Array');
+    }
+    const most = (maxMessage / 4) * 3;
+    if (text.length > most) {
+      const told = `the message of a command has ${text.length} bytes, no request can have more than ${most} of them`;
+      throw new Failure(ZIMErrorCode.CommonModuleParamsInvalid, told);
     }
     text = encodeBase64(text);
   }
