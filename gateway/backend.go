@@ -189,14 +189,14 @@ func (b backend) Send(ctx context.Context, room string, m serverapi.NewMessage) 
 	return result, nil
 }
 
-func (b backend) Watch(ctx context.Context, room string, from int64) (serverapi.Watch, error) {
+func (b backend) Watch(ctx context.Context, room string, from, epoch int64) (serverapi.Watch, error) {
 	id, err := roomstore.ParseRoomID(room)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := b.within(ctx)
 	defer cancel()
-	w, err := b.g.hub.watch(ctx, id, from)
+	w, err := b.g.hub.watch(ctx, id, from, epoch)
 	if err != nil {
 		return nil, err // not the nil watcher, which is a Watch that is not nil
 	}

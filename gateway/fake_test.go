@@ -314,6 +314,7 @@ func (b *fakeBus) handler(topic string) pubsub.Handler {
 type fakeHistory struct {
 	catchup   func(context.Context, roomstore.RoomID, roomstore.Position) (roomstore.History, error)
 	positions func() map[roomstore.RoomID]roomstore.Position
+	life      func(roomstore.Position) roomstore.Life // nil: one that goes back to no other
 	absent    func([]roomstore.Session) []roomstore.Session
 }
 
@@ -329,6 +330,18 @@ func (h *fakeHistory) Positions(_ context.Context, rooms []roomstore.RoomID) (ma
 		return map[roomstore.RoomID]roomstore.Position{}, nil
 	}
 	return h.positions(), nil
+}
+
+func (h *fakeHistory) Lives(ctx context.Context, rooms []roomstore.RoomID) (map[roomstore.RoomID]roomstore.Life, error) {
+	at, err := h.Positions(ctx, rooms)
+	lives := map[roomstore.RoomID]roomstore.Life{}
+	for room, p := range at {
+		lives[room] = roomstore.Life{Position: p}
+		if h.life != nil {
+			lives[room] = h.life(p)
+		}
+	}
+	return lives, err
 }
 
 func (h *fakeHistory) Absent(_ context.Context, _ roomstore.RoomID, sessions []roomstore.Session) ([]roomstore.Session, error) {

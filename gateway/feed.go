@@ -340,10 +340,13 @@ func (f *feed) begin(l roomstore.Life) bool {
 	}
 	switch {
 	case f.at.Epoch == 0 || f.at.Epoch == at.Epoch:
-	case len(f.members) == 0:
+	case len(f.members) == 0 && len(f.watchers) == 0:
 		f.reset() // it may go on all the same, for those whose entry is on its way
 	default:
 		f.moveOn(l, protocol.RoomNotExist)
+		if f.at.Epoch == at.Epoch && f.at.Seq < at.Seq && len(f.watchers) > 0 {
+			f.fill() // nobody waits for an answer that would ask for it
+		}
 	}
 	switch {
 	case f.at.Epoch == 0:

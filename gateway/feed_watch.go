@@ -18,10 +18,13 @@ import (
 const (
 	// maxWatches is how many watches a gateway has at once.
 	maxWatches = 100
-	// watchEvents and watchBytes are how much may wait for one watch. What is as
-	// long as the second may wait by itself.
+	// watchEvents and watchBytes are how much may wait for one watch, besides what it
+	// opened with, which the store bounds. What is as long as the second may wait by
+	// itself.
 	watchEvents = 2048
 	watchBytes  = 1 << 20
+	// watchBatch is about how many bytes a watch is told at once.
+	watchBatch = 16 << 10
 	// watchTries is how often a watch begins again whose room ends and begins
 	// meanwhile, or hurries on.
 	watchTries = 4
@@ -40,18 +43,21 @@ type watcher struct {
 	f    *feed
 	from int64 // gets events after this seq; guarded by f.mu
 
-	mu    sync.Mutex
-	queue []sighting
-	bytes int
-	end   string        // why no more will come; "" while some may
-	ready chan struct{} // holds one: there is something for the reader
+	mu      sync.Mutex
+	queue   []sighting
+	opening bool          // what comes is history
+	history int           // how many of queue, from the first on, are that
+	bytes   int           // of the others
+	end     string        // why no more will come; "" while some may
+	told    bool          // and the reader knows
+	ready   chan struct{} // holds one: there may be something for the reader
 }
 
 // sighting is something to be told to a watch: an event, or by name something else.
 type sighting struct {
 	name  string // "" for an event
 	event roomstore.Event
-	other int64 // lost: up to where; healed: from which epoch
+	other int64 // opened: the epoch asked for, if that is over; lost: up to where; healed: from which epoch
 }
 
 // Names of what is told and is no event.
@@ -61,23 +67,24 @@ const (
 	sightHealed = "healed"
 )
 
-// watch follows a room from the event with seq from on, or with 0 from now on. The
-// caller must close what it gets. It fails with [roomstore.ErrNoRoom].
-func (h *hub) watch(ctx context.Context, room roomstore.RoomID, from int64) (*watcher, error) {
+// watch follows a room from the event with seq from on, or with 0 from now on. epoch
+// is the one that from is of, 0: that of now. The caller must close what it gets. It
+// fails with [roomstore.ErrNoRoom].
+func (h *hub) watch(ctx context.Context, room roomstore.RoomID, from, epoch int64) (*watcher, error) {
 	if h.stats.Watches.Add(1) > maxWatches {
 		h.stats.Watches.Add(-1)
-		return nil, fail(protocol.CodeTooFast, "%d rooms are being watched on this gateway, which is the limit", maxWatches)
+		return nil, fail(protocol.CodeTooFast, "%d streams are open on this gateway, which is the limit", maxWatches)
 	}
 	f, err := h.open(ctx, room)
 	if err != nil {
 		h.stats.Watches.Add(-1)
 		return nil, err
 	}
-	w := &watcher{f: f, ready: make(chan struct{}, 1)}
+	w := &watcher{f: f, opening: true, ready: make(chan struct{}, 1)}
 	err = errUnavailable
 	for range watchTries {
 		var done bool
-		if done, err = w.begin(ctx, from); done {
+		if done, err = w.begin(ctx, from, epoch); done {
 			return w, nil
 		}
 		if err != nil {
@@ -91,20 +98,32 @@ func (h *hub) watch(ctx context.Context, room roomstore.RoomID, from int64) (*wa
 
 // begin puts the watch on its feed. Neither done nor an error: the room has gone on
 // too far meanwhile for what the store has answered.
-func (w *watcher) begin(ctx context.Context, from int64) (done bool, err error) {
+func (w *watcher) begin(ctx context.Context, from, epoch int64) (done bool, err error) {
 	f := w.f
-	heads, err := f.hub.store.Positions(ctx, []roomstore.RoomID{f.room})
+	lives, err := f.hub.store.Lives(ctx, []roomstore.RoomID{f.room})
 	if err != nil {
 		return false, err
 	}
-	after := heads[f.room]
+	life := lives[f.room]
+	opened := sighting{name: sightOpened, event: roomstore.Event{Position: life.Position}}
+	at := &opened.event.Position
 	switch {
-	case after.Epoch == 0:
+	case life.Epoch == 0:
 		return false, roomstore.ErrNoRoom
-	case from > after.Seq+1:
-		return false, badParameter("from %d is beyond the room's next event, which will be %d", from, after.Seq+1)
-	case from > 0:
-		after.Seq = from - 1
+	case from == 0:
+	case epoch == 0 || epoch == life.Epoch:
+		if from > life.Seq+1 {
+			return false, badParameter("from %d is beyond the room's next event, which will be %d", from, life.Seq+1)
+		}
+		at.Seq = from - 1
+	case life.Lineage.Has(epoch):
+		*at = roomstore.Position{Epoch: epoch, Seq: from - 1}
+	default:
+		at.Seq, opened.other = 0, epoch
+	}
+	after := *at
+	if at.Epoch != life.Epoch {
+		after = roomstore.Position{Epoch: life.Epoch, Seq: life.Base}
 	}
 	history, err := f.hub.store.Catchup(ctx, f.room, after)
 	if errors.Is(err, roomstore.ErrEpoch) {
@@ -113,11 +132,15 @@ func (w *watcher) begin(ctx context.Context, from int64) (done bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	return f.watch(w, after, history)
+	if at.Epoch != after.Epoch && history.Life.Base > after.Seq {
+		return false, nil
+	}
+	return f.watch(w, opened, after, history)
 }
 
-// watch adds a watch, and tells it what the store knew of what came after a position.
-func (f *feed) watch(w *watcher, after roomstore.Position, h roomstore.History) (bool, error) {
+// watch adds a watch that begins as opened says, and tells it what the store knew of
+// what came after a position.
+func (f *feed) watch(w *watcher, opened sighting, after roomstore.Position, h roomstore.History) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
@@ -127,9 +150,16 @@ func (f *feed) watch(w *watcher, after roomstore.Position, h roomstore.History) 
 		return false, nil
 	}
 	f.describe(h.Attributes, h.Seq)
-	w.push(sighting{name: sightOpened, event: roomstore.Event{Position: after}})
+	w.push(opened)
+	if at := opened.event.Position; at.Epoch != after.Epoch {
+		w.lost(at, after.Seq-1)
+		w.healed(at.Epoch, after)
+	}
 	told := after
 	for _, e := range h.Events {
+		if e.Seq <= h.Life.Base && e.Kind == roomstore.KindJoined && e.At == 0 {
+			continue // it may have been in an earlier epoch, of which members were put back
+		}
 		w.lost(told, e.Seq-1)
 		w.push(sighting{event: e})
 		told.Seq = e.Seq
@@ -141,6 +171,7 @@ func (f *feed) watch(w *watcher, after roomstore.Position, h roomstore.History) 
 			w.push(sighting{event: e})
 		}
 	}
+	w.opened()
 	f.watchers = append(f.watchers, w)
 	f.catchEarly()
 	return true, nil
@@ -167,9 +198,7 @@ func (f *feed) showLost(to int64) {
 func (f *feed) showHealed(l roomstore.Life) {
 	for _, w := range f.watchers {
 		w.from = l.Base
-		w.push(sighting{
-			name: sightHealed, other: f.at.Epoch, event: roomstore.Event{Position: roomstore.Position{Epoch: l.Epoch, Seq: l.Base}},
-		})
+		w.healed(f.at.Epoch, roomstore.Position{Epoch: l.Epoch, Seq: l.Base})
 	}
 }
 
@@ -188,7 +217,20 @@ func (w *watcher) lost(after roomstore.Position, to int64) {
 	}
 }
 
-// push queues something. Who has too much waiting is told nothing more.
+// healed tells that the room has gone on from an epoch at a position of another one.
+func (w *watcher) healed(from int64, at roomstore.Position) {
+	w.push(sighting{name: sightHealed, other: from, event: roomstore.Event{Position: at}})
+}
+
+// opened ends the history that the watch opens with.
+func (w *watcher) opened() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.opening, w.history, w.bytes = false, len(w.queue), 0
+}
+
+// push queues something. Who has too much waiting is told nothing more, but for the
+// history it opened with: so it can go on behind that.
 func (w *watcher) push(s sighting) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -196,8 +238,9 @@ func (w *watcher) push(s sighting) {
 		return
 	}
 	size := s.size()
-	if len(w.queue) >= watchEvents || w.bytes+size > watchBytes && len(w.queue) > 0 {
-		w.queue, w.bytes, w.end = nil, 0, watchSlow
+	waiting := len(w.queue) - w.history
+	if !w.opening && (waiting >= watchEvents || w.bytes+size > watchBytes && waiting > 0) {
+		w.queue, w.bytes, w.end = slices.Clip(w.queue[:w.history]), 0, watchSlow
 	} else {
 		w.queue, w.bytes = append(w.queue, s), w.bytes+size
 	}
@@ -242,29 +285,52 @@ func (w *watcher) wake() {
 
 // Next implements [serverapi.Watch].
 func (w *watcher) Next(ctx context.Context) []serverapi.Event {
-	var queue []sighting
-	var end string
-	for len(queue) == 0 && end == "" {
+	for {
+		batch, end := w.take()
+		events := make([]serverapi.Event, 0, len(batch)+1)
+		for _, s := range batch {
+			events = append(events, s.told(w.f.room))
+		}
+		if end != "" {
+			events = append(events, serverapi.Event{Name: "end", Last: true, Data: struct {
+				Reason string `json:"reason"`
+			}{end}})
+		}
+		if len(events) > 0 {
+			return events
+		}
 		select {
 		case <-w.ready:
 		case <-ctx.Done():
 			return nil
 		}
-		w.mu.Lock()
-		queue, end = w.queue, w.end
-		w.queue, w.bytes = nil, 0
-		w.mu.Unlock()
 	}
-	events := make([]serverapi.Event, 0, len(queue)+1)
-	for _, s := range queue {
-		events = append(events, s.told(w.f.room))
+}
+
+// take gives the next batch of what waits, and behind the last one why no more will
+// come, once.
+func (w *watcher) take() (batch []sighting, end string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n, bytes := 0, 0
+	for n < len(w.queue) && (n == 0 || bytes < watchBatch) {
+		size := w.queue[n].size()
+		bytes += size
+		if n >= w.history {
+			w.bytes -= size
+		}
+		n++
 	}
-	if end != "" {
-		events = append(events, serverapi.Event{Name: "end", Last: true, Data: struct {
-			Reason string `json:"reason"`
-		}{end}})
+	batch = slices.Clone(w.queue[:n])
+	clear(w.queue[:n]) // the array stays for a while
+	w.queue, w.history = w.queue[n:], max(0, w.history-n)
+	if len(w.queue) == 0 {
+		w.queue = nil
+		if !w.told {
+			end, w.told = w.end, w.end != ""
+		}
 	}
-	return events
+	return batch, end
 }
 
 // Close implements [serverapi.Watch].
@@ -287,6 +353,7 @@ type (
 	sightOfOpening struct {
 		RoomID string `json:"roomID"`
 		protocol.Position
+		EndedEpoch int64 `json:"endedEpoch,omitempty"`
 	}
 	sightOfLoss struct {
 		Epoch   int64 `json:"epoch"`
@@ -330,7 +397,7 @@ func (s *sighting) told(room roomstore.RoomID) serverapi.Event {
 	e := &s.event
 	switch s.name {
 	case sightOpened:
-		return serverapi.Event{Name: s.name, Data: sightOfOpening{string(room), protocol.Position(e.Position)}}
+		return serverapi.Event{Name: s.name, Data: sightOfOpening{string(room), protocol.Position(e.Position), s.other}}
 	case sightLost:
 		return serverapi.Event{Name: s.name, Data: sightOfLoss{Epoch: e.Epoch, FromSeq: e.Seq + 1, ToSeq: s.other}}
 	case sightHealed:
@@ -344,7 +411,7 @@ func (s *sighting) told(room roomstore.RoomID) serverapi.Event {
 			roomstore.KindJoined: "memberJoined", roomstore.KindLeft: "memberLeft", roomstore.KindMoved: "memberMoved",
 		}[e.Kind]
 		m := sightOfMember{sightHead: head, User: infoOf(e.User, e.Data), Reason: e.Reason}
-		if e.At != 0 || e.Count > 0 { // of one with no time it may not be known
+		if !e.Uncounted {
 			m.MemberCount = &e.Count
 		}
 		said.Data = m

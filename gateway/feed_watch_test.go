@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/roomgate/roomgate/gateway/serverapi"
 	"github.com/roomgate/roomgate/internal/apitest"
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
@@ -22,11 +23,24 @@ import (
 // if it cannot.
 func (st *stage) follow(from int64) *watcher {
 	st.t.Helper()
-	w, err := st.hub.watch(st.t.Context(), room, from)
+	w, err := st.hub.watch(st.t.Context(), room, from, 0)
 	if err != nil {
 		st.t.Fatal(err)
 	}
 	return w
+}
+
+// next gives what waits for a watch.
+func (st *stage) next(w *watcher) (all []serverapi.Event) {
+	for {
+		ctx, cancel := context.WithTimeout(st.t.Context(), time.Millisecond)
+		events := w.Next(ctx)
+		cancel()
+		if len(events) == 0 {
+			return all
+		}
+		all = append(all, events...)
+	}
 }
 
 // seen gives what a watch has been told since it was last asked, each as one word or
@@ -34,19 +48,18 @@ func (st *stage) follow(from int64) *watcher {
 func (st *stage) seen(w *watcher) (all []string) {
 	st.t.Helper()
 	synctest.Wait()
-	ctx, cancel := context.WithTimeout(st.t.Context(), time.Millisecond)
-	defer cancel()
-	for _, e := range w.Next(ctx) {
+	for _, e := range st.next(w) {
 		data, err := json.Marshal(e.Data)
 		if err != nil {
 			st.t.Fatal(err)
 		}
 		apitest.Event(st.t, e.Name, data)
 		var d struct {
-			Seq, After, FromSeq, ToSeq, FromEpoch, Epoch int64
-			Reason                                       string
-			Message                                      struct{ Message, MessageID string }
-			User                                         protocol.UserInfo
+			Seq, After, FromSeq, ToSeq, FromEpoch, Epoch, EndedEpoch int64
+
+			Reason  string
+			Message struct{ Message, MessageID string }
+			User    protocol.UserInfo
 		}
 		if err := json.Unmarshal(data, &d); err != nil {
 			st.t.Fatal(err)
@@ -58,6 +71,9 @@ func (st *stage) seen(w *watcher) (all []string) {
 		switch e.Name {
 		case sightOpened:
 			text += fmt.Sprintf(" %d.%d", d.Epoch, d.Seq)
+			if d.EndedEpoch != 0 {
+				text += fmt.Sprintf(" for %d", d.EndedEpoch)
+			}
 		case sightLost:
 			text += fmt.Sprintf(" %d-%d", d.FromSeq, d.ToSeq)
 		case sightHealed:
@@ -77,6 +93,11 @@ func (st *stage) seen(w *watcher) (all []string) {
 		all = append(all, text)
 	}
 	return all
+}
+
+// lineage sets the life that the store says the room is in.
+func (st *stage) lineage(l roomstore.Life) {
+	st.hub.store.(*fakeHistory).life = func(roomstore.Position) roomstore.Life { return l }
 }
 
 // saw fails the test unless a watch has been told exactly this since it was last asked.
@@ -177,20 +198,20 @@ func TestFeed_watch_overtaken(t *testing.T) {
 // been yet; and it leaves nothing behind.
 func TestFeed_watch_refused(t *testing.T) {
 	play(t, func(t *testing.T, st *stage) {
-		if _, err := st.hub.watch(t.Context(), room, 0); !errors.Is(err, roomstore.ErrNoRoom) {
+		if _, err := st.hub.watch(t.Context(), room, 0, 0); !errors.Is(err, roomstore.ErrNoRoom) {
 			t.Errorf("no room: %v", err)
 		}
 		st.happened(stamped(joined(1, 1, "ana", 1)))
-		_, err := st.hub.watch(t.Context(), room, 3)
+		_, err := st.hub.watch(t.Context(), room, 3, 0)
 		if e := (*protocol.Error)(nil); !errors.As(err, &e) || e.Code != protocol.CodeBadParameter || !strings.Contains(e.Message, "from 3") || !strings.Contains(e.Message, "will be 2") {
 			t.Errorf("from 3: %v", err)
 		}
 		st.history = nil
-		if _, err := st.hub.watch(t.Context(), room, 0); err == nil {
+		if _, err := st.hub.watch(t.Context(), room, 0, 0); err == nil {
 			t.Error("the store is away, and the watch began")
 		}
 		st.history = func(roomstore.Position) (roomstore.History, error) { return roomstore.History{}, roomstore.ErrEpoch }
-		if _, err := st.hub.watch(t.Context(), room, 0); !errors.Is(err, errUnavailable) {
+		if _, err := st.hub.watch(t.Context(), room, 0, 0); !errors.Is(err, errUnavailable) {
 			t.Errorf("the room is always another: %v", err)
 		}
 		if n := st.hub.stats.Watches.Load(); n != 0 || len(st.f.watchers) != 0 {
@@ -207,7 +228,7 @@ func TestFeed_watch_limit(t *testing.T) {
 		for range maxWatches {
 			all = append(all, st.follow(0))
 		}
-		_, err := st.hub.watch(t.Context(), room, 0)
+		_, err := st.hub.watch(t.Context(), room, 0, 0)
 		if e := (*protocol.Error)(nil); !errors.As(err, &e) || e.Code != protocol.CodeTooFast || !strings.Contains(e.Message, fmt.Sprint(maxWatches)) {
 			t.Errorf("one more: %v", err)
 		}
@@ -249,6 +270,142 @@ func TestFeed_watch_slow(t *testing.T) {
 			st.deliver(stamped(message(1, int64(2+tt.count), "ana", "y"))...)
 			st.saw(slow, "end slow")
 			st.saw(fast, fmt.Sprintf("message %d y", 2+tt.count))
+		})
+	}
+}
+
+// What a watch opens with does not count against what may wait for it, and comes in
+// batches; and one whose reader is too slow for what comes live has had all of it.
+func TestFeed_watch_openingWhole(t *testing.T) {
+	play(t, func(t *testing.T, st *stage) {
+		var log []roomstore.Event
+		seq := int64(0)
+		add := func(e roomstore.Event) {
+			log = append(log, e)
+			seq += 2 // a gap behind each
+		}
+		for i := range 500 {
+			add(joined(1, seq+1, fmt.Sprintf("u%d", i), 1))
+		}
+		for i := range 500 {
+			add(left(1, seq+1, fmt.Sprintf("u%d", i), 1, roomstore.ReasonLeft))
+		}
+		for range watchEvents {
+			add(stamped(message(1, seq+1, "ana", strings.Repeat("x", 1000)))[0])
+		}
+		last := at(1, seq)
+		st.head = last
+		st.history = func(roomstore.Position) (roomstore.History, error) {
+			return roomstore.History{Position: last, Life: roomstore.Life{Position: last}, Events: log}, nil
+		}
+		w := st.follow(1)
+		defer w.Close()
+		for i := range watchEvents {
+			st.f.Deliver(envelope(stamped(message(1, seq+1+int64(i), "ana", "x"))[0]))
+		}
+		synctest.Wait()
+		if w.end != "" {
+			t.Errorf("ended %s with as many as may wait", w.end)
+		}
+		st.deliver(stamped(message(1, seq+1+watchEvents, "ana", "x"))...)
+		batches, opened := 0, 1+2*len(log)
+		var got []serverapi.Event
+		for len(got) == 0 || !got[len(got)-1].Last {
+			events := w.Next(t.Context())
+			if text, err := json.Marshal(events); err != nil || len(text) > 2*watchBatch {
+				t.Fatalf("%d events of %d bytes in one batch, %v", len(events), len(text), err)
+			}
+			batches++
+			got = append(got, events...)
+		}
+		if len(got) != opened+1 || got[0].Name != sightOpened || got[1].Seq != 1 || got[opened-1].Name != sightLost {
+			t.Errorf("%d events, want the %d of the opening and the end", len(got), opened)
+		}
+		if want := fmt.Sprint(sightOfLoss{1, seq, seq}); fmt.Sprint(got[opened-1].Data) != want {
+			t.Errorf("the opening ends with %v, want %s", got[opened-1].Data, want)
+		}
+		if d := fmt.Sprint(got[opened].Data); d != "{slow}" || batches < 100 {
+			t.Errorf("%d batches, and then %s", batches, d)
+		}
+	})
+}
+
+// From where a watch goes on is a seq of one life; of another one it begins anew, or
+// goes on where that one went on to, and says so.
+func TestFeed_watch_epoch(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		from, epoch int64
+		want        []string
+	}{
+		{"that of now", 12, 9, []string{"opened 9.11", "message 12 b"}},
+		{"beyond the end of an earlier life", 600, 3, []string{"opened 9.0 for 3", "lost 1-10", "message 11 a", "message 12 b"}},
+		{"within an earlier life", 2, 3, []string{"opened 9.0 for 3", "lost 1-10", "message 11 a", "message 12 b"}},
+		{"a later life", 2, 10, []string{"opened 9.0 for 10", "lost 1-10", "message 11 a", "message 12 b"}},
+		{"before a healing", 6, 5, []string{"opened 5.5", "lost 6-9", "healed 9.10 from 5", "message 11 a", "message 12 b"}},
+		{"right before a healing", 10, 5, []string{"opened 5.9", "healed 9.10 from 5", "message 11 a", "message 12 b"}},
+		{"any", 2, 0, []string{"opened 9.1", "lost 2-10", "message 11 a", "message 12 b"}},
+	} {
+		play(t, func(t *testing.T, st *stage) {
+			life := roomstore.Life{Position: at(9, 12), Base: 10, Lineage: ",5,"}
+			st.head = life.Position
+			st.lineage(life)
+			// Entries of before the healing are known by the members that were put back.
+			log := append([]roomstore.Event{joined(9, 2, "ana", 1), joined(9, 7, "bo", 2)}, stamped(message(9, 11, "ana", "a"), message(9, 12, "ana", "b"))...)
+			st.knows(log)
+			answer := st.history
+			st.history = func(after roomstore.Position) (roomstore.History, error) {
+				if after.Epoch != life.Epoch {
+					return roomstore.History{Life: life}, roomstore.ErrEpoch
+				}
+				h, err := answer(after)
+				h.Life = life
+				return h, err
+			}
+			w, err := st.hub.watch(t.Context(), room, tt.from, tt.epoch)
+			if err != nil {
+				t.Fatalf("%s: %v", tt.name, err)
+			}
+			defer w.Close()
+			if diff := cmp.Diff(tt.want, st.seen(w)); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+			}
+		})
+	}
+}
+
+// Whoever watches a room with nobody in it here hears that it is over, or goes on, also
+// if that shows only by another look at the store.
+func TestFeed_watch_another(t *testing.T) {
+	for _, tt := range []struct {
+		lineage roomstore.Lineage
+		want    []string
+	}{
+		{"", []string{"opened 1.1", "end over"}},
+		{",1,", []string{"opened 1.1", "healed 5.2 from 1", "message 3 a"}},
+	} {
+		play(t, func(t *testing.T, st *stage) {
+			st.happened(stamped(joined(1, 1, "ana", 1)))
+			w := st.follow(0)
+			defer w.Close()
+			life := roomstore.Life{Position: at(5, 3), Base: 2, Lineage: tt.lineage}
+			if tt.lineage == "" {
+				life.Base = 0
+			}
+			st.calm(func() {
+				st.lineage(life)
+				st.happened(stamped(message(5, 1, "ana", "x"), message(5, 2, "ana", "x"), message(5, 3, "ana", "a")))
+				answer := st.history
+				st.history = func(after roomstore.Position) (roomstore.History, error) {
+					h, err := answer(after)
+					h.Life = life
+					return h, err
+				}
+			})
+			other := st.follow(0)
+			defer other.Close()
+			st.saw(other, "opened 5.3")
+			st.saw(w, tt.want...)
 		})
 	}
 }
@@ -388,12 +545,16 @@ func TestSighting_told(t *testing.T) {
 			`memberAttributes {"epoch":1,"seq":2,"time":3,"userID":"ana","infos":[{"userID":"bo","attributes":{"k":"v"}}]}`,
 		},
 		{
-			roomstore.Event{Position: at(1, 2), Kind: roomstore.KindJoined, User: "ana", Data: `{"userName":"Ana"}`},
+			roomstore.Event{Position: at(1, 2), Kind: roomstore.KindJoined, Uncounted: true, User: "ana", Data: `{"userName":"Ana"}`},
 			`memberJoined {"epoch":1,"seq":2,"user":{"userID":"ana","userName":"Ana","userAvatarUrl":"","userExtendedData":""}}`,
 		},
 		{
 			roomstore.Event{Position: at(1, 2), At: 3, Kind: roomstore.KindLeft, User: "ana", Reason: roomstore.ReasonLeft, Data: `broken`},
 			`memberLeft {"epoch":1,"seq":2,"time":3,"user":{"userID":"ana","userName":"","userAvatarUrl":"","userExtendedData":""},"memberCount":0,"reason":"left"}`,
+		},
+		{ // known by what is stored only
+			roomstore.Event{Position: at(1, 2), Kind: roomstore.KindLeft, User: "ana", Reason: roomstore.ReasonLeft, Data: `broken`},
+			`memberLeft {"epoch":1,"seq":2,"user":{"userID":"ana","userName":"","userAvatarUrl":"","userExtendedData":""},"memberCount":0,"reason":"left"}`,
 		},
 		{
 			stamped(command(1, 0, "ana", "x", 2))[0],

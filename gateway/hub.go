@@ -22,6 +22,7 @@ type history interface {
 	Path(roomstore.RoomID) int
 	Catchup(context.Context, roomstore.RoomID, roomstore.Position) (roomstore.History, error)
 	Positions(context.Context, []roomstore.RoomID) (map[roomstore.RoomID]roomstore.Position, error)
+	Lives(context.Context, []roomstore.RoomID) (map[roomstore.RoomID]roomstore.Life, error)
 	Absent(context.Context, roomstore.RoomID, []roomstore.Session) ([]roomstore.Session, error)
 }
 

@@ -704,6 +704,25 @@ func TestStore_Enter_dropEmptiedData(t *testing.T) {
 	}
 }
 
+// One that never had a name has not lost it: who enters does not name it.
+func TestStore_Enter_dropEmptiedData_nameless(t *testing.T) {
+	contract(t, roomstore.Config{DropEmptiedData: true}, func(w *world) {
+		_, _, err := w.store.Create(w.ctx(), roomstore.NewRoom{ID: "a", Delay: 60})
+		w.must(err)
+		for i, name := range []string{"", "B", "B"} {
+			who := []func(*world) roomstore.Session{ana, ben, eve}[i](w)
+			e, err := w.try(who, roomstore.EntryRequest{Room: "a", Mode: roomstore.ModeEnter, Name: []string{"A", "B", "C"}[i]})
+			w.must(err)
+			if e.Name != name {
+				t.Errorf("entry %d: it is named %q, want %q", i, e.Name, name)
+			}
+			if i == 0 {
+				w.leave(who, "a")
+			}
+		}
+	})
+}
+
 // Names and attributes may be any bytes.
 func TestStore_Enter_anyBytes(t *testing.T) {
 	contract(t, roomstore.Config{}, func(w *world) {

@@ -59,6 +59,7 @@ type Event struct {
 	User   UserID
 
 	Count      int64     // members after it: joined, left, moved, memberattributes
+	Uncounted  bool      // Count is not known
 	Reason     Reason    // left, destroyed
 	Old        SessionID // moved
 	MessageSeq int64     // message, command

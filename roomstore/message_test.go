@@ -396,9 +396,16 @@ func TestStore_Catchup_incomplete(t *testing.T) {
 		if h.Complete || len(h.Events) != 2 {
 			t.Errorf("complete %t with %d events", h.Complete, len(h.Events))
 		}
-		// Departures that have expired leave holes, too.
+		// How many members there were before a hole cannot be known.
 		b := ben(w)
 		w.enter(b, "a")
+		h, err = w.store.Catchup(w.ctx(), "a", roomstore.Position{Epoch: start.Epoch})
+		w.must(err)
+		if first, last := h.Events[0], h.Events[len(h.Events)-1]; first.Kind != roomstore.KindJoined || !first.Uncounted ||
+			last.Kind != roomstore.KindJoined || last.Uncounted || last.Count != 2 {
+			t.Errorf("from %+v to %+v, want an entry before the hole, and one counted behind it", first, last)
+		}
+		// Departures that have expired leave holes, too.
 		w.leave(b, "a")
 		w.must(w.rdb.Unlink(w.ctx(), w.part("a")+"left:a").Err())
 		h, err = w.store.Catchup(w.ctx(), "a", at[3])

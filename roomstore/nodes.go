@@ -41,7 +41,7 @@ func (s *Store) validUntil(ctx context.Context) string {
 	return strconv.FormatInt(heard.redis+ms(deadline.Sub(heard.at)), 10)
 }
 
-// Lease begins (begin) or renews a node's lease; about is what [Store.Nodes] tells
+// Lease begins (begin) or renews a node's lease; about is what [Store.Cluster] tells
 // others of it from now on, nil: what it did. It fails with [ErrFenced] if the node
 // has been given up, or its lease is not there to be renewed.
 func (s *Store) Lease(ctx context.Context, node string, begin bool, about *About) (Lease, error) {

@@ -148,8 +148,8 @@ type History struct {
 
 	// Events are what is known of the seqs after the position, in order;
 	// Complete says that none is missing. An entry is known by the member
-	// still being there or by its departure; such events have no time, and a
-	// Count only if none behind them is missing.
+	// still being there or by its departure; such events have no time, and are
+	// Uncounted unless none behind them is missing.
 	Events   []Event
 	Complete bool
 
@@ -181,7 +181,7 @@ func (s *Store) Catchup(ctx context.Context, room RoomID, after Position) (Histo
 		h.Events = append(h.Events, e)
 	}
 	member := func(e Event) {
-		e.Epoch = h.Epoch
+		e.Epoch, e.Uncounted = h.Epoch, true
 		if e.Seq > after.Seq {
 			h.Events = append(h.Events, e)
 		}
@@ -234,10 +234,10 @@ func count(events []Event, now int64) {
 	for i := len(events) - 1; i >= 0; i-- {
 		switch e := &events[i]; e.Kind {
 		case KindJoined:
-			e.Count = now
+			e.Count, e.Uncounted = now, false
 			now--
 		case KindLeft:
-			e.Count = now
+			e.Count, e.Uncounted = now, false
 			now++
 		}
 	}

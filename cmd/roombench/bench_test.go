@@ -251,6 +251,30 @@ func redisServer() (string, error) {
 	return name, err
 }
 
+// The secret is taken from the file only, as the servers take it.
+func TestReadAccess_secret(t *testing.T) {
+	t.Setenv("ROOMGATE_JWT_HS256_SECRET", strings.Repeat("v", 32))
+	file := filepath.Join(t.TempDir(), "secret")
+	for _, tt := range []struct{ text, want, err string }{
+		{strings.Repeat("s", 32) + "\r\n", strings.Repeat("s", 32), ""},
+		{strings.Repeat("s", 32) + "\n", strings.Repeat("s", 32), ""},
+		{strings.Repeat("s", 31) + "\r\n", "", "31 bytes"},
+	} {
+		if err := os.WriteFile(file, []byte(tt.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		a, err := readAccess("", file)
+		if tt.err == "" && (err != nil || string(a.secret) != tt.want) || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
+			t.Errorf("%q: got %q and %v, want %q or %q", tt.text, a.secret, err, tt.want, tt.err)
+		}
+	}
+	// A run that is not given the file makes no tokens.
+	a, err := readAccess("", "")
+	if token, tokenErr := a.token("ana"); err != nil || tokenErr != nil || token != "" {
+		t.Errorf("without the file the token is %q, %v, %v", token, err, tokenErr)
+	}
+}
+
 // A server whose limits lie below the load is refused, by the name of the flag
 // that raises them.
 func TestRun_limits(t *testing.T) {

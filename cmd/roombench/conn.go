@@ -15,7 +15,6 @@ import (
 	"net/url"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -87,9 +86,8 @@ type access struct {
 	secret      []byte         // that login tokens are signed with; nil: no tokens
 }
 
-// readAccess takes the names of two files, which may be empty, and a secret in place of the
-// second.
-func readAccess(caFile, secretFile, secret string) (a access, err error) {
+// readAccess takes the names of two files, which may be empty.
+func readAccess(caFile, secretFile string) (a access, err error) {
 	if caFile != "" {
 		if a.pem, err = os.ReadFile(caFile); err != nil {
 			return a, fmt.Errorf("--ca-file: %w", err)
@@ -103,13 +101,10 @@ func readAccess(caFile, secretFile, secret string) (a access, err error) {
 		if err != nil {
 			return a, fmt.Errorf("--jwt-hs256-secret-file: %w", err)
 		}
-		secret = strings.TrimSuffix(string(b), "\n")
-		if len(secret) < 32 {
-			return a, fmt.Errorf("--jwt-hs256-secret-file: the secret in %s has %d bytes, gateways take 32 or more", secretFile, len(secret))
+		a.secret = bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r")) // as gateways do
+		if len(a.secret) < 32 {
+			return a, fmt.Errorf("--jwt-hs256-secret-file: the secret in %s has %d bytes, gateways take 32 or more", secretFile, len(a.secret))
 		}
-	}
-	if secret != "" {
-		a.secret = []byte(secret)
 	}
 	return a, nil
 }

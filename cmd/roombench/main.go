@@ -46,7 +46,7 @@ type runFlags struct {
 	Workloads []string       `arg:"" optional:"" name:"workload" help:"fanout, small, churn, storm, idle; these if none is named. And bigroom, reconnect."`
 	URL       []string       `name:"url" required:"" placeholder:"URL" help:"WebSocket URL of a server, as ws://127.0.0.1:8080 or wss://rooms.example.com. Repeat it, or separate by commas; clients are spread evenly."`
 	CAFile    string         `name:"ca-file" placeholder:"FILE" help:"File with the certificates, in PEM, of those who may sign the certificates of wss:// servers. Default: those that the system trusts."`
-	Secret    string         `name:"jwt-hs256-secret-file" placeholder:"FILE" help:"File with the secret that the servers check login tokens with, as for roomgate: clients make their own tokens. Or the secret itself in ROOMGATE_JWT_HS256_SECRET. With neither they log in without, which servers with --dev take."`
+	Secret    string         `name:"jwt-hs256-secret-file" placeholder:"FILE" help:"File with the secret that the servers check login tokens with, as for roomgate: clients make their own tokens, valid for a day, and send them to each --url. Without it they log in without, which servers with --dev take."`
 	PID       map[string]int `name:"pid" placeholder:"NAME=PID" help:"Process whose CPU and memory to watch, on this machine. Repeat it. A name that begins with redis is counted as Redis, any other as a server."`
 	Duration  time.Duration  `default:"10s" help:"How long each part of a workload is measured."`
 	Warmup    time.Duration  `default:"2s" help:"How long each part runs before that."`
@@ -109,7 +109,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 }
 
 func (f *runFlags) run(ctx context.Context, stdout, stderr io.Writer) error {
-	access, err := readAccess(f.CAFile, f.Secret, os.Getenv("ROOMGATE_JWT_HS256_SECRET"))
+	access, err := readAccess(f.CAFile, f.Secret)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}

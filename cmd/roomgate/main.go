@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roomgate/roomgate/gateway"
+	"github.com/roomgate/roomgate/gateway/serverapi"
 	"github.com/roomgate/roomgate/pubsub"
 	"github.com/roomgate/roomgate/roomstore"
 )
@@ -156,12 +157,6 @@ func roomsConfig(cfg *Config) roomstore.Config {
 
 // serve serves clients until ctx is done, and then sees them out.
 func serve(ctx context.Context, gw *gateway.Gateway, public, internal net.Listener, metrics http.Handler, log *slog.Logger) error {
-	server := func(h http.Handler) *http.Server {
-		return &http.Server{
-			Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-			ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		}
-	}
 	r := chi.NewRouter()
 	gw.Health(r)
 	r.Handle("/metrics", metrics)
@@ -170,7 +165,7 @@ func serve(ctx context.Context, gw *gateway.Gateway, public, internal net.Listen
 	r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	r.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	r.HandleFunc("/debug/pprof/*", pprof.Index)
-	outside, inside := server(gw.Handler()), server(r)
+	outside, inside := newServer(gw.Handler(), log), newServer(r, log)
 
 	var work errgroup.Group
 	ctx, failed := context.WithCancel(ctx)
@@ -190,7 +185,26 @@ func serve(ctx context.Context, gw *gateway.Gateway, public, internal net.Listen
 
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	return errors.Join(err, outside.Shutdown(stop), inside.Shutdown(stop), work.Wait())
+	return errors.Join(err, shut(stop, outside, log), shut(stop, inside, log), work.Wait())
+}
+
+func newServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		ConnContext: serverapi.WithConn,
+		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// shut ends a server once its requests are answered, or when ctx ends: there may be some
+// whose other side stands still.
+func shut(ctx context.Context, s *http.Server, log *slog.Logger) error {
+	err := s.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		log.Warn("requests were cut off that did not end")
+		err = s.Close()
+	}
+	return err
 }
 
 // busCounted says what each number of busSnapshot means.

@@ -156,7 +156,7 @@ func TestAPI_events(t *testing.T) {
 	srv.Config.ReadTimeout = 50 * time.Millisecond // which a stream outlasts
 	srv.Start()
 	t.Cleanup(srv.Close)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL+"/v1/rooms/a%20b/events?from=7", nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL+"/v1/rooms/a%20b/events?from=7&epoch=9", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func TestAPI_events(t *testing.T) {
 		t.Errorf("behind the end: %d bytes, %v", n, err)
 	}
 	watch.closed.Wait()
-	if diff := cmp.Diff([]string{"watch a b 7"}, f.calls); diff != "" {
+	if diff := cmp.Diff([]string{"watch a b 7 9"}, f.calls); diff != "" {
 		t.Error(diff)
 	}
 }

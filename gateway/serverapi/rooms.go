@@ -70,6 +70,9 @@ func (a *API) members(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *API) create(w http.ResponseWriter, r *http.Request) {
+	if _, ok := query(w, r); !ok {
+		return
+	}
 	var n NewRoom
 	if !decode(w, r, map[string]any{
 		"roomID": &n.RoomID, "roomName": &n.RoomName, "roomDestroyDelayTime": &n.RoomDestroyDelayTime,
@@ -86,13 +89,19 @@ func (a *API) create(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, "create", n.RoomID, err)
 		return
 	}
-	w.Header().Set("Location", "/v1/rooms/"+url.PathEscape(n.RoomID))
+	// Whoever follows a URL takes these for steps between folders, also escaped.
+	if n.RoomID != "." && n.RoomID != ".." {
+		w.Header().Set("Location", "/v1/rooms/"+url.PathEscape(n.RoomID))
+	}
 	answer(w, http.StatusCreated, detail)
 }
 
 func (a *API) send(w http.ResponseWriter, r *http.Request) {
 	room, ok := roomID(w, r)
 	if !ok {
+		return
+	}
+	if _, ok := query(w, r); !ok {
 		return
 	}
 	var m NewMessage
@@ -121,6 +130,9 @@ func (a *API) destroy(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
+	if _, ok := query(w, r); !ok {
+		return
+	}
 	if err := a.rooms.Destroy(r.Context(), room); err != nil {
 		a.fail(w, r, "destroy", room, err)
 		return
@@ -141,6 +153,9 @@ type kickExtendedData struct {
 func (a *API) kick(w http.ResponseWriter, r *http.Request) {
 	room, ok := roomID(w, r)
 	if !ok {
+		return
+	}
+	if _, ok := query(w, r); !ok {
 		return
 	}
 	var user, reason, message string

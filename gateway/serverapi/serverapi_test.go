@@ -102,8 +102,8 @@ func (f *fakeRooms) Send(_ context.Context, room string, m serverapi.NewMessage)
 	return sent, f.called("send %s %+v", room, m)
 }
 
-func (f *fakeRooms) Watch(_ context.Context, room string, from int64) (serverapi.Watch, error) {
-	return f.watch, f.called("watch %s %d", room, from)
+func (f *fakeRooms) Watch(_ context.Context, room string, from, epoch int64) (serverapi.Watch, error) {
+	return f.watch, f.called("watch %s %d %d", room, from, epoch)
 }
 
 func (f *fakeRooms) Cluster(context.Context) (serverapi.Cluster, error) {
@@ -212,6 +212,24 @@ func TestAPI_roomIDs(t *testing.T) {
 	}
 }
 
+// The answer to a creation says where the room is, unless that cannot be followed.
+func TestAPI_location(t *testing.T) {
+	t.Parallel()
+	for room, want := range map[string]string{"a b?": "/v1/rooms/a%20b%3F", "...": "/v1/rooms/...", ".": "", "..": ""} {
+		body, err := json.Marshal(map[string]string{"roomID": room})
+		if err != nil {
+			t.Fatal(err)
+		}
+		req := httptest.NewRequest(http.MethodPost, "/v1/rooms", bytes.NewReader(body))
+		req.Header.Set("Authorization", "Bearer "+newKey)
+		w := httptest.NewRecorder()
+		newAPI(&fakeRooms{}).ServeHTTP(w, req)
+		if got := w.Header().Get("Location"); w.Code != http.StatusCreated || got != want {
+			t.Errorf("%q: got %d and %q, want %q", room, w.Code, got, want)
+		}
+	}
+}
+
 func escapeAll(s string) string {
 	const hex = "0123456789ABCDEF"
 	var b strings.Builder
@@ -299,6 +317,12 @@ func TestAPI_badInput(t *testing.T) {
 		{"long search", "GET", "/v1/rooms?search=" + strings.Repeat("s", 129), ``, 400, 6000001, []string{"search", "129", "128"}},
 		{"from nowhere", "GET", "/v1/rooms/lobby/events?from=0", ``, 400, 6000001, []string{`from "0"`, "1 to 9007199254740991"}},
 		{"from too far", "GET", "/v1/rooms/lobby/events?from=9007199254740992", ``, 400, 6000001, []string{"from"}},
+		{"an epoch that is none", "GET", "/v1/rooms/lobby/events?from=1&epoch=0", ``, 400, 6000001, []string{`epoch "0"`, "1 to 9007199254740991"}},
+		{"an epoch for no seq", "GET", "/v1/rooms/lobby/events?epoch=1", ``, 400, 6000001, []string{"epoch", "no from"}},
+		{"unknown parameter of creation", "POST", "/v1/rooms?dryRun=1", `{"roomID":"a"}`, 400, 6000001, []string{`"dryRun"`}},
+		{"unknown parameter of destruction", "DELETE", "/v1/rooms/lobby?dryRun=1", ``, 400, 6000001, []string{`"dryRun"`}},
+		{"unknown parameter of a message", "POST", "/v1/rooms/lobby/messages?dryRun=1", `{"senderUserID":"a","type":1,"message":"x"}`, 400, 6000001, []string{`"dryRun"`}},
+		{"unknown parameter of a kick", "POST", kick + "?dryRun=1", `{"userID":"ana"}`, 400, 6000001, []string{`"dryRun"`}},
 		{"create without an ID", "POST", "/v1/rooms", `{"roomName":"x"}`, 400, 6000001, []string{"roomID is required"}},
 		{"create with half a second", "POST", "/v1/rooms", `{"roomID":"a","roomDestroyDelayTime":1.5}`, 400, 6000001, []string{"roomDestroyDelayTime is 1.5", "whole number"}},
 		{"create with a text for a time", "POST", "/v1/rooms", `{"roomID":"a","roomDestroyDelayTime":"5"}`, 400, 6000001, []string{"roomDestroyDelayTime is a string", "whole number"}},

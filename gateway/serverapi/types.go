@@ -22,8 +22,9 @@ type Rooms interface {
 	// Send sends a message to a room. A repeat is another message.
 	Send(ctx context.Context, room string, m NewMessage) (SentMessage, error)
 	// Watch follows what happens in a room, from the event with this seq on, or with
-	// 0 from now on. The caller must close it.
-	Watch(ctx context.Context, room string, from int64) (Watch, error)
+	// 0 from now on. epoch is the one that from is of, 0: that of now. The caller must
+	// close it.
+	Watch(ctx context.Context, room string, from, epoch int64) (Watch, error)
 	// Destroy ends a room at once, for everyone in it.
 	Destroy(ctx context.Context, room string) error
 	// Kick removes a user from a room, on all devices. The user's clients get
@@ -35,9 +36,9 @@ type Rooms interface {
 
 // A Watch is what happens in a room, for one reader.
 type Watch interface {
-	// Next gives what has happened since the last call, at least one event, as soon
-	// as there is one; none if ctx ends before. After the event that ends a watch
-	// there is none.
+	// Next gives what has happened since the last call, at least one event and about
+	// 16 KiB at most, as soon as there is one; none if ctx ends before. After the event
+	// that ends a watch there is none.
 	Next(ctx context.Context) []Event
 	Close()
 }

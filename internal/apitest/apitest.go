@@ -112,6 +112,7 @@ var streamed = map[string]string{
 	"message": "MessageEvent", "command": "MessageEvent",
 	"attributes": "AttributesEvent", "memberAttributes": "MemberAttributesEvent",
 	"destroyed": "DestroyedEvent", "healed": "HealedEvent", "lost": "LostEvent", "end": "StreamEnd",
+	"event": "Event",
 }
 
 // Event fails the test if an event of a stream is not one that the description has.

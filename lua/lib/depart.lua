@@ -55,7 +55,7 @@ local function emptied(part, id, room, now_ms)
   end
   local k = key(part, "room", id)
   if call("HGET", k, "keep") == "0" then
-    call("HSET", k, "name", "")
+    call("HSET", k, "name", "", "dropped", "1")
     call("HDEL", k, "attrs")
     call("UNLINK", key(part, "attrs", id), key(part, "memberattrs", id))
   end

@@ -58,7 +58,7 @@ local function join(part, id, room, user_key, user, mine, other, size, partition
     call("HDEL", room_key, "deadline")
     call("ZREM", part .. "due", id .. NUL .. room.epoch)
     keep_for(part, id, 0)
-    if name and room.name == "" and call("HGET", room_key, "keep") == "0" then
+    if name and call("HDEL", room_key, "dropped") == 1 then
       call("HSET", room_key, "name", name)
       room.name = name
     end
