@@ -393,6 +393,29 @@ func FuzzAPI_kick(f *testing.F) {
 	})
 }
 
+// Likewise whatever is asked of a new room.
+func FuzzAPI_create(f *testing.F) {
+	for _, body := range []string{
+		`{"roomID":"a"}`, `{"roomID":"a","roomDestroyDelayTime":1e3,"roomAttributes":{"k":"v"}}`, `{"roomID":"a","roomAttributes":{"k":{}}}`,
+		`{"roomID":"a","roomAttributes":{"k":[1,{"x":2}]},"roomName":{}}`, `{"roomID":"a","roomDestroyDelayTime":-9223372036854775808}`, `{"roomID":null}`,
+	} {
+		f.Add(body)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		fake := &fakeRooms{}
+		status, answer := do(t, newAPI(fake), http.MethodPost, "/v1/rooms", body)
+		if done := len(fake.calls) == 1; done != (status == http.StatusCreated) {
+			t.Errorf("%q: got %d and the calls %q", body, status, fake.calls)
+		}
+		if status == http.StatusCreated {
+			return
+		}
+		if _, message := refusal(t, answer); len(message) > 500 || strings.ContainsFunc(message, unicode.IsControl) {
+			t.Errorf("%q: got %q", body, message)
+		}
+	})
+}
+
 // A slash is not a character of room IDs, but that is for Rooms to say: escaped,
 // it arrives there and does not become another path.
 func TestAPI_escapedSlash(t *testing.T) {
