@@ -168,6 +168,14 @@ test('batches that were begun and not ended have a bound, and end with the login
   vi.restoreAllMocks();
 });
 
+test('a batch that was begun ends with the logout, and does not wait for a gateway to hear of it', async () => {
+  const world = await World.loggedIn();
+  world.zim.beginRoomAttributesBatchOperation('r', {});
+  const call = failure(world.zim.setRoomAttributes({ a: '' }, 'r', {}));
+  world.zim.logout();
+  expect(await call).toMatchObject({ code: 6000121 });
+});
+
 test('of members no more are kept than of a room that is not sampled', () => {
   const members = new MembersKnown('ana');
   const many = Array.from({ length: maxKnown + 1 }, (_, i) => user(`u${i}`));
@@ -336,6 +344,9 @@ test('a client that comes and goes leaves no timer behind', async () => {
   world.zim.joinRoom('s').catch(ignore);
   world.cut();
   await world.back();
+  world.socket.state('r', 'connected', 'success', { epoch: 7, seq: 10 });
+  world.socket.event('roomHistoryLost', { roomID: 'r', fromSeq: 10, toSeq: 20 });
+  world.socket.refuse('queryRoomAllAttributes', 6000005);
   world.socket.event('serverDraining', { reconnectAfterMs: 5_000 });
   world.socket.refuse('joinRoom', 6000007, 'away', { retryable: true });
   world.zim.destroy();

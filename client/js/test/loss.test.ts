@@ -270,6 +270,27 @@ test('what could not be read is read after a while, again and again, until it ca
   expect(world.told()).toEqual(['r lost 10–20', 'r attributes delete {"lang":""}', 'r left bob,cid']);
   await vi.advanceTimersByTimeAsync(8_000);
   expect(world.socket.count('queryRoomOnlineMemberCount')).toBe(9);
+  lost(world, 30);
+  world.socket.refuse('queryRoomOnlineMemberCount', 6000005);
+  await vi.advanceTimersByTimeAsync(500); // the wait begins anew
+  expect(world.socket.count('queryRoomOnlineMemberCount')).toBe(11);
+});
+
+test('the wait for attributes alone grows, and begins anew once they were read', async () => {
+  const world = await known();
+  vi.spyOn(Math, 'random').mockReturnValue(0.999);
+  const failing = async (ms: number) => {
+    const before = world.socket.count('queryRoomAllAttributes');
+    world.socket.refuse('queryRoomAllAttributes', 6000005);
+    await vi.advanceTimersByTimeAsync(ms);
+    expect(world.socket.count('queryRoomAllAttributes')).toBe(before + 1);
+  };
+  lost(world, 20);
+  await failing(500);
+  await failing(1_000);
+  allAttributes(world, { topic: 'x', lang: 'en' });
+  lost(world, 30);
+  await failing(500);
 });
 
 test('an answer that cannot be read is asked for again', async () => {

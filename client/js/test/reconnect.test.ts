@@ -582,7 +582,6 @@ test('a gateway that drains is left when it owes no answer, and is asked nothing
   await vi.advanceTimersByTimeAsync(1_000);
   const counting = world.zim.queryRoomOnlineMemberCount('r');
   expect(old.count('queryRoomOnlineMemberCount')).toBe(0);
-  world.socket.event('serverDraining', { reconnectAfterMs: 60_000 }); // it is on its way
   expect(old.closedByClient).toBe(false);
   old.answer('sendRoomMessage', { message: wireMessage({ type: 20 }) });
   expect(old.closedByClient).toBe(true);
@@ -599,6 +598,7 @@ test('a gateway that drains and does not answer is left 1.5 s after it was time'
   world.zim.joinRoom('r').catch(() => {});
   world.socket.event('serverDraining', { reconnectAfterMs: 1_000 });
   await vi.advanceTimersByTimeAsync(2_499);
+  world.socket.event('serverDraining', { reconnectAfterMs: 60_000 }); // it is on its way
   expect(world.socket.closedByClient).toBe(false);
   await vi.advanceTimersByTimeAsync(1);
   expect(world.gateway.sockets[0]?.closedByClient).toBe(true);
@@ -676,7 +676,7 @@ test('a tab whose timers are all late finds that its link is dead', async () => 
   for (let minute = 0; minute < 3; minute++) {
     expect(world.told()).toEqual([]);
     vi.setSystemTime(Date.now() + 60_000); // a hidden tab has its timers once a minute
-    await vi.advanceTimersByTimeAsync(12_500);
+    await vi.advanceTimersToNextTimerAsync();
   }
   expect(world.told()).toEqual(['connection (3, 3)']);
 });
@@ -758,6 +758,19 @@ test.each([
   expect(world.told()).toEqual([]);
   await vi.advanceTimersByTimeAsync(1);
   expect(world.told()).toEqual(['connection (3, 3)']);
+});
+
+test('a silence that something else is asked in is excused as well', async () => {
+  const page = new Page();
+  const world = await World.loggedIn();
+  await vi.advanceTimersByTimeAsync(12_500);
+  vi.setSystemTime(Date.now() + 60_000);
+  await vi.advanceTimersByTimeAsync(7_500); // the one before is excused, and ends
+  world.socket.raw('{"jsonrpc":"2.0","id":"ping","result":{"serverTime":1}}');
+  page.raise('visibilitychange');
+  vi.setSystemTime(Date.now() + 60_000);
+  await vi.advanceTimersByTimeAsync(3_000);
+  expect(world.told()).toEqual([]);
 });
 
 test.each(['online', 'pageshow', 'visibilitychange'])('at %s a link is made without waiting for what is left of a backoff', async (type) => {
