@@ -35,8 +35,8 @@ web: ## test the TypeScript SDK and the web pages, in Node and in Chromium
 	@.ci/tools
 	cd client/js && npm ci --no-audit --no-fund --loglevel=error
 	cd client/js && npm run --silent check
-	cd client/js && npm test --silent
-	cd client/js && npm run --silent test:browser
+	cd client/js && NO_COLOR=1 npm test --silent
+	cd client/js && NO_COLOR=1 npm run --silent test:browser
 
 .PHONY: generate
 generate: ## bundle the web pages anew; what is made is kept in the repository
