@@ -17,6 +17,9 @@ help: ## list the targets
 run: ## run one gateway for development on :8080, with an embedded Redis
 	$(GO) run ./cmd/roomgate --dev
 
+# Tests of the whole that run on a Redis Cluster, too; all that can do with -cluster alone.
+ONCLUSTER = ^Test(Operations|Rooms_model|LinkLost_back|LeaveAllRoom|RoomAttributes_order|RollingRestart)$$
+
 .PHONY: test
 test: ## run everything that has to pass before a commit; installs what it needs
 	@.ci/tools
@@ -25,6 +28,7 @@ test: ## run everything that has to pass before a commit; installs what it needs
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
 	$(MAKE) --no-print-directory web
 	ROOMGATE_TEST_REQUIRE=1 CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 30m ./...
+	ROOMGATE_TEST_REQUIRE=1 CGO_ENABLED=1 $(GO) test -race -timeout 10m -run '$(ONCLUSTER)' ./internal/e2e -cluster -rapid.checks=20
 
 .PHONY: web
 web: ## test the TypeScript SDK and the web pages, in Node and in Chromium

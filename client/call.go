@@ -24,6 +24,7 @@ type call struct {
 	room   string // of a message: the answer has a position in it
 	frame  []byte
 	keyed  bool // changes something: it has a request key, and happens once
+	counts bool // among those that change something: keyed, or a logout
 	done   chan answer
 
 	// Guarded by Client.mu.
@@ -70,6 +71,7 @@ func keyed(method string) bool {
 // nil.
 func (c *Client) Call(ctx context.Context, method string, params, result any) error {
 	cl := &call{method: method, keyed: keyed(method), done: make(chan answer, 1)}
+	cl.counts = cl.keyed || method == protocol.MethodLogout
 	if m, ok := params.(protocol.SendParams); ok {
 		cl.room = m.RoomID
 	}
@@ -254,7 +256,7 @@ func (c *Client) next(l *link) *call {
 	defer c.mu.Unlock()
 	for !l.over && len(l.out) > 0 {
 		cl := l.out[0]
-		if cl.keyed && l.unanswered >= protocol.MaxUnanswered {
+		if cl.counts && l.unanswered >= protocol.MaxUnanswered {
 			break // the next answer starts another writer
 		}
 		l.out = l.out[1:]
@@ -262,7 +264,7 @@ func (c *Client) next(l *link) *call {
 			continue
 		}
 		cl.on = l
-		if cl.keyed {
+		if cl.counts {
 			l.unanswered++
 		}
 		return cl

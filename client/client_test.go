@@ -478,6 +478,37 @@ func TestClient_Call_bound(t *testing.T) {
 	})
 }
 
+// A gateway counts a logout among them, so it waits for a place as well.
+func TestClient_Logout_bound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newFabric(t).gateway("a")
+		c, p := g.connect(g.config())
+		done := make(chan error, protocol.MaxUnanswered)
+		reqs := make([]protocol.Request, protocol.MaxUnanswered)
+		for i := range reqs {
+			go func() { done <- c.LeaveRoom(t.Context(), "r") }()
+			reqs[i] = p.request(protocol.MethodLeaveRoom)
+		}
+		logout := call(func() error { return c.Logout(t.Context()) })
+		synctest.Wait()
+		p.none()
+		p.answer(reqs[0], protocol.LeaveResult{})
+		req := p.request(protocol.MethodLogout)
+		for _, r := range reqs[1:] {
+			p.answer(r, protocol.LeaveResult{})
+		}
+		p.answer(req, struct{}{})
+		for range reqs {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+		if err := <-logout; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // Close ends calls and waits, from any state, and may be repeated.
 func TestClient_Close(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -347,7 +347,7 @@ func (c *Client) handleAnswer(l *link, m message) {
 		c.mu.Unlock()
 		return // a ping of ours
 	}
-	if cl.keyed && cl.on == l {
+	if cl.counts && cl.on == l {
 		l.unanswered--
 	}
 	aside := c.setAside(l, cl, err)

@@ -132,6 +132,9 @@ func (g *Gateway) accept(w http.ResponseWriter, r *http.Request) {
 func (c *conn) wait() {
 	c.sock.pace()
 	err := c.sock.await()
+	if err != nil && !c.g.draining.Load() {
+		c.g.ends.wait() // here, where it takes least to wait
+	}
 	c.g.workers.do(func() { c.serve(err) })
 }
 
@@ -173,9 +176,7 @@ func (c *conn) end(err error) {
 		close(c.said)
 	})
 	<-c.said
-	c.g.ending.take()
 	c.ws.CloseNow()
-	c.g.ending.give()
 
 	s := c.session.Load()
 	if s == nil {
@@ -185,11 +186,9 @@ func (c *conn) end(err error) {
 			return
 		}
 	}
-	c.g.ending.take()
 	c.token.end()
 	s.detach()
 	c.g.drop(s)
-	c.g.ending.give()
 	// A request under way knows its outcome first. One whose outcome stays
 	// unknown does not hold the parking up: it is fenced by it.
 	done := make(chan struct{})

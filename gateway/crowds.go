@@ -12,76 +12,104 @@ import (
 )
 
 const (
-	// pause is how long a gateway whose rooms speak waits between connections that it
-	// accepts. One that is busy waits longer, since it wakes up later: so there is
-	// always time left for the rooms.
-	pause = time.Millisecond
-	// calm is how long after the last message a gateway does not pause any more.
+	// While rooms speak a gateway accepts as many connections in this time, and cleans
+	// up as many whose sockets have closed, for each processor.
+	pause         = time.Millisecond
+	acceptedAPace = 0.5
+	endedAPace    = 2
+	// calm is how long after the last message they may be more.
 	calm = 100 * time.Millisecond
+	// pacesLate is for how much of the time that it has come too late a gateway makes up
+	// by letting more through: a busy one for no more, so that its rooms have time.
+	pacesLate = 4 * pause
+	// longestTurn is how long one waits for a turn at most; longestPaced how long a crowd
+	// does: what keeps coming after that is let through, since its places do not last
+	// for ever.
+	longestTurn  = 5 * time.Second
+	longestPaced = 10 * time.Second
+
 	// returnEvery is how far apart groups of sessions that come back ask the store,
-	// and so how long one of them may wait for the others.
-	returnEvery = 20 * time.Millisecond
+	// and so how long one of them may wait for the others. So many need not.
+	returnEvery  = 50 * time.Millisecond
+	returnAtOnce = 8
 	// parkedAtOnce is how many sessions are parked at a time: what waits for Redis
 	// behind them does not wait for long.
 	parkedAtOnce = 64
 )
 
-// acceptedAtOnce is how many connections are accepted between two pauses, and
-// endedAtOnce how many are cleaned up at a time: half of the processors are left to
-// everybody else.
-var acceptedAtOnce, endedAtOnce = max(1, runtime.GOMAXPROCS(0)/2), max(1, runtime.GOMAXPROCS(0)/2)
+// A pacer lets through one after another while rooms speak, and everybody otherwise.
+type pacer struct {
+	every  time.Duration
+	spoken interface{ Load() uint64 } // messages that rooms have heard
 
-// Paced gives a listener that lets clients in no faster than the rooms of the gateway
-// can bear, while these speak. The others wait where the system keeps them.
-func (g *Gateway) Paced(l net.Listener) net.Listener {
-	return &pacedListener{Listener: l, spoken: &g.stats.spoken}
+	mu    sync.Mutex
+	heard uint64 // messages, by the last look
+	until time.Time
+	next  time.Time // turn
+	since time.Time // there have been more than may pass
 }
 
-type pacedListener struct {
-	net.Listener
-	spoken interface{ Load() uint64 }
-
-	// Owned by whoever accepts: one at a time.
-	heard    uint64 // messages, by the last look
-	until    time.Time
-	accepted int
-	next     time.Time
-}
-
-func (p *pacedListener) Accept() (net.Conn, error) {
+// wait waits for the caller's turn.
+func (p *pacer) wait() {
+	p.mu.Lock()
 	now := time.Now()
 	if n := p.spoken.Load(); n != p.heard {
 		p.heard, p.until = n, now.Add(calm)
 	}
-	if p.accepted >= acceptedAtOnce && now.Before(p.until) {
-		time.Sleep(p.next.Sub(now))
-		p.accepted = 0
+	if earliest := now.Add(-pacesLate); p.next.Before(earliest) || !now.Before(p.until) {
+		p.next, p.since = earliest, now
 	}
-	c, err := p.Listener.Accept()
-	if p.accepted++; p.accepted >= acceptedAtOnce {
-		p.next = time.Now().Add(pause)
+	wait := p.next.Sub(now)
+	p.next = p.next.Add(min(p.every, max(0, longestTurn-wait)))
+	if now.Sub(p.since) > longestPaced {
+		wait = 0
 	}
-	return c, err
+	p.mu.Unlock()
+	time.Sleep(wait)
 }
 
-// A turnstile lets those through in groups who come in quick succession: the first at
-// once, and whoever comes within returnEvery of it with all others who do.
+// paceOf gives how far apart turns are of which there are so many for each processor.
+func paceOf(aPause float64) time.Duration {
+	return time.Duration(float64(pause) / aPause / float64(runtime.GOMAXPROCS(0)))
+}
+
+// Paced gives a listener that lets clients in no faster than the rooms of the gateway
+// can bear, while these speak. The others wait where the system keeps them.
+func (g *Gateway) Paced(l net.Listener) net.Listener {
+	return &pacedListener{l, &pacer{every: paceOf(acceptedAPace), spoken: &g.stats.spoken}}
+}
+
+type pacedListener struct {
+	net.Listener
+	pace *pacer
+}
+
+func (p *pacedListener) Accept() (net.Conn, error) {
+	p.pace.wait()
+	return p.Listener.Accept()
+}
+
+// A turnstile lets those through who come now and then, and has a crowd go on in
+// groups: of those who come within returnEvery all but the first few wait for its end,
+// and next time all do.
 type turnstile struct {
-	mu   sync.Mutex
-	last time.Time // when the last group goes, which may be still to come
+	mu    sync.Mutex
+	began time.Time // the time within which come is counted
+	come  int
+	crowd bool // there were too many before
 }
 
 func (t *turnstile) pass() {
 	t.mu.Lock()
 	now := time.Now()
-	switch {
-	case now.Before(t.last):
-	case now.Before(t.last.Add(returnEvery)):
-		t.last = t.last.Add(returnEvery)
-	default:
-		t.last = now
+	if ago := now.Sub(t.began); ago >= returnEvery {
+		t.crowd = t.come > returnAtOnce && ago < 2*returnEvery
+		t.began, t.come = now, 0
 	}
-	wait := t.last.Sub(now)
+	var wait time.Duration
+	if t.come++; t.crowd || t.come > returnAtOnce {
+		wait = t.began.Add(returnEvery).Sub(now)
+	}
 	t.mu.Unlock()
 	time.Sleep(wait)
 }
@@ -89,11 +117,10 @@ func (t *turnstile) pass() {
 // slots bound how many do something at a time.
 type slots chan struct{}
 
-func (s slots) take() { s <- struct{}{} }
 func (s slots) give() { <-s }
 
-// takeFor is take, unless ctx is done before.
-func (s slots) takeFor(ctx context.Context) bool {
+// take waits for a slot, and says whether there was one before ctx was done.
+func (s slots) take(ctx context.Context) bool {
 	select {
 	case s <- struct{}{}:
 		return true

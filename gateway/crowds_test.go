@@ -11,8 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Those who come back in quick succession go on in groups, and nobody waits for
-// longer than one takes.
+// A few who come back at once do not wait, a crowd goes on in groups, and nobody
+// waits for longer than one takes.
 func TestTurnstile(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -32,16 +32,21 @@ func TestTurnstile(t *testing.T) {
 			}
 			synctest.Wait()
 		}
-		come(1)                     // alone
-		come(2)                     // too late for it
-		time.Sleep(returnEvery / 2) //
-		come(3)                     // with these two
-		time.Sleep(returnEvery / 2) // those five go
-		come(4)                     // the next group
-		time.Sleep(3 * returnEvery) // that has gone long since
+		come(returnAtOnce - 1)
+		time.Sleep(returnEvery / 2)
+		come(1 + 3) // the last of the first, and three too many
+		time.Sleep(returnEvery / 4)
+		come(2)                     // with those
+		time.Sleep(returnEvery / 4) // they go
+		come(3)                     // after a crowd, one more group
+		time.Sleep(returnEvery)     // that goes
+		come(2)                     // few again
+		time.Sleep(3 * returnEvery)
 		come(1)
 		wg.Wait()
-		want := map[time.Duration]int{0: 1, returnEvery: 5, 2 * returnEvery: 4, 4 * returnEvery: 1}
+		want := map[time.Duration]int{
+			0: returnAtOnce - 1, returnEvery / 2: 1, returnEvery: 5, 2 * returnEvery: 3 + 2, 5 * returnEvery: 1,
+		}
 		if d := cmp.Diff(want, groups); d != "" {
 			t.Errorf("how many passed when (-want +got):\n%s", d)
 		}
@@ -62,7 +67,8 @@ func TestPacedListener(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var spoken counted
-		l := &pacedListener{Listener: endless{}, spoken: &spoken}
+		const every, late = time.Millisecond, int(pacesLate / time.Millisecond)
+		l := &pacedListener{endless{}, &pacer{every: every, spoken: &spoken}}
 		accept := func(n int) time.Duration {
 			began := time.Now()
 			for range n {
@@ -70,21 +76,60 @@ func TestPacedListener(t *testing.T) {
 			}
 			return time.Since(began)
 		}
-		many := 50 * acceptedAtOnce
+		const many = 50
 		if took := accept(many); took != 0 {
 			t.Errorf("nobody speaks, and %d took %v", many, took)
 		}
 		time.Sleep(time.Second)
 		spoken++
-		if took := accept(acceptedAtOnce); took != 0 {
+		if took := accept(late + 1); took != 0 {
 			t.Errorf("the first waited for %v", took)
 		}
-		if took, want := accept(many), 50*pause; took != want {
-			t.Errorf("somebody speaks, and %d took %v, want %v", many, took, want)
+		if took := accept(many); took != many*every {
+			t.Errorf("somebody speaks, and %d took %v, want %v", many, took, many*every)
 		}
 		time.Sleep(calm)
 		if took := accept(many); took != 0 {
 			t.Errorf("nobody speaks any more, and %d took %v", many, took)
+		}
+		for began := time.Now(); time.Since(began) < longestPaced; {
+			spoken++
+			accept(many)
+		}
+		spoken++
+		if took := accept(many); took != 0 {
+			t.Errorf("more come all the time, and %d took %v", many, took)
+		}
+		time.Sleep(time.Second)
+		spoken++
+		if took := accept(late + 1 + many); took != many*every {
+			t.Errorf("it was over, and of the next %d took %v, want %v", many, took, many*every)
+		}
+	})
+}
+
+// Of those who come at once each has a turn of its own, and nobody waits for ever.
+func TestPacer_crowd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		spoken := counted(1)
+		p := &pacer{every: longestTurn / 4, spoken: &spoken}
+		began := time.Now()
+		var mu sync.Mutex
+		turns := map[time.Duration]int{}
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				p.wait()
+				mu.Lock()
+				defer mu.Unlock()
+				turns[time.Since(began).Round(longestTurn/4)]++
+			})
+		}
+		wg.Wait()
+		want := map[time.Duration]int{0: 1, longestTurn / 4: 1, longestTurn / 2: 1, longestTurn / 4 * 3: 1, longestTurn: 4}
+		if d := cmp.Diff(want, turns); d != "" {
+			t.Errorf("how many had their turn when (-want +got):\n%s", d)
 		}
 	})
 }
@@ -94,13 +139,15 @@ func TestSlots(t *testing.T) {
 	t.Parallel()
 	s := make(slots, 1)
 	ctx, cancel := context.WithCancel(t.Context())
-	if !s.takeFor(ctx) {
+	if !s.take(ctx) {
 		t.Fatal("no slot, and nobody has one")
 	}
 	cancel()
-	if s.takeFor(ctx) {
+	if s.take(ctx) {
 		t.Error("two have the one slot")
 	}
 	s.give()
-	s.take()
+	if !s.take(t.Context()) {
+		t.Error("the slot was given back, and nobody can have it")
+	}
 }

@@ -76,7 +76,7 @@ type Gateway struct {
 
 	returning turnstile // of sessions
 	parking   slots     // for sessions whose sockets have closed
-	ending    slots     // for connections that are cleaned up
+	ends      pacer     // for connections whose sockets have closed
 
 	draining atomic.Bool
 	healing  atomic.Bool     // what is known is being put back
@@ -123,8 +123,9 @@ func New(store *roomstore.Store, bus Bus, verifier auth.Verifier, cfg Config) *G
 		cfg: cfg, store: store, bus: bus, verifier: verifier, log: cfg.Log,
 		born: time.Now(), open: map[*conn]struct{}{}, sessions: map[roomstore.SessionID]*session{},
 		early:   map[roomstore.SessionID]earlyOrder{},
-		parking: make(slots, parkedAtOnce), ending: make(slots, endedAtOnce),
+		parking: make(slots, parkedAtOnce),
 	}
+	g.ends.every, g.ends.spoken = paceOf(endedAPace), &g.stats.spoken
 	g.hub = newHub(store, bus, cfg.RedisTimeout, cfg.Log, &g.stats)
 	g.beat = newHeartbeat(cfg.HeartbeatInterval)
 	return g

@@ -344,6 +344,11 @@ func (h *healing) follow(ctx context.Context, ready string) error {
 			rooms[i] = f.room
 		}
 		call, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
+		err := g.store.DropOwnerless(call, rooms)
+		if err != nil && !roomstore.Refused(err) { // what a full Redis keeps is no reason to wait
+			cancel()
+			return err
+		}
 		lives, err := g.store.Lives(call, rooms)
 		cancel()
 		if err != nil {

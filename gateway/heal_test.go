@@ -191,3 +191,37 @@ func TestGateway_heal_sentAway(t *testing.T) {
 		})
 	}
 }
+
+// An attribute that goes with its owner goes when data was lost while the owner was
+// away, who is not put back.
+func TestHeal_ownerAway(t *testing.T) {
+	t.Parallel()
+	s := serve(t, Config{})
+	ana, ben := s.login("ana"), s.login("ben")
+	for _, c := range []*bare{ana, ben} {
+		c.send(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"R","roomName":"r"}}`)
+		c.hears("R connecting activeEnter", "R connected success *", "answer 2")
+	}
+	ana.hears("R +ben 2 #2")
+	for key, goes := range map[string]bool{"goes": true, "stays": false} {
+		ben.send(protocol.MethodSetRoomAttributes, fmt.Sprintf(
+			`{"roomID":"R","roomAttributes":{%q:"v"},"config":{"isDeleteAfterOwnerLeft":%t}}`, key, goes))
+		ben.hear()
+		if _, err := ana.hear(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ben.ws.CloseNow()
+	s.until("ben is away", func() bool {
+		return s.rdb.ZCard(t.Context(), s.prefix+":{0}:parked").Val() == 1
+	})
+	keys := s.rdb.Keys(t.Context(), s.prefix+":*").Val()
+	if err := s.rdb.Del(t.Context(), keys...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	ana.hears("R connecting networkInterrupted", "R connected success *", "R lost *")
+	s.until("what goes with ben is gone", func() bool {
+		has, err := s.rdb.HKeys(t.Context(), s.prefix+":{0}:attrs:R").Result()
+		return err == nil && slices.Equal(has, []string{"stays"})
+	})
+}

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/roomgate/roomgate/protocol"
+	"github.com/roomgate/roomgate/roomstore"
 )
 
 // Limits of what clients send (docs/protocol.md, section 8). Those that an operator
@@ -17,15 +18,15 @@ const (
 	maxUserName         = 256
 	maxUserText         = 1024 // avatar URL, extended data
 	maxDelay            = 10800
-	maxAttributes       = 20
+	maxAttributes       = roomstore.MaxAttributes
 	maxAttrKey          = 16
 	maxAttrValue        = 1024
-	maxAttrTotal        = 5120
+	maxAttrTotal        = roomstore.MaxAttributeBytes
 	maxMembersWithAttrs = 500
-	maxMemberAttrs      = 30
+	maxMemberAttrs      = roomstore.MaxMemberAttributes
 	maxMemberAttrKey    = 8
 	maxMemberAttrValue  = 64
-	maxMemberAttrTotal  = 144
+	maxMemberAttrTotal  = roomstore.MaxMemberAttributeBytes
 	maxText             = 2 << 10
 	maxCommand          = 5 << 10
 	maxExtendedData     = 1 << 10

@@ -158,7 +158,7 @@ func (s *session) try() int64 {
 // It gives up when ctx is done: then the node's lease ends soon, and whoever
 // claims the node does the same.
 func (g *Gateway) park(ctx context.Context, who roomstore.Session, silent time.Duration, slow bool) {
-	if !g.parking.takeFor(ctx) {
+	if !g.parking.take(ctx) {
 		g.notParked(who, context.Cause(ctx))
 		return
 	}

@@ -2,22 +2,27 @@
 -- its members against their sessions and the indexes. It repairs what it finds,
 -- if it is told to.
 --
--- Uses     value clock session limits room depart audit
+-- Uses     value clock session limits room depart audit auditplace
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 -- KEYS[2]  control    prefix  of clock and dead
 -- KEYS[3]  nodes      zset    node incarnations by the end of their lease
 --
--- ARGV[1]  room
--- ARGV[2]  repair       "1" to repair, "0" only to look
--- ARGV[3]  number_of_partition  of the room
--- ARGV[4]  session_ttl  ms
--- ARGV[5]  lease_ttl    ms
--- ARGV[6]  log_ttl      ms
--- ARGV[7]  longest      seconds that a room may be empty
--- ARGV[8]  count        of users; two arguments each follow. Each is someone who
+-- ARGV[1]   room
+-- ARGV[2]   repair       "1" to repair, "0" only to look
+-- ARGV[3]   number_of_partition  of the room
+-- ARGV[4]   session_ttl  ms
+-- ARGV[5]   lease_ttl    ms
+-- ARGV[6]   log_ttl      ms
+-- ARGV[7]   longest      seconds that a room may be empty
+-- ARGV[8]   nodes        with a lease, each between NULs, if they are not in this slot
+-- ARGV[9]   max_keys     of attributes of the room
+-- ARGV[10]  max_bytes    of their keys and values
+-- ARGV[11]  count        of users; four arguments each follow. Each is someone who
 --                       is in members or in info
--- ARGV[9]  user, user_slot, …
+-- ARGV[12]  user, user_slot, record, place, …  the latter two if they are not in this
+--                       slot: of the session that info has, its record or "over", and its
+--                       reservation of the room
 --
 -- Returns  {"ok", code, subject, detail, repaired, …}  four values a finding;
 --                                                      repaired is "1" or "0"
@@ -30,7 +35,8 @@ local LOG_LOOKED_AT = 500
 local part, control, nodes = KEYS[1], KEYS[2], KEYS[3]
 local id, repair, partition = ARGV[1], ARGV[2], ARGV[3]
 local session_ttl, lease_ttl, log_ttl = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-local longest, count = tonumber(ARGV[7]), tonumber(ARGV[8])
+local longest, leases = tonumber(ARGV[7]), ARGV[8]
+local max_keys, max_bytes, count = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 
 local reply = { "ok" }
 local finding = findings(reply, repair)
@@ -91,7 +97,7 @@ end
 
 -- The members given.
 for i = 0, count - 1 do
-  local user, user_slot = ARGV[9 + 2 * i], ARGV[10 + 2 * i]
+  local user, user_slot, record, place = ARGV[12 + 4 * i], ARGV[13 + 4 * i], ARGV[14 + 4 * i], ARGV[15 + 4 * i]
   local who = user .. " in " .. id
   local user_key = key(slot(part, user_slot), "user", user)
   local entry = user .. NUL .. id
@@ -102,32 +108,30 @@ for i = 0, count - 1 do
     finding("noinfo", who, "is a member, and the info of the membership is " .. shown(value), function()
       call("ZREM", members, user)
       call("HDEL", info, user)
-      call("HDEL", user_key, "r:" .. id)
+      drop_place(part, user_key, id, user)
     end)
   elseif m and not entered then
     finding("nomember", who, "has the info of a membership, and is no member", function()
       call("HDEL", info, user)
-      call("HDEL", user_key, "r:" .. id)
+      drop_place(part, user_key, id, user, m)
       call("ZREM", part .. "parked", m.session .. NUL .. entry)
       call("SREM", key(part, "node", m.node), entry)
     end)
   elseif m then
-    local r = call("HGET", user_key, "r:" .. id)
-    local since, rest = (r or ""):match("^(%d*)(.*)$")
-    -- A place from before data was lost is one in the room that it goes back to.
-    local known = since == epoch or ((f[7] or ""):find("," .. since .. ",", 1, true) and since ~= "")
-    if not known or rest ~= NUL .. partition .. NUL .. m.session then
+    local agrees, r = place_of(user_key, id, epoch, f[7], partition, m, place)
+    if not agrees then
       finding("reservation", who, "is not in the user's list of rooms as it has to be, which has " .. shown(r), function()
-        call("HSET", user_key, "r:" .. id, epoch .. NUL .. partition .. NUL .. m.session)
+        mend_place(part, user_key, id, user, epoch, partition, m)
       end)
     end
-    if m.user_slot ~= user_slot then
-      finding("slot", who, "has the user's slot " .. shown(m.user_slot) .. ", it is " .. user_slot, function()
-        m.user_slot = user_slot
+    local home = m.user_slot:match("^[^#]*")
+    if home ~= user_slot then
+      finding("slot", who, "has the user's slot " .. shown(home) .. ", it is " .. user_slot, function()
+        m.user_slot = user_slot .. m.user_slot:sub(#home + 1)
         call("HSET", info, user, membership_value(m))
       end)
     end
-    local s = session_record(call("HGET", user_key, "s:" .. m.session))
+    local s, over = record_of(user_key, m.session, record)
     local till = tonumber(call("ZSCORE", part .. "parked", m.session .. NUL .. entry) or "")
     if s and s.node and (s.node ~= m.node or s.generation ~= m.generation) then
       finding("apart", who, "is of generation " .. m.generation .. " on node " .. shown(m.node) ..
@@ -154,9 +158,9 @@ for i = 0, count - 1 do
           function() unparked(user, m) end)
       end
     else
-      if not call("ZSCORE", nodes, m.node) then
+      if not leased(nodes, leases, m.node) then
         finding("nonode", who, "is held by node " .. m.node .. ", which is not there", function() unparked(user, m) end)
-      elseif not s then
+      elseif not s and not over then
         finding("nosession", who, "has the session " .. m.session .. ", which is not there", function() unparked(user, m) end)
       elseif call("SISMEMBER", key(part, "node", m.node), entry) == 0 then
         finding("unheld", who, "is on node " .. m.node .. ", which does not know it", function()
@@ -233,6 +237,55 @@ else
       load(part, id, now_ms)
     end)
   end
+end
+-- What only says that something may be there.
+local flags = call("HMGET", room_key, "attrs", "bequests", "blocked")
+local function flagged(i, name, why)
+  if flags[i] ~= "1" and (why or flags[i]) then
+    finding("flag", id, "has " .. (why or "nothing of the kind") .. ", and says of " .. name .. " " .. shown(flags[i]),
+      function()
+        call("HSET", room_key, name, "1")
+      end)
+  end
+end
+local attrs = key(part, "attrs", id)
+local keys, attribute_bytes, goes = call("HLEN", attrs), 0, nil
+if keys > max_keys then
+  finding("attributes", id, "has " .. keys .. " attributes, more than " .. max_keys)
+else
+  local fields = call("HGETALL", attrs)
+  for i = 1, #fields, 2 do
+    local k, v = fields[i], fields[i + 1]
+    local leaves, text = v:match("^[^%z]*%z([01])%z(.*)$")
+    if not leaves then
+      finding("damaged", id, "has the attribute " .. shown(k) .. ", which is " .. shown(v:sub(1, 60)), function()
+        call("HDEL", attrs, k)
+      end)
+    else
+      attribute_bytes = attribute_bytes + #k + #text
+      goes = goes or leaves == "1" and "an attribute that goes with its owner"
+    end
+  end
+  if attribute_bytes > max_bytes then
+    finding("attributes", id, "has attributes of " .. attribute_bytes .. " bytes, more than " .. max_bytes)
+  end
+end
+flagged(1, "attrs", keys > 0 and "attributes")
+flagged(2, "bequests", goes)
+flagged(3, "blocked", call("EXISTS", key(part, "blocked", id)) == 1 and "blocked users")
+local upkeep = call("HMGET", room_key, "attrseq", "leftat", "leftseq")
+for i, name in ipairs({ "attrseq", "leftat", "leftseq" }) do
+  local v, last = upkeep[i], name == "leftat" and now_ms + SLACK_MS or math.max(seq, highest)
+  if v and (not whole(v) or whole(v) > last) then
+    finding("damaged", id, "has the " .. name .. " " .. shown(v) .. ", it is at most " .. number(last), function()
+      call("HDEL", room_key, name)
+    end)
+  end
+end
+if (upkeep[2] == false) ~= (upkeep[3] == false) then
+  finding("damaged", id, "has the leftat " .. shown(upkeep[2]) .. " and the leftseq " .. shown(upkeep[3]), function()
+    call("HDEL", room_key, "leftat", "leftseq")
+  end)
 end
 for _, kind in ipairs({ "left", "log" }) do
   if call("PTTL", key(part, kind, id)) == -1 then

@@ -1,7 +1,7 @@
 -- audituser.lua holds a user's sessions and rooms against the indexes and the
 -- rooms. It repairs what it finds, if it is told to.
 --
--- Uses     value clock audit
+-- Uses     value clock audit auditplace
 --
 -- KEYS[1]  user     hash    the user's sessions and rooms
 -- KEYS[2]  uslot    prefix  of the keys in the user's slot
@@ -13,6 +13,7 @@
 -- ARGV[3]  session_ttl  ms
 -- ARGV[4]  lease_ttl    ms
 -- ARGV[5]  partitions
+-- ARGV[6]  nodes        as auditroom has it
 --
 -- Returns  {"ok", code, subject, detail, repaired, …}  as auditroom
 --
@@ -21,6 +22,7 @@
 local user_key, uslot, control, nodes = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local user, repair = ARGV[1], ARGV[2]
 local session_ttl, lease_ttl, partitions = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local leases = ARGV[6]
 
 local reply = { "ok" }
 local finding = findings(reply, repair)
@@ -29,7 +31,7 @@ local awake_ms = awake(control, now_ms)
 local fields = call("HGETALL", user_key)
 for i = 1, #fields, 2 do
   local field, value = fields[i], fields[i + 1]
-  local session, id = field:match("^s:(.+)$"), field:match("^r:(.+)$")
+  local session = field:match("^s:(.+)$")
   local drop = function() call("HDEL", user_key, field) end
   if session then
     local who = "session " .. session .. " of " .. user
@@ -56,27 +58,15 @@ for i = 1, #fields, 2 do
           call("ZADD", uslot .. "parked", s.deadline, entry)
         end)
       end
-    elseif not call("ZSCORE", nodes, s.node) then
+    elseif not leased(nodes, leases, s.node) then
       finding("nonode", who, "is held by node " .. s.node .. ", which is not there", park)
     elseif call("SISMEMBER", key(uslot, "nodesessions", s.node), entry) == 0 then
       finding("unheld", who, "is on node " .. s.node .. ", which does not know it", function()
         call("SADD", key(uslot, "nodesessions", s.node), entry)
       end)
     end
-  elseif id then
-    local r = value:match("^%d+%z%d+%z[^%z]+$") and user_room(value)
-    if not r or tonumber(r.partition) >= partitions then
-      finding("damaged", user .. "'s place in " .. id, "is " .. shown(value), drop)
-    else
-      local part = slot(uslot, r.partition)
-      local m = membership(call("HGET", key(part, "info", id), user))
-      -- A place in a life that is over is void, and no finding.
-      if call("HGET", key(part, "room", id), "epoch") == r.epoch and (not m or m.session ~= r.session) then
-        finding("reservation", user .. "'s place in " .. id, "is of session " .. r.session .. ", which is not in it", drop)
-      end
-    end
   else
-    finding("damaged", user_key, "has the field " .. shown(field), drop)
+    audit_field(finding, user_key, uslot, user, field, value, partitions)
   end
 end
 return reply

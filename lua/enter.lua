@@ -21,7 +21,7 @@
 -- ARGV[12]  delay         seconds; likewise
 -- ARGV[13]  keep          "0": an emptied room loses name and attributes; likewise
 -- ARGV[14]  max_members
--- ARGV[15]  max_user_rooms
+-- ARGV[15]  max_user_rooms  0 if the user is known to be in as many as allowed
 -- ARGV[16]  max_rooms     0 for any number
 -- ARGV[17]  partitions
 -- ARGV[18]  did_ttl       ms
@@ -136,7 +136,7 @@ if room and room.blocked then -- seldom
     return { "blocked" }
   end
 end
-if not m then
+if not m or max_user_rooms == 0 then
   if rooms_of_user(part, user_key, user, max_user_rooms) >= max_user_rooms then
     return { "userlimit" }
   end

@@ -50,9 +50,9 @@ var (
 	Admit             = step("admit")
 	Admitted          = step("admitted")
 	Attributes        = load("attributes")
-	AuditIndex        = alone("auditindex")
-	AuditRoom         = alone("auditroom")
-	AuditUser         = alone("audituser")
+	AuditIndex        = load("auditindex")
+	AuditRoom         = load("auditroom")
+	AuditUser         = load("audituser")
 	Bar               = step("bar")
 	Bury              = step("bury")
 	Catchup           = load("catchup")
@@ -89,6 +89,7 @@ var (
 	MemberInfo        = load("memberinfo")
 	Members           = load("members")
 	MembersAttributes = load("membersattributes")
+	Ownerless         = load("ownerless")
 	Park              = together(load("park"), 1)
 	ParkPlace         = step("parkplace")
 	Places            = step("places")
@@ -101,6 +102,7 @@ var (
 	Register          = step("register")
 	Relay             = load("relay")
 	Release           = alone("release")
+	Rereserve         = step("rereserve")
 	Reserve           = step("reserve")
 	Resolve           = step("resolve")
 	Resume            = together(alone("resume"), 2)
@@ -122,9 +124,10 @@ var All = []Script{
 	Absent, Admissions, Admit, Admitted, Attributes, AuditIndex, AuditRoom, AuditUser, Bar, Bury, Catchup,
 	Census, ChangeAttributes, Claim, Cluster, Condemn, Count, Create, Decide, Describe, Destroy, Ended, Enter,
 	Fence, Free, Generations, Greet, Heal, Held, History, Hold, Holds, Kick, Lease, Leave, LeaveAll,
-	ListMembers, ListRooms, Lives, Login, MemberAttributes, MemberInfo, Members, MembersAttributes, Park,
-	ParkPlace, Places, Positions, Post, Probe, Quit, Reclaim, Refused, Register, Relay, Release, Reserve,
-	Resolve, Resume, Retake, Send, Settle, Sweep, Switch, Takeover, Tally, TickRooms, TickUsers, Undo, Vacate,
+	ListMembers, ListRooms, Lives, Login, MemberAttributes, MemberInfo, Members, MembersAttributes, Ownerless,
+	Park, ParkPlace, Places, Positions, Post, Probe, Quit, Reclaim, Refused, Register, Relay, Release,
+	Rereserve, Reserve, Resolve, Resume, Retake, Send, Settle, Sweep, Switch, Takeover, Tally, TickRooms,
+	TickUsers, Undo, Vacate,
 }
 
 // Commands gives every command that a script calls, in order: on one Redis, or on
@@ -230,7 +233,9 @@ func assemble(name string, apart bool) string {
 			if other := instead[lib]; apart && other != "" {
 				lib = other
 			}
-			definitions = append(definitions, split(code(read("lib/"+lib+".lua")))...)
+			for _, lib := range strings.Fields(lib) {
+				definitions = append(definitions, split(code(read("lib/"+lib+".lua")))...)
+			}
 		}
 	}
 	return place(code(here.ReplaceAllStringFunc(body, func(line string) string {
@@ -239,7 +244,7 @@ func assemble(name string, apart bool) string {
 }
 
 // instead gives the files of lib/ that stand for others where slots lie apart.
-var instead = map[string]string{"place": "apart", "limits": "admission"}
+var instead = map[string]string{"place": "apart", "limits": "admission", "auditplace": "apart auditapart"}
 
 // here finds the lines in whose place a file of lib/ stands as it is.
 var here = regexp.MustCompile(`(?m)^-- Here (\w+)\n`)

@@ -304,9 +304,10 @@ func testUses(t *testing.T, mode string) {
 	t.Parallel()
 	libs := read(t, "lib/*.lua")
 	// Those of the other mode, and those that scripts of only that one name.
-	instead, alone := map[string]string{"apart": "place", "admission": "limits"}, []string{"apart", "admission"}
+	instead := map[string]string{"apart": "place", "admission": "limits", "auditapart": "auditplace"}
+	alone := []string{"apart", "admission", "auditapart"}
 	if mode == "apart" {
-		instead, alone = map[string]string{"place": "apart", "limits": "admission"}, nil
+		instead, alone = map[string]string{"place": "apart", "limits": "admission", "auditplace": "apart auditapart"}, nil
 	}
 	home := map[string]string{} // of what a lib defines
 	references := map[string]*regexp.Regexp{}
@@ -328,15 +329,18 @@ func testUses(t *testing.T, mode string) {
 	for name, s := range read(t, "*.lua") {
 		uses := strings.Fields(s.section("Uses"))
 		for _, lib := range append(slices.Clone(uses), s.parts...) {
-			everUsed[lib], everUsed[instead[lib]] = true, true
+			everUsed[lib] = true
+			for _, other := range strings.Fields(instead[lib]) {
+				everUsed[other] = true
+			}
 		}
 		if slices.ContainsFunc(uses, func(lib string) bool { return slices.Contains(alone, lib) }) ||
 			mode == "apart" && !slices.ContainsFunc(lua.All, func(s lua.Script) bool { return s.Name == name && s.Apart != nil }) {
 			continue // it has no text of this mode
 		}
-		for i, lib := range uses {
+		for i, lib := range slices.Backward(uses) {
 			if instead[lib] != "" {
-				uses[i] = instead[lib]
+				uses = slices.Replace(uses, i, i+1, strings.Fields(instead[lib])...)
 			}
 		}
 		// What is called from the body, and from what is called.

@@ -85,6 +85,7 @@ type reservation struct {
 	ticket string
 	from   string // the ticket of the reservation of the room that it switches from
 	listed []todo // see reserve.lua
+	none   bool   // the user is at the limit: what is asked is what else there is to say
 }
 
 // reserved calls an entry into a room with the user's reservation for it. What is
@@ -96,6 +97,10 @@ func (s *Store) reserved(ctx context.Context, who Session, p passage, enter func
 	above := "0"
 	for range reserveTries {
 		got, err := s.reserve(ctx, who, p, above)
+		if errors.Is(err, ErrUserLimit) {
+			// An earlier call under the key may have got in; and other refusals come first.
+			return enter(reservation{home: s.keys.userSlot(who.User) + "#" + noTicket, none: true})
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -119,6 +124,9 @@ func (s *Store) reserved(ctx context.Context, who Session, p passage, enter func
 	}
 	return nil, opErr("enter", string(p.room), ErrUserLimit)
 }
+
+// noTicket is above all that are fenced, and no entry is made with it.
+const noTicket = "9000000000000000"
 
 // dropOthers gives back what a user's other sessions have reserved of a room and do
 // not use, but for those that have been given back.
@@ -306,22 +314,34 @@ func (s *Store) seeTo(ctx context.Context, list []todo, left time.Duration) erro
 	return err
 }
 
-// tell gives the orders among what is listed to their nodes, and gives the rest. One
-// that does not get there is made good when its node next compares its sessions.
-func (s *Store) tell(ctx context.Context, list []todo) (rest []todo) {
+// tellFor is how long an order may take whose call is over.
+const tellFor = time.Second
+
+// tell gives the orders among what is listed to their nodes. One that does not get
+// there is made good when its node next compares its sessions.
+func (s *Store) tell(ctx context.Context, list []todo) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellFor)
+	defer cancel()
 	for _, t := range list {
 		if t.what == "order" {
 			s.run(ctx, t.node, t.node, lua.Probe, []string{s.NodeTopic(t.node, 0)}, t.detail)
-		} else {
-			rest = append(rest, t)
 		}
 	}
-	return rest
+}
+
+// unordered is a list without its orders.
+func unordered(list []todo) []todo {
+	return slices.DeleteFunc(slices.Clone(list), func(t todo) bool { return t.what == "order" })
 }
 
 // settle is seeTo, and says how many it took out of rooms.
 func (s *Store) settle(ctx context.Context, list []todo, left time.Duration) (quit int, err error) {
-	if list = s.tell(ctx, list); len(list) == 0 {
+	if len(list) == 0 {
+		return 0, nil
+	}
+	// Behind all else: who is sent away hears of its rooms first, as a rule.
+	defer s.tell(ctx, list)
+	if list = unordered(list); len(list) == 0 {
 		return 0, nil
 	}
 	if err := s.finishSwitches(ctx, list); err != nil {
@@ -521,7 +541,8 @@ func (s *Store) resumeApart(ctx context.Context, node string, user UserID, id Se
 	for _, room := range named {
 		asked[room] = true
 	}
-	listed := s.tell(ctx, r.listed)
+	s.tell(ctx, r.listed)
+	listed := unordered(r.listed)
 	if err := s.finishSwitches(ctx, listed); err != nil {
 		return Session{}, nil, false, err
 	}

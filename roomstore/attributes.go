@@ -9,6 +9,15 @@ import (
 	"github.com/roomgate/roomgate/lua"
 )
 
+// How much may be attached to a room and to its members. Calls name the limits that
+// they are made under; an audit takes these.
+const (
+	MaxAttributes           = 20   // of a room
+	MaxAttributeBytes       = 5120 // of their keys and values
+	MaxMemberAttributes     = 30   // of one member
+	MaxMemberAttributeBytes = 144  // of their keys and values
+)
+
 // An Attribute is one of a room.
 type Attribute struct {
 	Key, Value string

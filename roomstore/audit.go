@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -39,14 +40,19 @@ const (
 	longestDelay = 10800
 )
 
-// layout is every key there may be, behind the prefix, its type in Redis and
-// how it is looked at.
-var layout = []struct {
+// A layoutKey is a kind of keys.
+type layoutKey struct {
 	key  *regexp.Regexp // with the partition or slot, then the ID
 	kind string
 	look string
-}{
-	{regexp.MustCompile(`(?s)^\{(\d+)\}:(?:room|attrs|memberattrs|blocked):(.+)$`), "hash", "room"},
+}
+
+// layout is every key there may be, behind the prefix, its type in Redis and
+// how it is looked at.
+var layout = []layoutKey{
+	{regexp.MustCompile(`(?s)^\{(\d+)\}:(?:room|attrs):(.+)$`), "hash", "room"},
+	{regexp.MustCompile(`(?s)^\{(\d+)\}:memberattrs:(.+)$`), "hash", "memberattrs"},
+	{regexp.MustCompile(`(?s)^\{(\d+)\}:blocked:(.+)$`), "hash", "blocked"},
 	{regexp.MustCompile(`(?s)^\{(\d+)\}:info:(.+)$`), "hash", "members"},
 	{regexp.MustCompile(`(?s)^\{(\d+)\}:members:(.+)$`), "zset", "members"},
 	{regexp.MustCompile(`(?s)^\{(\d+)\}:left:(.+)$`), "zset", "room"},
@@ -69,6 +75,19 @@ var layout = []struct {
 	{regexp.MustCompile(`^\{(0)\}:(?:term|origin)()$`), "string", ""},
 }
 
+// apartLayout is what there is besides where hash slots lie apart.
+var apartLayout = []layoutKey{
+	{regexp.MustCompile(`^\{(u?\d+)\}:clock()$`), "hash", ""},
+	{regexp.MustCompile(`^\{(u?\d+)\}:dead()$`), "zset", ""},
+	{regexp.MustCompile(`^\{(u?\d+)\}:(?:term|origin|partitions)()$`), "string", ""},
+	{regexp.MustCompile(`^\{(0)\}:nodes()$`), "zset", "nodes"},
+	{regexp.MustCompile(`^\{(u\d+)\}:switching()$`), "zset", "switching"},
+	{regexp.MustCompile(`^\{(0)\}:admissions()$`), "hash", ""},
+	{regexp.MustCompile(`^\{(0)\}:(?:admitted:\d+|making)()$`), "zset", ""},
+	{regexp.MustCompile(`^\{(\d+)\}:ended()$`), "zset", ""},
+	{regexp.MustCompile(`(?s)^\{(\d+)\}:barred:(.+)$`), "string", "expiring"},
+}
+
 // audit is one walk over all keys.
 type audit struct {
 	s      *Store
@@ -78,6 +97,96 @@ type audit struct {
 	open   int // findings not repaired
 	rooms  map[RoomID]bool
 	said   map[Finding]bool // a room is come upon in more than one way
+	doubts []doubt          // where slots lie apart
+}
+
+// A look compares something, and repairs it if repair is "1".
+type look func(ctx context.Context, repair string) ([]Finding, error)
+
+// A doubt is what one look has found, and is to be looked at again: what is in several
+// slots is not read at one moment, and may agree all the same.
+type doubt struct {
+	found []Finding
+	again look
+}
+
+// maxDoubts is how many doubts there may be before they are looked at again.
+const maxDoubts = 1000
+
+// look reports what a look finds: where slots lie apart only what it finds twice.
+func (a *audit) look(ctx context.Context, l look) error {
+	if a.s.cfg.Apart {
+		found, err := l(ctx, "0")
+		if len(found) > 0 {
+			a.doubts = append(a.doubts, doubt{found, l})
+		}
+		if err != nil || len(a.doubts) < maxDoubts {
+			return err
+		}
+		return a.lookAgain(ctx)
+	}
+	found, err := l(ctx, a.repair)
+	for _, f := range found {
+		a.found(f)
+	}
+	return err
+}
+
+// lookEach is look at a page of entries, and where it finds something at each of
+// them, so that nothing else is repaired.
+func (a *audit) lookEach(ctx context.Context, page []string, l func(ctx context.Context, page []string, repair string) ([]Finding, error)) error {
+	of := func(page []string) look {
+		return func(ctx context.Context, repair string) ([]Finding, error) { return l(ctx, page, repair) }
+	}
+	if !a.s.cfg.Apart {
+		return a.look(ctx, of(page))
+	}
+	found, err := of(page)(ctx, "0")
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	for _, entry := range page {
+		if err := a.look(ctx, of([]string{entry})); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lookAgain looks at the doubts again, when whatever was under way is over.
+func (a *audit) lookAgain(ctx context.Context) error {
+	if len(a.doubts) == 0 {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return opErr("audit", "", ctx.Err())
+	case <-time.After(a.s.secondLook):
+	}
+	for _, d := range a.doubts {
+		found, err := d.again(ctx, "0")
+		if err != nil {
+			return err
+		}
+		still := slices.DeleteFunc(found, func(f Finding) bool { return !f.among(d.found) })
+		if len(still) > 0 && a.repair == "1" {
+			repaired, err := d.again(ctx, "1")
+			if err != nil {
+				return err
+			}
+			still = slices.DeleteFunc(repaired, func(f Finding) bool { return !f.among(still) })
+		}
+		for _, f := range still {
+			a.found(f)
+		}
+	}
+	a.doubts = nil
+	return nil
+}
+
+// among says whether a finding is one of some, but for its detail.
+func (f Finding) among(list []Finding) bool {
+	return slices.ContainsFunc(list, func(g Finding) bool { return f.Code == g.Code && f.Subject == g.Subject })
 }
 
 // Audit holds everything that is stored against itself: counts against sets,
@@ -87,20 +196,46 @@ type audit struct {
 // what it can.
 //
 // It may run beside gateways at work: what it compares, it compares within one
-// script each. On a healthy deployment it finds nothing. It walks all keys, in
+// script each; or, where hash slots lie apart, twice, some seconds after another. On a healthy deployment it finds nothing. It walks all keys, in
 // steps of some hundred.
 func (s *Store) Audit(ctx context.Context, repair bool, report func(Finding)) error {
-	if s.cfg.Apart {
-		return opErr("audit", "", errors.New("an audit cannot compare what is in several hash slots"))
-	}
 	a := &audit{s: s, rdb: s.calls.rdb, repair: "0", report: report, rooms: map[RoomID]bool{}, said: map[Finding]bool{}}
 	if repair {
 		a.repair = "1"
 	}
+	var err error
+	if cluster, ok := a.rdb.(*redis.ClusterClient); ok {
+		var mu sync.Mutex // one after another
+		err = cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
+			mu.Lock()
+			defer mu.Unlock()
+			return a.scan(ctx, node)
+		})
+	} else {
+		err = a.scan(ctx, a.rdb)
+	}
+	if err == nil {
+		err = a.places(ctx)
+	}
+	if err == nil {
+		err = a.lookAgain(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	now, err := a.rdb.Time(ctx).Result()
+	if err == nil {
+		err = a.rdb.HSet(ctx, s.audited(), "at", now.UnixMilli(), "found", a.open).Err()
+	}
+	return opErr("audit", "", err)
+}
+
+// scan walks the keys of one Redis.
+func (a *audit) scan(ctx context.Context, rdb redis.UniversalClient) error {
 	var cursor uint64
-	match := strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(s.cfg.Prefix) + ":*"
+	match := strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(a.s.cfg.Prefix) + ":*"
 	for {
-		found, next, err := a.rdb.Scan(ctx, cursor, match, auditScan).Result()
+		found, next, err := rdb.Scan(ctx, cursor, match, auditScan).Result()
 		if err != nil {
 			return opErr("audit", "", err)
 		}
@@ -108,14 +243,9 @@ func (s *Store) Audit(ctx context.Context, repair bool, report func(Finding)) er
 			return err
 		}
 		if cursor = next; cursor == 0 {
-			break
+			return nil
 		}
 	}
-	now, err := a.rdb.Time(ctx).Result()
-	if err == nil {
-		err = a.rdb.HSet(ctx, s.audited(), "at", now.UnixMilli(), "found", a.open).Err()
-	}
-	return opErr("audit", "", err)
 }
 
 func (s *Store) audited() string { return s.keys.control(s.keys.nodes()) + "audited" }
@@ -176,9 +306,13 @@ func (a *audit) keys(ctx context.Context, found []string) error {
 // key looks at one key.
 func (a *audit) key(ctx context.Context, key, kind string, ttl time.Duration) error {
 	rest := strings.TrimPrefix(key, a.s.cfg.Prefix+":")
-	for _, l := range layout {
+	known := layout
+	if a.s.cfg.Apart {
+		known = slices.Concat(layout, apartLayout)
+	}
+	for _, l := range known {
 		m := l.key.FindStringSubmatch(rest)
-		if m == nil {
+		if m == nil || a.s.cfg.Apart && m[1] == "" { // each slot has its own
 			continue
 		}
 		slot, id := m[1], m[2]
@@ -203,21 +337,25 @@ func (a *audit) key(ctx context.Context, key, kind string, ttl time.Duration) er
 				return nil
 			}
 			a.rooms[RoomID(id)] = true
-			return a.room(ctx, RoomID(id), nil)
+			return a.look(ctx, a.room(RoomID(id), nil))
 		case "members":
 			return a.members(ctx, key, kind, RoomID(id))
+		case "memberattrs", "blocked":
+			if err := a.look(ctx, a.room(RoomID(id), nil)); err != nil {
+				return err
+			}
+			return a.index(ctx, key, kind, l.look, slot, id)
 		case "rooms":
 			return a.pages(ctx, key, kind, func(page []string) error {
 				for _, id := range page {
-					if err := a.room(ctx, RoomID(id), nil); err != nil {
+					if err := a.look(ctx, a.room(RoomID(id), nil)); err != nil {
 						return err
 					}
 				}
 				return nil
 			})
 		case "user":
-			return a.run(ctx, key, lua.AuditUser, []string{key, a.s.keys.uslot(slot), a.s.keys.control(a.s.keys.nodes()), a.s.keys.nodes()},
-				id, a.repair, ms(a.s.cfg.SessionTTL), ms(a.s.cfg.LeaseTTL), a.s.cfg.Partitions)
+			return a.user(ctx, key, slot, UserID(id))
 		default:
 			return a.index(ctx, key, kind, l.look, slot, id)
 		}
@@ -229,7 +367,7 @@ func (a *audit) key(ctx context.Context, key, kind string, ttl time.Duration) er
 // belongs says whether a key lies where what it is about is looked for.
 func (a *audit) belongs(slot, id, look string) bool {
 	switch look {
-	case "room", "members":
+	case "room", "members", "memberattrs", "blocked":
 		return slot == strconv.Itoa(a.s.keys.hash(id))
 	case "user":
 		return slot == a.s.keys.userSlot(UserID(id))
@@ -263,34 +401,259 @@ func (a *audit) expire(ctx context.Context, key string) error {
 	return nil
 }
 
-// room looks at a room, and at some who may be in it.
-func (a *audit) room(ctx context.Context, room RoomID, users []string) error {
-	p := a.s.keys.partition(room)
-	args := []any{string(room), a.repair, p, ms(a.s.cfg.SessionTTL), ms(a.s.cfg.LeaseTTL), ms(a.s.cfg.LogTTL), longestDelay, len(users)}
-	for _, user := range users {
-		args = append(args, user, a.s.keys.userSlot(UserID(user)))
+// leases gives the nodes that are known, each between NULs, where a script does not
+// see them.
+func (a *audit) leases(ctx context.Context) (string, error) {
+	if !a.s.cfg.Apart {
+		return "", nil
 	}
-	return a.run(ctx, string(room), lua.AuditRoom, []string{a.s.keys.part(p), a.s.keys.control(a.s.keys.nodes()), a.s.keys.nodes()}, args...)
+	nodes, err := a.rdb.ZRange(ctx, a.s.keys.nodes(), 0, -1).Result()
+	return "\x00" + strings.Join(nodes, "\x00") + "\x00", opErr("audit", "", err)
+}
+
+// nodesFor gives the key of the leases for a script about what lies at a prefix; or
+// that, if it does not see them.
+func (a *audit) nodesFor(prefix string) string {
+	if a.s.cfg.Apart {
+		return prefix
+	}
+	return a.s.keys.nodes()
+}
+
+// room looks at a room, and at some who may be in it.
+func (a *audit) room(room RoomID, users []string) look {
+	return func(ctx context.Context, repair string) ([]Finding, error) {
+		p := a.s.keys.partition(room)
+		part := a.s.keys.part(p)
+		leases, err := a.leases(ctx)
+		if err != nil {
+			return nil, err
+		}
+		args := []any{string(room), repair, p, ms(a.s.cfg.SessionTTL), ms(a.s.cfg.LeaseTTL), ms(a.s.cfg.LogTTL), longestDelay, leases,
+			MaxAttributes, MaxAttributeBytes, len(users)}
+		for _, user := range users {
+			record, place, err := a.elsewhere(ctx, room, UserID(user))
+			if err != nil {
+				return nil, err
+			}
+			args = append(args, user, a.s.keys.userSlot(UserID(user)), record, place)
+		}
+		return a.run(ctx, string(room), lua.AuditRoom, []string{part, a.s.keys.control(part), a.nodesFor(part)}, args...)
+	}
+}
+
+// elsewhere gives what another slot has of a member of a room: the record of the
+// session, "over" if its end is being seen to, and its reservation.
+func (a *audit) elsewhere(ctx context.Context, room RoomID, user UserID) (record, place string, err error) {
+	if !a.s.cfg.Apart {
+		return "", "", nil
+	}
+	info, err := a.rdb.HGet(ctx, a.s.keys.part(a.s.keys.partition(room))+"info:"+string(room), string(user)).Result()
+	if err != nil {
+		if errors.Is(err, redis.Nil) || strings.HasPrefix(err.Error(), "WRONGTYPE") {
+			err = nil
+		}
+		return "", "", opErr("audit", string(room), err)
+	}
+	session, _, _ := strings.Cut(info, "\x00")
+	f, err := a.rdb.HMGet(ctx, a.s.keys.user(user), "s:"+session, "e:"+session, "r:"+string(room)+"\x00"+session).Result()
+	if err != nil {
+		if strings.HasPrefix(err.Error(), "WRONGTYPE") {
+			err = nil
+		}
+		return "", "", opErr("audit", string(user), err)
+	}
+	record, _ = f[0].(string)
+	if f[0] == nil && f[1] != nil {
+		record = "over"
+	}
+	place, _ = f[2].(string)
+	return record, place, nil
 }
 
 // members looks at all who are in the members or the info of a room.
 func (a *audit) members(ctx context.Context, key, kind string, room RoomID) error {
-	return a.pages(ctx, key, kind, func(page []string) error { return a.room(ctx, room, page) })
+	return a.pages(ctx, key, kind, func(page []string) error {
+		return a.lookEach(ctx, page, func(ctx context.Context, page []string, repair string) ([]Finding, error) {
+			return a.room(room, page)(ctx, repair)
+		})
+	})
 }
 
+// user looks at a user's sessions and places.
+func (a *audit) user(ctx context.Context, key, slot string, user UserID) error {
+	uslot := a.s.keys.uslot(slot)
+	control := a.s.keys.control(uslot)
+	err := a.look(ctx, func(ctx context.Context, repair string) ([]Finding, error) {
+		leases, err := a.leases(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return a.run(ctx, key, lua.AuditUser, []string{key, uslot, control, a.nodesFor(uslot)},
+			string(user), repair, ms(a.s.cfg.SessionTTL), ms(a.s.cfg.LeaseTTL), a.s.cfg.Partitions, leases)
+	})
+	if err != nil || !a.s.cfg.Apart {
+		return err
+	}
+	return a.look(ctx, func(ctx context.Context, repair string) ([]Finding, error) { return a.void(ctx, user, repair) })
+}
+
+// void looks for reservations of a user, where slots lie apart, whose session is not in
+// the room and could have been: they are given back. One of an earlier life of the room is
+// void, and no finding; nor is one that is new, or whose session is over.
+func (a *audit) void(ctx context.Context, user UserID, repair string) (found []Finding, err error) {
+	fields, err := a.rdb.HGetAll(ctx, a.s.keys.user(user)).Result()
+	if err != nil {
+		return nil, opErr("audit", string(user), err)
+	}
+	now, err := a.rdb.Time(ctx).Result()
+	if err != nil {
+		return nil, opErr("audit", "", err)
+	}
+	for field, value := range fields {
+		field, reserves := strings.CutPrefix(field, "r:")
+		id, session, ok := strings.Cut(field, "\x00")
+		_, text, whole := strings.Cut(value, "\x00")
+		ticket, err := strconv.ParseInt(text, 10, 64)
+		if !reserves || !ok || !whole || err != nil || fields["s:"+session] == "" {
+			continue // the script sees to what is malformed
+		}
+		part := a.s.keys.part(a.s.keys.partition(RoomID(id)))
+		created, err := a.rdb.HGet(ctx, part+"room:"+id, "created").Int64()
+		if errors.Is(err, redis.Nil) || err == nil && created*1000 > ticket || now.Sub(time.UnixMicro(ticket)) < auditSlack {
+			continue
+		}
+		info, err := a.rdb.HGet(ctx, part+"info:"+id, string(user)).Result()
+		if err != nil && !errors.Is(err, redis.Nil) {
+			continue // the walk comes to that key, too
+		}
+		if strings.HasPrefix(info, session+"\x00") {
+			continue
+		}
+		f := Finding{Code: "reservation", Subject: string(user) + "'s place in " + id, Detail: "is of session " + session + ", which is not in it"}
+		if repair == "1" {
+			node := strings.SplitN(fields["s:"+session], "\x00", 3)[1]
+			f.Repaired, err = a.s.drop(ctx, todo{user: user, session: SessionID(session), room: RoomID(id), ticket: text, node: node})
+			if err != nil {
+				return found, err
+			}
+		}
+		found = append(found, f)
+	}
+	return found, nil
+}
+
+// auditSlack is how old a reservation is that nobody is about to use any more.
+const auditSlack = time.Minute
+
 // index looks at the entries of an index.
-func (a *audit) index(ctx context.Context, key, kind, look, slot, id string) error {
+func (a *audit) index(ctx context.Context, key, kind, what, slot, id string) error {
 	prefix := a.s.keys.control(a.s.keys.nodes())
 	if slot != "" {
 		prefix = a.s.keys.uslot(slot)
 	}
 	return a.pages(ctx, key, kind, func(page []string) error {
-		args := []any{look, id, a.repair, ms(a.s.cfg.LeaseTTL), len(page)}
-		for _, entry := range page {
-			args = append(args, entry)
-		}
-		return a.run(ctx, key, lua.AuditIndex, []string{key, prefix, a.s.keys.control(a.s.keys.nodes()), a.s.keys.nodes()}, args...)
+		return a.lookEach(ctx, page, func(ctx context.Context, page []string, repair string) ([]Finding, error) {
+			leases, err := a.leases(ctx)
+			if err != nil {
+				return nil, err
+			}
+			args := []any{what, id, repair, ms(a.s.cfg.LeaseTTL), leases, MaxMemberAttributes, MaxMemberAttributeBytes, len(page)}
+			for _, entry := range page {
+				args = append(args, entry)
+			}
+			return a.run(ctx, key, lua.AuditIndex, []string{key, prefix, a.s.keys.control(prefix), a.nodesFor(prefix)}, args...)
+		})
 	})
+}
+
+// places holds the places that rooms have, where they are given in another slot,
+// against the rooms that there are.
+func (a *audit) places(ctx context.Context) error {
+	if !a.s.admits() {
+		return nil
+	}
+	for p := range a.s.cfg.Partitions {
+		part, admitted := a.s.keys.part(p), a.s.keys.part(0)+"admitted:"+strconv.Itoa(p)
+		err := a.pages(ctx, admitted, "zset", func(page []string) error {
+			return a.lookEach(ctx, page, func(ctx context.Context, page []string, repair string) ([]Finding, error) {
+				return a.unusedPlaces(ctx, p, page, repair)
+			})
+		})
+		if err != nil {
+			return err
+		}
+		err = a.pages(ctx, part+"rooms", "zset", func(page []string) error {
+			return a.lookEach(ctx, page, func(ctx context.Context, page []string, repair string) ([]Finding, error) {
+				return a.roomsWithout(ctx, p, page, repair)
+			})
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unusedPlaces looks for places of rooms of a partition that are not there, nor on
+// their way, nor ended just now.
+func (a *audit) unusedPlaces(ctx context.Context, p int, page []string, repair string) (found []Finding, err error) {
+	part, nodes := a.s.keys.part(p), a.s.keys.part(0)
+	for _, id := range page {
+		ticket, err := a.rdb.ZScore(ctx, nodes+"admitted:"+strconv.Itoa(p), id).Result()
+		if errors.Is(err, redis.Nil) {
+			continue
+		}
+		making := a.rdb.ZScore(ctx, nodes+"making", strconv.Itoa(p)+"\x00"+id).Err()
+		ended := a.rdb.ZScore(ctx, part+"ended", id).Err()
+		epoch := a.rdb.HGet(ctx, part+"room:"+id, "epoch").Err()
+		if err != nil || !errors.Is(making, redis.Nil) || !errors.Is(ended, redis.Nil) || !errors.Is(epoch, redis.Nil) {
+			continue // there is one, or the walk comes to what is wrong with these keys
+		}
+		f := Finding{Code: "place", Subject: id, Detail: "has a place among the rooms that may exist, and there is no such room"}
+		if repair == "1" {
+			if a.s.keys.partition(RoomID(id)) != p { // nobody looks for it here
+				err = a.rdb.ZRem(ctx, nodes+"admitted:"+strconv.Itoa(p), id).Err()
+			} else {
+				err = a.s.lookAfter(ctx, []placedRoom{{RoomID(id), int64(ticket)}})
+			}
+			if err != nil {
+				return found, opErr("audit", id, err)
+			}
+			f.Repaired = true
+		}
+		found = append(found, f)
+	}
+	return found, nil
+}
+
+// roomsWithout looks for rooms of a partition without a place, though its rooms have
+// been counted.
+func (a *audit) roomsWithout(ctx context.Context, p int, page []string, repair string) (found []Finding, err error) {
+	part, nodes := a.s.keys.part(p), a.s.keys.part(0)
+	counted, err := a.rdb.HGet(ctx, part+"clock", "counted").Result()
+	if err != nil {
+		return nil, nil // they will be, before one is created
+	}
+	number, _, _ := strings.Cut(counted, "\x00")
+	above, _ := strconv.ParseInt(number, 10, 64)
+	for _, id := range page {
+		if err := a.rdb.HGet(ctx, part+"room:"+id, "epoch").Err(); err != nil {
+			continue
+		}
+		if err := a.rdb.ZScore(ctx, nodes+"admitted:"+strconv.Itoa(p), id).Err(); !errors.Is(err, redis.Nil) {
+			continue
+		}
+		f := Finding{Code: "place", Subject: id, Detail: "has no place among the rooms that may exist"}
+		if repair == "1" {
+			if err := a.s.count(ctx, p, above); err != nil {
+				return found, err
+			}
+			f.Repaired = true
+		}
+		found = append(found, f)
+	}
+	return found, nil
 }
 
 // pages walks a set, a sorted set or the fields of a hash. What comes or goes
@@ -329,19 +692,40 @@ func (a *audit) pages(ctx context.Context, key, kind string, look func([]string)
 	}
 }
 
-// run runs a script that looks, and reports what it finds.
-func (a *audit) run(ctx context.Context, on string, script lua.Script, keys []string, args ...any) error {
+// run runs a script that looks, and gives what it finds.
+func (a *audit) run(ctx context.Context, on string, script lua.Script, keys []string, args ...any) (found []Finding, err error) {
 	r, err := a.s.run(ctx, on, on, script, keys, args...)
 	if err != nil && strings.Contains(err.Error(), "WRONGTYPE") {
 		// Which key it is shows when the walk comes to it.
-		a.found(Finding{Code: "type", Subject: on, Detail: "could not be looked at: one of its keys has a wrong type"})
-		return nil
+		return []Finding{{Code: "type", Subject: on, Detail: "could not be looked at: one of its keys has a wrong type"}}, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for len(r.fields) > 0 && r.err == nil {
-		a.found(Finding{Code: r.text(), Subject: r.text(), Detail: r.text(), Repaired: r.text() == "1"})
+		found = append(found, Finding{Code: r.text(), Subject: r.text(), Detail: r.text(), Repaired: r.text() == "1"})
 	}
-	return opErr(script.Name, on, r.done())
+	if err := opErr(script.Name, on, r.done()); err != nil {
+		return nil, err
+	}
+	return found, a.mend(ctx, r.listed)
+}
+
+// mend does what a repair has listed that is to be done in users' slots.
+func (a *audit) mend(ctx context.Context, list []todo) error {
+	for _, t := range list {
+		if t.what != "held" {
+			if err := a.s.free(ctx, []todo{t}); err != nil {
+				return err
+			}
+			continue
+		}
+		// The membership decides: it has its reservation again, or is to end.
+		_, err := a.s.run(ctx, string(t.user), string(t.user), lua.Rereserve, a.s.keys.of(t.user),
+			string(t.user), string(t.session), string(t.room), t.detail, t.ticket)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -744,3 +744,37 @@ func TestStore_Enter_anyBytes(t *testing.T) {
 		}
 	})
 }
+
+// Who is in as many rooms as allowed is told first what else there is to say: what an
+// earlier call came to, and that a room exists, or does not.
+func TestStore_Enter_atLimit(t *testing.T) {
+	contract(t, roomstore.Config{MaxRoomsPerUser: 2}, func(w *world) {
+		inRoom("ben", "d")(w)
+		who := ana(w)
+		first := roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "a", RequestKey: "1"}
+		was, err := w.try(who, first)
+		w.must(err)
+		w.leave(who, "a")
+		w.enter(who, "b", "c")
+		w.forget()
+		again, err := w.try(who, first)
+		w.must(err)
+		if !again.Again || again.Position != was.Position {
+			t.Errorf("got %+v, want again %+v", again, was)
+		}
+		for _, tt := range []struct {
+			roomstore.EntryRequest
+			want error
+		}{
+			{roomstore.EntryRequest{Mode: roomstore.ModeCreate, Room: "d"}, roomstore.ErrExists},
+			{roomstore.EntryRequest{Mode: roomstore.ModeJoin, Room: "e"}, roomstore.ErrNoRoom},
+			{roomstore.EntryRequest{Mode: roomstore.ModeJoin, Room: "d"}, roomstore.ErrUserLimit},
+			{roomstore.EntryRequest{Mode: roomstore.ModeCreate, Room: "e"}, roomstore.ErrUserLimit},
+			{roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "a"}, roomstore.ErrUserLimit},
+		} {
+			_, err := w.try(who, tt.EntryRequest)
+			w.refused(err, tt.want)
+		}
+		w.heard()
+	})
+}

@@ -231,6 +231,31 @@ func (s *Store) Lives(ctx context.Context, rooms []RoomID) (map[RoomID]Life, err
 	return lives, nil
 }
 
+// ownerlessBatch is how many rooms one call of DropOwnerless looks at.
+const ownerlessBatch = 100
+
+// DropOwnerless deletes those attributes of rooms that go with their owner, where the
+// owner is not in the room. It settles, when all has been put back, what became of
+// those whose owner was not. It may be repeated.
+func (s *Store) DropOwnerless(ctx context.Context, rooms []RoomID) error {
+	byPart := map[int][]RoomID{}
+	for _, id := range rooms {
+		byPart[s.keys.partition(id)] = append(byPart[s.keys.partition(id)], id)
+	}
+	for p, ids := range byPart {
+		for batch := range slices.Chunk(ids, ownerlessBatch) {
+			args := []any{s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), len(batch)}
+			for _, id := range batch {
+				args = append(args, string(id))
+			}
+			if _, err := s.run(ctx, "", "", lua.Ownerless, []string{s.keys.part(p)}, args...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // heldBatch is about how many sessions Held reads at once.
 const heldBatch = 500
 

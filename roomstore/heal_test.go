@@ -967,3 +967,50 @@ func TestStore_Heal_attributes(t *testing.T) {
 		}
 	})
 }
+
+// What goes with its owner goes when all has been put back and the owner was not; of
+// those who are there, and what does not go with anybody, nothing does.
+func TestStore_DropOwnerless(t *testing.T) {
+	begun(t, roomstore.Config{}, func(w *world) {
+		w.on("a", "ana@n1", "ben@n2", "cy@n1")
+		set := func(id roomstore.SessionID, key string, leaves bool) {
+			_, _, err := w.store.ChangeAttributes(w.ctx(), w.s(id), roomstore.AttributeChange{
+				Room: "a", Operations: []roomstore.AttributeOperation{{Key: key, Value: "v"}}, Leaves: leaves, MaxKeys: 10, MaxBytes: 1000})
+			w.must(err)
+		}
+		set("ana1", "ana goes", true)
+		set("ben1", "ben goes", true)
+		set("ben1", "ben stays", false)
+		first, second := w.knows("n1", "a"), w.knows("n2", "a")
+		for _, back := range []bool{true, false} {
+			w.lose()
+			term := w.greet().Term
+			first.heals(term)
+			if back {
+				second.heals(term)
+			}
+			w.open()
+			w.store.Adopt(term)
+			w.forget()
+			for range 2 {
+				w.must(w.store.DropOwnerless(w.ctx(), []roomstore.RoomID{"a", "none"}))
+			}
+			var keys []string
+			for _, a := range w.attributes("a") {
+				keys = append(keys, a.Key)
+			}
+			want := []string{"ana goes", "ben goes", "ben stays"}
+			if !back {
+				want = []string{"ana goes", "ben stays"}
+			}
+			if diff := cmp.Diff(want, keys); diff != "" {
+				t.Errorf("ben is back %t: (-want +got):\n%s", back, diff)
+			}
+			w.hear()
+			if told := len(w.said) == 1 && strings.HasSuffix(w.said[0], " -ben goes"); told == back || len(w.said) > 1 {
+				t.Errorf("ben is back %t: published %q", back, w.said)
+			}
+			w.said = nil
+		}
+	})
+}

@@ -88,7 +88,7 @@ func (s *Store) enter(ctx context.Context, who Session, req EntryRequest, ask st
 		return Entry{}, &OpError{Op: "enter", On: string(req.Room), Err: err}
 	}
 	p := s.keys.partition(req.Room)
-	const home = 8
+	const home, most = 8, 14
 	args := []any{
 		string(req.Mode), string(req.Room), string(who.User), string(who.ID), who.Generation, who.Node,
 		string(req.RequestKey), p, s.keys.userSlot(who.User), req.Data, req.Name, req.Delay, s.keep(),
@@ -102,6 +102,9 @@ func (s *Store) enter(ctx context.Context, who Session, req EntryRequest, ask st
 	part := s.keys.part(p)
 	enter := func(at reservation) (*reply, error) {
 		args[home] = at.home
+		if at.none {
+			args[most] = 0
+		}
 		return s.admitted(ctx, req.Room, func(with string) (*reply, error) {
 			args[admission] = with
 			return s.run(ctx, string(req.Room), string(req.Room), lua.Enter,

@@ -59,6 +59,9 @@ const (
 	slowFor = time.Minute
 	// outcomesFor is how long applied outcomes are kept after the newest.
 	outcomesFor = 10 * time.Minute
+	// secondLook is how much later an audit looks again at what is in several slots and
+	// does not agree: longer than an operation is under way.
+	secondLook = 5 * time.Second
 	// sweepLimit is how much of anything one sweep does.
 	sweepLimit = 500
 	// catchupLimit is how many entries, and how many departures, one catch-up
@@ -75,6 +78,8 @@ type Store struct {
 	clock atomic.Pointer[reading]
 
 	leases sync.Map // node → time.Time of its last renewal; where slots lie apart
+
+	secondLook time.Duration // after which an audit looks again, where slots lie apart
 }
 
 // New returns a Store that sends its scripts through calls.
@@ -98,7 +103,7 @@ func New(calls *Batcher, cfg Config) *Store {
 	if cfg.Apart {
 		cfg.Terms.keys.apart = true
 	}
-	s := &Store{calls: calls, cfg: cfg, keys: cfg.Terms.keys, terms: cfg.Terms}
+	s := &Store{calls: calls, cfg: cfg, keys: cfg.Terms.keys, terms: cfg.Terms, secondLook: secondLook}
 	for _, script := range lua.All {
 		if text := s.text(script); text != nil && (cfg.Apart || !script.Step) {
 			calls.Register(text)

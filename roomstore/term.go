@@ -260,6 +260,10 @@ func (t *Terms) currentFor(key string) (string, <-chan struct{}) {
 	return t.parts[i], t.changed
 }
 
+// Doubt says that the term may be another: a hash slot has come to another server,
+// which may have less. Then it is asked for, though no connection is new.
+func (t *Terms) Doubt() { t.stir() }
+
 // stir says that the term may be another.
 func (t *Terms) stir() {
 	select {

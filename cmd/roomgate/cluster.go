@@ -45,6 +45,7 @@ type cluster struct {
 	options redis.Options // of every node, but for the address
 	seeds   []string      // addresses that --redis-url names
 	tags    []string      // hash tags that are ours
+	moved   func()        // called when the slot of one of them has another master
 	dialer  func(ctx context.Context, network, addr string) (net.Conn, error)
 	asking  chan struct{} // holds one; taken by who asks
 
@@ -65,7 +66,7 @@ func newCluster(options redis.Options, seeds, tags []string, log *slog.Logger) *
 	}
 	return &cluster{
 		log: log, options: options, seeds: seeds, tags: tags, dialer: redis.NewDialer(&options), asking: make(chan struct{}, 1),
-		nodes: map[string]string{}, peers: map[string]*redis.Client{}, conns: map[*slotConn]struct{}{},
+		moved: func() {}, nodes: map[string]string{}, peers: map[string]*redis.Client{}, conns: map[*slotConn]struct{}{},
 	}
 }
 
@@ -446,6 +447,9 @@ func (c *cluster) take(views []slotView, at time.Time) {
 	c.cut(func(s *slotConn) bool { return owners[s.slot] != s.id })
 	for m, n := range moves {
 		c.log.Warn("hash slots have another master", "count", n, "addr", m.to, "before", m.from)
+	}
+	if len(moves) > 0 {
+		c.moved()
 	}
 	if changed && rdb != nil {
 		rdb.ReloadState(context.Background()) // comes back here, and finds it known

@@ -81,6 +81,51 @@ func TestOpenRedis_cluster(t *testing.T) {
 	}
 }
 
+// By TLS every node shows a certificate for the address that it announces, and is shown
+// ours.
+func TestOpenRedis_clusterTLS(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("it starts a Cluster")
+	}
+	certs := redistest.NewTLS(t)
+	_, addrs := redistest.StartClusterTLS(t, certs, 3)
+	url := "rediss://" + addrs[0] + "?addr=" + addrs[1]
+	ca, cert, key := "ROOMGATE_REDIS_CA_FILE="+certs.CA, "ROOMGATE_REDIS_CERT_FILE="+certs.Cert, "ROOMGATE_REDIS_KEY_FILE="+certs.Key
+	for _, url := range []string{url, "rediss://" + addrs[2]} {
+		if err := reach(t, url, ca, cert, key, "ROOMGATE_PARTITIONS=8"); err != nil {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+	wants(t, reach(t, url, cert, key), "TLS", "--redis-ca-file")
+	wants(t, reach(t, url, ca), "TLS", "--redis-cert-file and --redis-key-file")
+
+	// Calls and events go by TLS, too.
+	cfg, _, err := parse([]string{"--dev", "--redis-timeout=5s", "--partitions=8"}, "ROOMGATE_REDIS_URL="+url, ca, cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link, err := openRedis(t.Context(), &cfg, nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer link.Close()
+	for _, tag := range link.cluster.tags {
+		master, err := link.calls.(*redis.ClusterClient).MasterForKey(t.Context(), "{"+tag+"}")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := master.Get(t.Context(), "rg:{"+tag+"}:x").Err(); err != redis.Nil {
+			t.Errorf("{%s}: %v", tag, err)
+		}
+		ps := link.cluster.shard(tag).SSubscribe(t.Context(), "rg:{"+tag+"}:x")
+		if _, err := ps.Receive(t.Context()); err != nil {
+			t.Errorf("{%s}: %v", tag, err)
+		}
+		ps.Close()
+	}
+}
+
 // The hash slot of a tag is what Redis says it is.
 func TestSlotOf(t *testing.T) {
 	t.Parallel()

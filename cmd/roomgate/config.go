@@ -56,14 +56,14 @@ type Config struct {
 	JWTSecret     secret   `kong:"-"`
 	APIKeys       []secret `kong:"-"`
 
-	RedisURL          redisURL      `group:"redis" name:"redis-url" placeholder:"URL" help:"redis://, rediss:// (TLS) or unix://, of a single Redis, with USER@ for an ACL user; or Sentinels: redis://SENTINEL:26379?master_name=NAME&addr=SENTINEL:26379, with &username=USER for Redis's ACL user and USER@ for the Sentinels' own. Redis Cluster is not supported yet."`
+	RedisURL          redisURL      `group:"redis" name:"redis-url" placeholder:"URL" help:"redis://, rediss:// (TLS) or unix://, of a single Redis, with USER@ for an ACL user; or Sentinels: redis://SENTINEL:26379?master_name=NAME&addr=SENTINEL:26379, with &username=USER for Redis's ACL user and USER@ for the Sentinels' own; or a Redis Cluster: redis://NODE:6379?addr=NODE:6379, with --partitions."`
 	RedisPasswordFile string        `group:"redis" placeholder:"FILE" help:"File with the password of Redis; one newline at its end is not part of it. Or the password itself in ROOMGATE_REDIS_PASSWORD."`
 	RedisCAFile       string        `group:"redis" name:"redis-ca-file" placeholder:"FILE" help:"File with the certificates, in PEM, of those who may sign the certificate of Redis. Default: those that the system trusts."`
 	RedisCertFile     string        `group:"redis" placeholder:"FILE" help:"File with the certificate, in PEM, that Redis is shown as its client."`
 	RedisKeyFile      string        `group:"redis" placeholder:"FILE" help:"File with the key of that certificate, in PEM."`
 	RedisTimeout      time.Duration `group:"redis" default:"2s" help:"How long a call to Redis may take before the client is told that Redis is unavailable (6000007). Shorter than --lease-ttl."`
 	RedisPrefix       string        `group:"redis" default:"rg" help:"What all keys and channels in Redis begin with. Gateways with different prefixes do not see each other."`
-	Partitions        int           `group:"redis" default:"1" help:"Partitions of the keys, 1 to 64; one per shard or more for Redis Cluster. The same on all gateways, and not to be changed while there are rooms."`
+	Partitions        int           `group:"redis" default:"1" help:"Partitions of the keys, 1 to 64; on a Redis Cluster one to four for each master, else 1. The same on all gateways, and not to be changed while there are rooms."`
 	RedisPassword     secret        `kong:"-"`
 
 	RedisSentinelPasswordFile string `group:"redis" placeholder:"FILE" help:"File with the password of the Sentinels, if they have one; one newline at its end is not part of it. Or the password itself in ROOMGATE_REDIS_SENTINEL_PASSWORD."`

@@ -25,11 +25,13 @@ func audit(ctx context.Context, cfg *Config, stdout io.Writer, log *slog.Logger)
 		return err
 	}
 	defer rdb.Close()
+	batches, rooms := roomstore.BatcherConfig{Timeout: cfg.RedisTimeout}, roomsConfig(cfg)
 	if rdb.cluster != nil {
-		return errors.New("a Redis Cluster cannot be audited yet")
+		batches.Slots = roomstore.ClusterSlots(cfg.RedisPrefix, cfg.Partitions)
+		rooms.Apart, rooms.Sharded = true, true
 	}
-	calls := roomstore.NewBatcher(rdb.calls, roomstore.BatcherConfig{Timeout: cfg.RedisTimeout})
-	store := roomstore.New(calls, roomsConfig(cfg))
+	calls := roomstore.NewBatcher(rdb.calls, batches)
+	store := roomstore.New(calls, rooms)
 	running, stop := context.WithCancel(ctx)
 	var work sync.WaitGroup
 	work.Go(func() { rdb.Run(running) })

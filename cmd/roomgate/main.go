@@ -84,6 +84,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	if rdb.cluster != nil {
 		batches.Slots = roomstore.ClusterSlots(cfg.RedisPrefix, cfg.Partitions)
 		rooms.Apart, rooms.Sharded = true, true
+		rdb.cluster.moved = terms.Doubt
 		bus = pubsub.NewSharded(rdb.cluster.shard, listening)
 	} else {
 		bus = pubsub.New(rdb.topics, listening)

@@ -409,9 +409,6 @@ func ownTags(cfg *Config) (tags []string) {
 // checkCluster says what makes a Redis Cluster unfit, before anything depends on it.
 // It waits for one whose nodes do not answer, or that is not whole.
 func checkCluster(ctx context.Context, cfg *Config, c *cluster) error {
-	if cfg.MaxRooms > 0 && cfg.Partitions > 1 {
-		return fmt.Errorf("--max-rooms is %d, and redis at %s is a Cluster with --partitions %d: rooms of several partitions cannot be counted together yet", cfg.MaxRooms, cfg.RedisURL, cfg.Partitions)
-	}
 	ctx, cancel := context.WithTimeout(ctx, redisPatience)
 	defer cancel()
 	for backoff := 100 * time.Millisecond; ; backoff = min(2*backoff, time.Second) {

@@ -46,6 +46,7 @@ func TestRedisClock(t *testing.T) {
 	for _, step := range []time.Duration{5 * time.Minute, -5 * time.Minute} {
 		t.Run(fmt.Sprint(step), func(t *testing.T) {
 			t.Parallel()
+			oneRedis(t)
 			server := redistest.StartClock(t)
 			rdb := server.Client(t)
 			// The history has to outlast the step.

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/roomgate/roomgate/internal/redistest"
+	"github.com/roomgate/roomgate/protocol"
 )
 
 // clustered is a disaster on a Redis Cluster of three masters, each with a replica.
@@ -216,4 +217,52 @@ func TestCluster_idle(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The room limit holds over all masters of a Cluster, and an audit of it is silent, finds
+// what lies in two slots and does not agree, and repairs it.
+func TestCluster_limitAndAudit(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("it starts a Cluster")
+	}
+	c := redistest.StartCluster(t, 3, false)
+	flags := []string{"--partitions=4", "--max-rooms=3"}
+	a, b := startPair(t, clusterURL(c), flags...)
+	ana, bo := enroll(a, t, "ana"), enroll(b, t, "bo")
+	ana.enter("R")
+	ana.enter("S")
+	bo.enter("T")
+	bo.send(protocol.MethodEnterRoom, createZ)
+	bo.hears("Z connecting activeEnter", "Z disconnected enterFailed", "error 6000324")
+	if status, printed := fsck(t, clusterURL(c), flags...); status != 0 || !strings.HasPrefix(printed, "found 0, ") {
+		t.Fatalf("got status %d: %s", status, printed)
+	}
+	rdb := c.Client()
+	var users, places []string
+	each := func(match string, to *[]string) {
+		for _, m := range c.Masters {
+			*to = append(*to, m.Client(t).Keys(t.Context(), match).Val()...)
+		}
+	}
+	each("rg:{u*}:user:ana", &users)
+	each("rg:{0}:admitted:*", &places)
+	if len(users) != 1 || len(places) == 0 {
+		t.Fatalf("found %q and %q", users, places)
+	}
+	for _, field := range rdb.HKeys(t.Context(), users[0]).Val() {
+		if strings.HasPrefix(field, "r:R\x00") {
+			rdb.HDel(t.Context(), users[0], field)
+		}
+	}
+	rdb.ZAdd(t.Context(), places[0], redis.Z{Score: 1, Member: "none"})
+	status, printed := fsck(t, clusterURL(c), append(flags, "--fix")...)
+	for _, want := range []string{"reservation  ana in R is not in the user's list", "found 2, repaired 2, left 0"} {
+		if !strings.Contains(printed, want) || status != 0 {
+			t.Errorf("got status %d, %q is not in %s", status, want, printed)
+		}
+	}
+	ana.ask(protocol.MethodLeaveRoom, joinR, nil)
+	bo.send(protocol.MethodEnterRoom, createZ)
+	bo.hears("Z connecting activeEnter", "Z connected success", "ok")
 }

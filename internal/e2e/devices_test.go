@@ -530,7 +530,7 @@ func TestDevices_replaced_leavesNothing(t *testing.T) {
 func TestDevices_orderLost(t *testing.T) {
 	t.Parallel()
 	server, _ := anyRedis(t)
-	link := faultproxy.StartRedis(t, server.Addr())
+	link := linkTo(t, server)
 	a, b := startGateway(t, link.Addr(), surplus(2)...), startGateway(t, server.Addr(), surplus(2)...)
 	link.Messages(func(channel, payload string) faultproxy.Fate {
 		if strings.Contains(channel, ":node:") && strings.HasPrefix(payload, "45") {
@@ -801,7 +801,7 @@ func TestDevices_enterAtOnce(t *testing.T) {
 func TestDevices_logoutRace(t *testing.T) {
 	t.Parallel()
 	server, rdb := redisServer(t)
-	link := faultproxy.StartRedis(t, server.Addr())
+	link := linkTo(t, server)
 	a, b := startGateway(t, link.Addr(), patient...), startGateway(t, server.Addr(), patient...)
 	r := rand.New(rand.NewPCG(seedOf(t), 0))
 	bo := enroll(b, t, "bo")

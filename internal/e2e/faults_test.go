@@ -284,7 +284,7 @@ func TestPubSub_badWeather(t *testing.T) {
 	server, rdb := redisServer(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	links := []*faultproxy.Proxy{faultproxy.StartRedis(t, server.Addr()), faultproxy.StartRedis(t, server.Addr())}
+	links := []*faultproxy.Proxy{linkTo(t, server), linkTo(t, server)}
 	a := startGateway(t, links[0].Addr(), "--rate-limits=false")
 	b := startGateway(t, links[1].Addr(), "--rate-limits=false")
 	c := gather(t, rdb, a, b)
@@ -367,7 +367,7 @@ func TestPubSub_deaf(t *testing.T) {
 	t.Parallel()
 	const red = 3 * 2 * time.Second // three intervals of the probe
 	server, _ := anyRedis(t)
-	link := faultproxy.StartRedis(t, server.Addr())
+	link := linkTo(t, server)
 	a, b := startGateway(t, link.Addr(), "--max-rooms-per-user=20"), startGateway(t, server.Addr(), "--max-rooms-per-user=20")
 	ana, cy := enroll(a, t, "ana"), enroll(b, t, "cy")
 	var rooms []string
@@ -433,7 +433,7 @@ func TestPubSub_deaf(t *testing.T) {
 func TestPubSub_endOvertaken(t *testing.T) {
 	t.Parallel()
 	server, rdb := redisServer(t)
-	link := faultproxy.StartRedis(t, server.Addr())
+	link := linkTo(t, server)
 	g := startGateway(t, link.Addr())
 	ana, book := enroll(g, t, "ana"), follow(t, rdb, "R")
 	ana.enter("R")

@@ -72,6 +72,7 @@ func TestRedisFull(t *testing.T) {
 		t.Run(fmt.Sprintf("P=%d", partitions), func(t *testing.T) {
 			t.Parallel()
 			const logTTL = 7 * time.Second
+			oneRedis(t)
 			server := redistest.Start(t, "--maxmemory-policy", "noeviction")
 			rdb := server.Client(t)
 			flag := fmt.Sprintf("--partitions=%d", partitions)

@@ -91,7 +91,7 @@ func TestKilled_switching(t *testing.T) {
 	var urls []string
 	for i := range 3 {
 		addr := addrToKeep(t)
-		links = append(links, faultproxy.StartRedis(t, server.Addr()))
+		links = append(links, linkTo(t, server))
 		urls = append(urls, "ws://"+addr)
 		gates = append(gates, startGateway(t, links[i].Addr(), append([]string{"--listen=" + addr}, flags...)...))
 	}
@@ -260,7 +260,7 @@ func TestKilled_sweeping(t *testing.T) {
 	var gates []*gateway
 	var links []*faultproxy.Proxy
 	for i := range 4 {
-		links = append(links, faultproxy.StartRedis(t, server.Addr()))
+		links = append(links, linkTo(t, server))
 		gates = append(gates, startGateway(t, links[i].Addr(), "--rate-limits=false", fmt.Sprintf("--session-ttl=%v", ttl),
 			fmt.Sprintf("--log-ttl=%v", logTTL), "--max-rooms-per-user=100"))
 	}

@@ -194,7 +194,8 @@ func (p *player) tryConnect(ctx context.Context, pending *done) error {
 		}
 		resume.settles.add(n)
 	}
-	for _, d := range p.open {
+	open := p.open
+	for _, d := range open {
 		resume.settles.add(d.doubt)
 	}
 	p.open = nil
@@ -209,7 +210,26 @@ func (p *player) tryConnect(ctx context.Context, pending *done) error {
 			resume.got.places[n].unsure = true
 		}
 	}
-	p.h.note(resume)
+	if !p.h.site.plan.cluster || !r.Resumed {
+		p.h.note(resume)
+	} else {
+		// Each room is found as it was at a moment of its own, and what is under way
+		// there is fenced at that moment.
+		for n := range resume.got.places {
+			one := resume
+			one.got.places, one.settles = [mostRooms]sighting{}, doubts{}
+			for other := range one.got.places {
+				one.got.places[other].unsure = true
+			}
+			one.got.places[n] = resume.got.places[n]
+			for _, d := range open {
+				if int(d.room) == n || d.act == actSwitch && int(d.to) == n {
+					one.settles.add(d.doubt)
+				}
+			}
+			p.h.note(one)
+		}
+	}
 	if !r.Resumed {
 		return errors.Join(p.h.retire(p, r.SessionID), err)
 	}

@@ -33,7 +33,7 @@ type disaster struct {
 	t       *testing.T
 	server  *redistest.Server
 	rdb     redis.UniversalClient
-	parts   int // partitions
+	parts   int // partitions; 0: 1
 	gates   []*gateway
 	people  []*person // the first is on the first gateway, and so on
 	talking sync.WaitGroup
@@ -46,8 +46,9 @@ var roomConfig = &protocol.RoomConfig{RoomAttributes: map[string]string{"topic":
 // stageDisaster starts it all. Members enter ROOM one after another.
 func stageDisaster(t *testing.T, redisArgs ...string) *disaster {
 	t.Helper()
+	oneRedis(t)
 	server := redistest.Start(t, redisArgs...)
-	d := &disaster{t: t, stop: make(chan struct{}), server: server, rdb: server.Client(t), parts: 1}
+	d := &disaster{t: t, stop: make(chan struct{}), server: server, rdb: server.Client(t)}
 	return d.begin(server.Addr())
 }
 
@@ -335,7 +336,7 @@ func (d *disaster) sameRoom(room string, members []*person) {
 func (d *disaster) part(room string) (part string) {
 	d.t.Helper()
 	eventually(d.t, room+" to be found", func() bool { // who has its slot may be news to our client
-		for p := range d.parts {
+		for p := range max(1, d.parts) {
 			part = fmt.Sprintf("rg:{%d}:", p)
 			if d.rdb.Exists(d.t.Context(), part+"room:"+room).Val() == 1 {
 				return true

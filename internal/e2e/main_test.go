@@ -22,6 +22,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/roomgate/roomgate/internal/faultproxy"
 	"github.com/roomgate/roomgate/internal/freeport"
 	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/internal/redistest"
@@ -129,15 +130,29 @@ func (s *servers) Restart() {
 // Cluster the test is skipped: it looks into that Redis. See anyRedis.
 func redisServer(t testing.TB) (*servers, *redis.Client) {
 	t.Helper()
-	if *onCluster {
-		t.Skip("it looks into one Redis")
-	}
+	oneRedis(t)
 	s := &servers{Server: redistest.Start(t)}
 	o := redistest.Options(s.Addr())
 	o.ReadTimeout = time.Minute
 	rdb := redis.NewClient(o)
 	t.Cleanup(func() { rdb.Close() })
 	return s, rdb
+}
+
+// oneRedis skips a test on a Cluster that is about one Redis.
+func oneRedis(t testing.TB) {
+	t.Helper()
+	if *onCluster {
+		t.Skip("it is about one Redis")
+	}
+}
+
+// linkTo is a way to a Redis that a test can make bad. There is none to all nodes of a
+// Cluster.
+func linkTo(t testing.TB, server *servers) *faultproxy.Proxy {
+	t.Helper()
+	oneRedis(t)
+	return faultproxy.StartRedis(t, server.Addr())
 }
 
 // anyRedis is redisServer for a test that does not care which world it is in.
@@ -160,14 +175,6 @@ func partitionings() []int {
 		return []int{clusterPartitions}
 	}
 	return []int{1, 16}
-}
-
-// roomLimit is the flag for so many rooms.
-func roomLimit(n int) string {
-	if *onCluster {
-		n = 0 // it is not counted there
-	}
-	return fmt.Sprintf("--max-rooms=%d", n)
 }
 
 // anyOf says whether there is any of these keys.

@@ -283,6 +283,7 @@ func (m *model) apply(s *modelSession, q *modelRequest, answer string) {
 // may.
 func (m *model) refusal(s *modelSession, q *modelRequest) protocol.Code {
 	r, switches := m.rooms[q.room()], q.method == protocol.MethodSwitchRoom
+	atLimit := !switches && len(m.roomsOfUser(s.user)) >= m.ofUser
 	switch {
 	case r != nil && q.method == protocol.MethodCreateRoom:
 		return protocol.CodeRoomExists
@@ -296,7 +297,7 @@ func (m *model) refusal(s *modelSession, q *modelRequest) protocol.Code {
 		return protocol.CodeBlocked
 	case r != nil && r.place(s.user) >= 0:
 		return 0 // the place only moves
-	case !switches && len(m.roomsOfUser(s.user)) >= m.ofUser:
+	case atLimit:
 		return protocol.CodeUserRoomLimit
 	case r != nil && len(r.members) >= m.members:
 		return protocol.CodeRoomFull

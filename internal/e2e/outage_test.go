@@ -199,7 +199,7 @@ type outage struct {
 func startOutage(t testing.TB, server *servers, b *gateway, n int) *outage {
 	t.Helper()
 	id := fmt.Sprint(n)
-	o := &outage{TB: t, b: b, link: faultproxy.StartRedis(t, server.Addr()),
+	o := &outage{TB: t, b: b, link: linkTo(t, server),
 		names: strings.NewReplacer("$U", "ana"+id, "$B", "bo"+id, "$R", "R"+id, "$F", "F"+id)}
 	a := startGateway(t, o.link.Addr(), slow...)
 	o.ana, o.bo = connect(t, a.URL()), enroll(b, t, "bo"+id)
@@ -592,7 +592,7 @@ func answerOf(t testing.TB, frame string) (r protocol.Response) {
 func TestRedisAway_resume(t *testing.T) {
 	t.Parallel()
 	server, rdb := redisServer(t)
-	link := faultproxy.StartRedis(t, server.Addr())
+	link := linkTo(t, server)
 	a, b := startGateway(t, link.Addr()), startGateway(t, server.Addr())
 	cy := enroll(b, t, "cy")
 	cy.enter("R")

@@ -29,6 +29,7 @@ func TestRedis_refusesWrites(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			oneRedis(t)
 			primary := redistest.Start(t, "--min-replicas-to-write", "1", "--repl-diskless-sync-delay", "0")
 			replica := redistest.Start(t, "--repl-diskless-sync-delay", "0")
 			do := func(s *redistest.Server, args ...any) {

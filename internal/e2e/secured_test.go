@@ -32,6 +32,7 @@ func documentedRights(t *testing.T) []string {
 // the rights that are documented and no others: Redis has nothing to refuse.
 func TestSecured(t *testing.T) {
 	t.Parallel()
+	oneRedis(t)
 	certs := redistest.NewTLS(t)
 	server, addr := redistest.StartTLS(t, certs, "--maxmemory-policy", "noeviction", "--acllog-max-len", "1000")
 	rdb := server.Client(t)

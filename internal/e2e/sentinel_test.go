@@ -22,6 +22,7 @@ import (
 // stageFailover is stageDisaster on Sentinels.
 func stageFailover(t *testing.T) (*disaster, *redistest.Sentinel) {
 	t.Helper()
+	oneRedis(t)
 	s := redistest.StartSentinel(t)
 	d := &disaster{t: t, stop: make(chan struct{}), rdb: s.Client(t)}
 	return d.begin(s.URL()), s
@@ -91,6 +92,7 @@ func switchOver(t testing.TB, s *redistest.Sentinel, gates ...*gateway) {
 
 // The table of operations holds on Sentinels, and after a failover.
 func watchedOperations(t *testing.T) {
+	oneRedis(t)
 	s := redistest.StartSentinel(t)
 	theatre := openTheatre(t, func(string) string { return s.URL() }, s.Client(t), 16)
 	for i, r := range rows {
@@ -104,6 +106,7 @@ func watchedOperations(t *testing.T) {
 // What clients hear is what the model says, also when another server becomes the
 // primary in between and has everything: then nobody hears of it.
 func watchedModel(t *testing.T) {
+	oneRedis(t)
 	s := redistest.StartSentinel(t)
 	d := deploy(t, s.URL(), s.Client(t), 1, "wide", limits{members: 500, ofUser: 5, devices: 10, keep: true})
 	runs := 0
@@ -143,6 +146,7 @@ type cutOff struct {
 
 func stageCutOff(t *testing.T) *cutOff {
 	t.Helper()
+	oneRedis(t)
 	c := &cutOff{Sentinel: redistest.StartSentinel(t), t: t}
 	for _, server := range c.Servers {
 		for _, user := range []string{"gate", "admin"} {
@@ -296,6 +300,7 @@ func sentinelsAway(t *testing.T) {
 // By TLS it is the same, with certificates for the addresses that the Sentinels
 // give.
 func watchedByTLS(t *testing.T) {
+	oneRedis(t)
 	certs := redistest.NewTLS(t)
 	s := redistest.StartSentinelTLS(t, certs)
 	g := startGateway(t, s.URL(), append([]string{

@@ -80,7 +80,7 @@ func TestOverlap_storm(t *testing.T) {
 		books = append(books, follow(t, rdb, room))
 	}
 	for range 2 {
-		link := faultproxy.StartRedis(t, server.Addr())
+		link := linkTo(t, server)
 		s.links = append(s.links, link)
 		s.gates = append(s.gates, startGateway(t, link.Addr(), slow[1:]...))
 	}

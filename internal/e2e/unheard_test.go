@@ -46,7 +46,7 @@ func TestResume_placeCameBack(t *testing.T) {
 func TestRedisAway_entryOfNextLife(t *testing.T) {
 	t.Parallel()
 	server, rdb := redisServer(t)
-	link := faultproxy.StartRedis(t, server.Addr())
+	link := linkTo(t, server)
 	a, b := startGateway(t, link.Addr()), startGateway(t, server.Addr())
 	ana, bo := enroll(a, t, "ana"), enroll(b, t, "bo")
 	ana.enter("R")

@@ -42,6 +42,18 @@ func StartCluster(t testing.TB, masters int, replicas bool, args ...string) *Clu
 	return form(t, masters, replicas, func() *Server { return Start(t, append(clusterArgs(t), args...)...) })
 }
 
+// StartClusterTLS is [StartCluster] for masters that speak TLS among each other, and
+// besides to clients that show a certificate, at the addresses that it returns.
+func StartClusterTLS(t testing.TB, certs *TLS, masters int) (c *Cluster, addrs []string) {
+	t.Helper()
+	c = form(t, masters, false, func() *Server {
+		s, addr := StartTLS(t, certs, append(clusterArgs(t), "--tls-cluster", "yes", "--tls-replication", "yes")...)
+		addrs = append(addrs, addr)
+		return s
+	})
+	return c, addrs
+}
+
 // NewCluster is [New] for a Cluster of three masters.
 func NewCluster(t testing.TB) *Cluster {
 	t.Helper()
@@ -102,7 +114,7 @@ func form(t testing.TB, masters int, replicas bool, node func() *Server) *Cluste
 	}
 	for _, s := range c.all()[1:] {
 		_, bus := c.ports(s)
-		host, port, _ := net.SplitHostPort(s.Addr())
+		host, port, _ := net.SplitHostPort(s.known())
 		c.do(c.Masters[0], "cluster", "meet", host, port, bus)
 	}
 	for i, r := range c.Replicas {

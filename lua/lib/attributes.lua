@@ -65,21 +65,31 @@ local function changed_attributes(part, id, room, origin, user, set, deleted, no
   publish(part, id, message)
 end
 
--- bequeath deletes what goes with a user who has left, and announces it of the room's
--- attributes. Those of a member go with the member.
-local function bequeath(part, id, room, user, now_ms, limits)
+-- bequeath_room deletes the attributes of a room that go with an owner who has left,
+-- and announces it: with user, or with nil whoever is not in the room.
+local function bequeath_room(part, id, room, user, now_ms, limits)
   local attrs, deleted = key(part, "attrs", id), {}
   local fields = call("HGETALL", attrs)
   for i = 1, #fields, 2 do
     local a = attribute(fields[i + 1])
-    if a.owner == user and a.leaves == "1" then
+    local gone = a.leaves == "1" and a.owner == user
+    if a.leaves == "1" and not user then
+      gone = call("HEXISTS", key(part, "info", id), a.owner) == 0
+    end
+    if gone then
       deleted[#deleted + 1] = fields[i]
     end
   end
   if #deleted > 0 then
     table.sort(deleted)
-    changed_attributes(part, id, room, "", user, {}, deleted, now_ms, limits)
+    changed_attributes(part, id, room, "", user or "", {}, deleted, now_ms, limits)
   end
+end
+
+-- bequeath deletes what goes with a user who has left. Those of a member go with the
+-- member.
+local function bequeath(part, id, room, user, now_ms, limits)
+  bequeath_room(part, id, room, user, now_ms, limits)
   local of_members = key(part, "memberattrs", id)
   local mine = call("HGET", of_members, user)
   if not mine then

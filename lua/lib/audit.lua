@@ -24,3 +24,17 @@ end
 local function whole(value)
   return value and value:match("^%d+$") and tonumber(value)
 end
+
+-- texts_in reads a list as attributes are kept: "length:text" each; nil if it is none.
+local function texts_in(list)
+  local texts, at = {}, 1
+  while at <= #list do
+    local length, first = list:match("^(%d+):()", at)
+    if not length or first + tonumber(length) > #list + 1 then
+      return nil
+    end
+    texts[#texts + 1] = list:sub(first, first + length - 1)
+    at = first + length
+  end
+  return texts
+end

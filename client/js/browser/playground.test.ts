@@ -130,6 +130,37 @@ test('two clients meet in a room, each on its gateway', async () => {
   await visit.close();
 });
 
+test('a list of members that comes late takes nothing back', async () => {
+  const visit = await open();
+  const { page } = visit;
+  const held: (() => void)[] = [];
+  let holding = true;
+  await page.routeWebSocket(/\/v1\/ws$/, (near) => {
+    const far = near.connectToServer();
+    far.onMessage((frame) => {
+      if (holding && frame.includes('"nextFlag"')) {
+        held.push(() => near.send(frame));
+      } else {
+        near.send(frame);
+      }
+    });
+  });
+  await page.reload();
+  const [ana, bob] = [new Card(page, 'ana'), new Card(page, 'bob')];
+  await ana.login();
+  await bob.login();
+  await ana.enter('late');
+  await until('the list to be on its way', () => held.length === 1);
+  await bob.enter('late');
+  await ana.shows('• late: bob entered (2)');
+  await until('the other list', () => held.length === 2);
+  holding = false;
+  held.forEach((release) => release());
+  await ana.people('ana', 'bob');
+  await bob.people('ana', 'bob');
+  await visit.close();
+});
+
 test('the diagram lights up as states and events go by', async () => {
   const visit = await open();
   const { page } = visit;

@@ -39,7 +39,7 @@ export class Batch {
         this.overfull++;
         reject(this.tooMany());
       } else {
-        this.waiting.push({ operation, resolve, reject });
+        this.waiting.push({ operation: copy(operation), resolve, reject });
       }
     });
     promise.catch(() => {});
@@ -75,4 +75,19 @@ export class Batch {
       `the batch of attributes of room ${quoted(this.roomID)} has ${n} operations, the limit is ${maxOperations}`,
     );
   }
+}
+
+/** copy keeps what was asked for, whatever the application does with its objects before the end. */
+function copy(operation: Operation): Operation {
+  return operation.action === 'set'
+    ? { ...operation, roomAttributes: shallow(operation.roomAttributes) }
+    : { ...operation, keys: shallow(operation.keys) };
+}
+
+// What is neither an object nor a list stays what it is: it is for the gateway to refuse.
+function shallow<T>(value: T): T {
+  if (Array.isArray(value)) {
+    return [...value] as T;
+  }
+  return typeof value === 'object' && value !== null ? { ...value } : value;
 }

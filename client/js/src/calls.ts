@@ -8,7 +8,7 @@ import { encodeRequest, type Fields, keyed, maxMessage } from './wire.js';
 
 // Bounds of what one connection may have unanswered; the gateway refuses more. What is
 // beyond them waits here, and this too has a bound.
-export const maxUnansweredKeyed = 32;
+export const maxUnansweredChanges = 32;
 export const maxUnanswered = 200;
 export const maxUnansweredBytes = 512 * 1024;
 export const maxPending = 1_000;
@@ -35,6 +35,7 @@ export interface Call {
   readonly frame: string;
   readonly bytes: number;
   readonly keyed: boolean;
+  readonly changes: boolean; // counts among those that change something: a logout does, without a key
   readonly done: Done;
   timer: ReturnType<typeof setTimeout> | undefined;
   onLink: boolean; // written to the link that there is now
@@ -58,8 +59,9 @@ export class Calls {
   private pendingBytes = 0;
   private queue: Call[] = []; // to be written, in this order
   private online = false;
+  private held = false; // nothing more is written to this link
   private unanswered = 0;
-  private unansweredKeyed = 0;
+  private unansweredChanges = 0;
   private unansweredBytes = 0;
   private lastID = 0; // over all sessions; also the requestKey
 
@@ -79,8 +81,8 @@ export class Calls {
     let frame: string;
     try {
       frame = encodeRequest(id, method, key ? { ...params, requestKey: id } : params);
-    } catch {
-      done(new Failure(ZIMErrorCode.CommonModuleParamsInvalid, `${method}: the parameters cannot be written as JSON`), {});
+    } catch (err) {
+      done(encodingFailure(method, err), {});
       return;
     }
     const bytes = utf8.encode(frame).length;
@@ -96,6 +98,7 @@ export class Calls {
       frame,
       bytes,
       keyed: key,
+      changes: key || method === 'logout',
       done,
       timer: setTimeout(() => this.timedOut(call), this.cfg.timeout),
       onLink: false,
@@ -120,6 +123,16 @@ export class Calls {
     return undefined;
   }
 
+  /** hold has nothing more be written until there is another link. */
+  hold(): void {
+    this.held = true;
+  }
+
+  /** isIdle says that the link owes no answer. */
+  get isIdle(): boolean {
+    return this.unanswered === 0;
+  }
+
   /** linked sends what is pending over a new link, in the order in which it was asked for. */
   linked(resumed: boolean): void {
     this.online = true;
@@ -137,8 +150,8 @@ export class Calls {
 
   /** unlinked keeps what is unanswered for the next link. */
   unlinked(): void {
-    this.online = false;
-    this.unanswered = this.unansweredKeyed = this.unansweredBytes = 0;
+    this.online = this.held = false;
+    this.unanswered = this.unansweredChanges = this.unansweredBytes = 0;
     clearTimeout(this.againTimer);
     this.againTimer = undefined;
     for (const call of [...this.pending.values()]) {
@@ -195,32 +208,45 @@ export class Calls {
   }
 
   private pump(): void {
-    while (this.online) {
-      const call = this.queue[0];
+    while (this.online && !this.held) {
+      const call = this.next();
       if (!call) {
-        return;
-      }
-      const full =
-        (call.keyed && this.unansweredKeyed >= maxUnansweredKeyed) ||
-        this.unanswered >= maxUnanswered ||
-        this.unansweredBytes + call.bytes > maxUnansweredBytes;
-      if (full) {
         return; // the next answer goes on here
       }
-      this.queue.shift();
+      this.queue.splice(this.queue.indexOf(call), 1);
       call.onLink = true;
       call.writes++;
       this.unanswered++;
-      this.unansweredKeyed += call.keyed ? 1 : 0;
+      this.unansweredChanges += call.changes ? 1 : 0;
       this.unansweredBytes += call.bytes;
       this.cfg.write(call.frame);
     }
   }
 
+  /**
+   * next is the call to be written now: the first, if there is room for it. A new token has no
+   * place in the order of the others, and does not wait behind them until the old one is over.
+   */
+  private next(): Call | undefined {
+    const first = this.queue[0];
+    if (!first || this.fits(first)) {
+      return first;
+    }
+    return this.queue.find((call) => call.method === 'renewToken' && this.fits(call));
+  }
+
+  private fits(call: Call): boolean {
+    return (
+      (!call.changes || this.unansweredChanges < maxUnansweredChanges) &&
+      this.unanswered < maxUnanswered &&
+      this.unansweredBytes + call.bytes <= maxUnansweredBytes
+    );
+  }
+
   private landed(call: Call): void {
     call.onLink = false;
     this.unanswered--;
-    this.unansweredKeyed -= call.keyed ? 1 : 0;
+    this.unansweredChanges -= call.changes ? 1 : 0;
     this.unansweredBytes -= call.bytes;
   }
 
@@ -273,6 +299,12 @@ export class Calls {
       this.queue.splice(i, 1);
     }
   }
+}
+
+/** encodingFailure says why a request could not be written. */
+export function encodingFailure(method: string, err: unknown): Failure {
+  const why = err instanceof Failure ? err.message : 'the parameters cannot be written as JSON';
+  return new Failure(ZIMErrorCode.CommonModuleParamsInvalid, `${method}: ${why}`);
 }
 
 /** enters is the room that a request enters, if it does. */

@@ -17,7 +17,8 @@ export interface LinkHandler {
 const open = 1; // WebSocket.OPEN
 
 // After this much longer than it was set for, a timer says that nothing ran meanwhile: the
-// tab slept, or the page was busy. What was not heard then says nothing about the link.
+// tab slept, or the page was busy. What was not heard then says nothing about the link. That
+// excuses one timer of a silence: in a tab that is hidden every timer is late, by up to a minute.
 const asleep = 1_000;
 
 /** A probe that something else gave rise to is given this long to be answered. */
@@ -35,6 +36,7 @@ export class Link {
   private interval = 0;
   private heard = 0;
   private asked = false;
+  private excused = false; // in this silence, for one timer that was late
   private timer: ReturnType<typeof setTimeout> | undefined;
   private due = 0;
 
@@ -63,10 +65,14 @@ export class Link {
     this.checkIn(this.pingAfter());
   }
 
-  /** probe asks for a sign of life now, on a link that is watched. */
+  /** probe asks for a sign of life now, on a link that is watched. If it was asked already, it is given less time. */
   probe(): void {
-    if (!this.asked) {
-      this.ask(Math.min(probeTimeout, this.pingTimeout()));
+    const timeout = Math.min(probeTimeout, this.pingTimeout());
+    const left = this.due - Date.now();
+    if (!this.asked || left < 0) {
+      this.ask(timeout);
+    } else if (left > timeout) {
+      this.checkIn(timeout);
     }
   }
 
@@ -79,7 +85,7 @@ export class Link {
 
   private received(data: unknown): void {
     this.heard = Date.now();
-    this.asked = false;
+    this.asked = this.excused = false;
     let frame: Frame;
     try {
       frame = decodeFrame(data);
@@ -119,11 +125,14 @@ export class Link {
 
   private check(): void {
     const now = Date.now();
-    const quiet = Math.max(0, now - this.heard); // the clock may have been set back
-    if (this.asked && now - this.due < asleep) {
+    this.heard = Math.min(this.heard, now); // the clock may have been set back
+    const quiet = now - this.heard;
+    const late = now - this.due >= asleep;
+    if (this.asked && (!late || this.excused)) {
       this.ws.close();
       this.end({ code: 1006, reason: 'no sign of life' });
     } else if (this.asked || quiet >= this.pingAfter()) {
+      this.excused = this.asked;
       this.ask(this.pingTimeout());
     } else {
       this.checkIn(this.pingAfter() - quiet);

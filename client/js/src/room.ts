@@ -34,6 +34,10 @@ export class Room {
   membersRound = 0;
   walking = false;
 
+  /** A picture that could not be read is read again after a while. */
+  againTimer: ReturnType<typeof setTimeout> | undefined;
+  failedReads = 0; // in a row
+
   /**
    * The first half of a difference, those who left; the second follows at once. If the link
    * is cut between the two, the whole difference comes again.

@@ -1,3 +1,4 @@
+import { jitter } from './backoff.js';
 import type { Call, Calls } from './calls.js';
 import { enters } from './calls.js';
 import { ZIMRoomEvent, ZIMRoomState } from './enums.js';
@@ -24,6 +25,10 @@ import {
 export const maxWalk = 500;
 
 const pageSize = 100;
+
+// What could not be read is read again after a random wait, up to readMost.
+const readFirst = 500;
+const readMost = 8_000;
 
 /** maxNamed is how many rooms a resume may name. */
 const maxNamed = 500;
@@ -61,6 +66,7 @@ export class Rooms {
   interrupted(): void {
     for (const room of [...this.rooms.values()]) {
       room.half = undefined;
+      this.stopReading(room); // it is read when it is connected anew
       if (room.progress) {
         this.say(room, state(room.id, ZIMRoomState.Connecting, ZIMRoomEvent.NetworkInterrupted));
       }
@@ -70,7 +76,7 @@ export class Rooms {
   /** ended takes the client out of all rooms. */
   ended(event: ZIMRoomEvent): void {
     for (const room of [...this.rooms.values()]) {
-      this.rooms.delete(room.id);
+      this.forget(room);
       this.say(room, state(room.id, ZIMRoomState.Disconnected, event));
     }
   }
@@ -129,7 +135,7 @@ export class Rooms {
     const room = this.rooms.get(enters(call) ?? '');
     if (room && !room.progress) {
       this.held.delete(room.id);
-      this.rooms.delete(room.id);
+      this.forget(room);
       this.say(room, state(room.id, ZIMRoomState.Disconnected, failureOf(call.method)));
     }
   }
@@ -186,11 +192,14 @@ export class Rooms {
     this.readAnew(room);
   }
 
-  /** out takes the client out of a room. */
+  /** out takes the client out of a room. Of one that it is not in it was told before. */
   private out(ev: ZIMEventOfRoomStateChangedResult): void {
-    const room = this.find(ev.roomID);
+    const room = this.rooms.get(ev.roomID);
+    if (!room) {
+      return;
+    }
     this.flush(room);
-    this.rooms.delete(ev.roomID);
+    this.forget(room);
     this.say(room, ev);
     if (this.reenter && ev.event === ZIMRoomEvent.ConnectTimeout && room.entry) {
       const { method, params } = again(room);
@@ -338,21 +347,55 @@ export class Rooms {
   private readAttributes(room: Room): void {
     room.attributesStale = false;
     const round = ++room.attributesRound;
-    this.calls.send('queryRoomAllAttributes', { roomID: room.id }, (err, result) => {
-      if (this.rooms.get(room.id) !== room || round !== room.attributesRound) {
-        return;
-      }
-      if (err) {
-        room.attributesStale = true; // until the room is connected anew
-        return;
-      }
+    const isCurrent = () => this.rooms.get(room.id) === room && round === room.attributesRound;
+    const failed = () => {
+      room.attributesStale = true;
+      this.readLater(room);
+    };
+    this.read('queryRoomAllAttributes', { roomID: room.id }, isCurrent, failed, (result) => {
       // The answer has its place among the events: all before it were applied, and none after.
       const infos = room.attributes.become(attributes(result, 'roomAttributes'));
+      room.failedReads = 0;
       if (infos.length > 0) {
         const method = infos.length > 1 ? 'roomAttributesBatchUpdated' : 'roomAttributesUpdated';
         this.emit(method, { roomID: room.id, infos, operatedInfo: { userID: '' } });
       }
     });
+  }
+
+  /** read asks for a part of a picture. What an answer that cannot be read throws is thrown on. */
+  private read(method: string, params: object, isCurrent: () => boolean, failed: () => void, take: (result: Fields) => void): void {
+    this.calls.send(method, params, (err, result) => {
+      if (!isCurrent()) {
+        return;
+      }
+      if (err) {
+        failed();
+        return;
+      }
+      try {
+        take(result);
+      } catch (why) {
+        failed();
+        throw why;
+      }
+    });
+  }
+
+  /** readLater reads what is stale of a room after a while. */
+  private readLater(room: Room): void {
+    room.againTimer ??= setTimeout(
+      () => {
+        room.againTimer = undefined;
+        this.readAnew(room);
+      },
+      jitter(room.failedReads++, readFirst, readMost),
+    );
+  }
+
+  private stopReading(room: Room): void {
+    clearTimeout(room.againTimer);
+    room.againTimer = undefined;
   }
 
   private walk(room: Room): void {
@@ -366,12 +409,13 @@ export class Rooms {
       this.stopWalk(room);
       room.membersStale = true; // until the room is connected anew, or is small enough
     };
+    const failed = () => {
+      giveUp();
+      this.readLater(room);
+    };
     const page = (nextFlag: string) => {
-      this.calls.send('queryRoomMemberList', { roomID, config: { count: pageSize, nextFlag } }, (err, result) => {
-        if (!isCurrent()) {
-          return;
-        }
-        if (err || !room.members.page(users(result, 'memberList'))) {
+      this.read('queryRoomMemberList', { roomID, config: { count: pageSize, nextFlag } }, isCurrent, failed, (result) => {
+        if (!room.members.page(users(result, 'memberList'))) {
           giveUp();
           return;
         }
@@ -381,16 +425,14 @@ export class Rooms {
           return;
         }
         room.walking = false;
+        room.failedReads = 0;
         const { left, joined, count } = room.members.endWalk();
         this.tellWalk(room, 'roomMemberLeft', left, count);
         this.tellWalk(room, 'roomMemberJoined', joined, count);
       });
     };
-    this.calls.send('queryRoomOnlineMemberCount', { roomID }, (err, result) => {
-      if (!isCurrent()) {
-        return;
-      }
-      if (err || whole(result, 'count') > maxWalk) {
+    this.read('queryRoomOnlineMemberCount', { roomID }, isCurrent, failed, (result) => {
+      if (whole(result, 'count') > maxWalk) {
         giveUp();
         return;
       }
@@ -408,6 +450,11 @@ export class Rooms {
     room.walking = false;
     room.membersRound++;
     room.members.abortWalk();
+  }
+
+  private forget(room: Room): void {
+    this.stopReading(room);
+    this.rooms.delete(room.id);
   }
 
   private find(roomID: string): Room {

@@ -1,5 +1,5 @@
 import { jitter } from './backoff.js';
-import { type Call, Calls } from './calls.js';
+import { type Call, Calls, encodingFailure } from './calls.js';
 import { ZIMConnectionEvent, ZIMConnectionState, ZIMRoomEvent } from './enums.js';
 import { Failure, ZIMErrorCode } from './errors.js';
 import type { Emit } from './events.js';
@@ -33,6 +33,9 @@ const attemptTimeout = 10_000;
 
 /** How long a logout may take; after it the session is left to its time. */
 const logoutTimeout = 5_000;
+
+/** How long a gateway that is left in its turn may take for the answers it owes. */
+const moveTimeout = 1_500;
 
 /** Where nothing else says how often the gateway pings. */
 const usualInterval = 10_000;
@@ -80,19 +83,22 @@ export class Session {
   private isOver = false;
   private muted = false; // the application hears nothing any more
   private leaving = false; // logout was called
+  private hasEnded = false; // and the application was told
 
-  private token: string;
+  private token: string; // the last that a gateway has accepted
+  private renewing: string | undefined; // a newer one, of which that is not known
   private sessionID = '';
   private loginID = 0;
 
   private attempts = 0; // all of them: they take the servers in turn
   private tries = 0; // in a row
   private since = 0; // of the last login
-  private moveAt: number | undefined; // the gateway drains
+  private moving = false; // away from a gateway that drains, as soon as nothing is unanswered
   private lastAttempt = 'there was no answer';
 
   private retryTimer: ReturnType<typeof setTimeout> | undefined;
   private retryIsTold = false;
+  private retryAt = 0;
   private linkTimer: ReturnType<typeof setTimeout> | undefined; // ends the attempt, or the link that drains
   private endTimer: ReturnType<typeof setTimeout> | undefined; // ends the first login, or the logout
   private readonly stopWaking: () => void;
@@ -157,13 +163,25 @@ export class Session {
     });
   }
 
-  /** renewToken replaces the token, of later logins too. */
+  /**
+   * renewToken replaces the token, of later logins too. Until the answer is there, a login
+   * tries the new one first.
+   */
   async renewToken(token: string): Promise<void> {
-    if (!this.online) {
-      this.token = token; // the login that comes next has no use for the old one
+    this.renewing = token;
+    let err: unknown;
+    try {
+      await this.request('renewToken', { token });
+      this.token = token;
+    } catch (why) {
+      err = why;
     }
-    await this.request('renewToken', { token });
-    this.token = token;
+    if (this.renewing === token && (!err || refusesToken(err))) {
+      this.renewing = undefined;
+    }
+    if (err) {
+      throw err;
+    }
   }
 
   /**
@@ -176,6 +194,10 @@ export class Session {
       return;
     }
     this.leaving = true;
+    if (this.nothingToLeave()) {
+      this.end(bye);
+      return;
+    }
     // Whatever comes of it, this session is over for the application.
     const loggedOut = () => this.end(bye);
     clearTimeout(this.endTimer);
@@ -185,16 +207,33 @@ export class Session {
       this.muted = true;
     }
     this.calls.send('logout', {}, loggedOut);
-    this.connectNow();
+    this.hurry();
+  }
+
+  /** hurry has a gateway hear of the logout in time, even if one has asked to stay away for longer. */
+  private hurry(): void {
+    if (this.retryTimer && this.retryIsTold && this.retryAt - Date.now() >= logoutTimeout) {
+      this.retryIn(jitter(0, minBackoff, maxBackoff));
+    } else {
+      this.connectNow();
+    }
+  }
+
+  /** nothingToLeave says that no gateway can have a session that has to be logged out. */
+  private nothingToLeave(): boolean {
+    return this.sessionID === '' && this.loginID === 0;
   }
 
   get userID(): string {
     return this.cfg.user.userID;
   }
 
-  /** isLeaving says that logout was called, and that the application may still hear of it. */
-  get isLeaving(): boolean {
-    return this.leaving && !this.isOver && !this.muted;
+  /**
+   * isEnding says that something is still to be said of the end: to the application, or to a
+   * gateway that is to hear of a logout.
+   */
+  get isEnding(): boolean {
+    return (this.leaving || this.isOver) && !this.hasEnded;
   }
 
   /** destroy ends the session without a word, but for a logout that is under way. */
@@ -213,7 +252,6 @@ export class Session {
 
   private connect(): void {
     const url = this.cfg.servers[this.attempts++ % this.cfg.servers.length] as string;
-    this.moveAt = undefined;
     let link: Link;
     try {
       link = new Link(url, this.cfg.WebSocket, {
@@ -245,6 +283,7 @@ export class Session {
 
   private retryIn(ms: number): void {
     clearTimeout(this.retryTimer);
+    this.retryAt = Date.now() + ms;
     this.retryTimer = setTimeout(() => {
       this.retryTimer = undefined;
       this.connect();
@@ -252,6 +291,19 @@ export class Session {
   }
 
   private opened(): void {
+    if (this.leaving && this.nothingToLeave()) {
+      this.end(bye);
+      return;
+    }
+    try {
+      this.sendLogin();
+    } catch (err) {
+      const { code, message } = encodingFailure('login', err);
+      this.end({ code, message, event: ZIMConnectionEvent.LoginInterrupted });
+    }
+  }
+
+  private sendLogin(): void {
     const { user, deviceID } = this.cfg;
     this.loginID = this.calls.nextID();
     const resume = this.sessionID ? { sessionID: this.sessionID, rooms: this.rooms.positions() } : undefined;
@@ -260,8 +312,9 @@ export class Session {
       userName: user.userName || undefined,
       userAvatarUrl: user.userAvatarUrl || undefined,
       userExtendedData: user.userExtendedData || undefined,
-      token: this.token || undefined,
-      deviceID: deviceID || undefined,
+      token: (this.renewing ?? this.token) || undefined,
+      // A session that only says farewell must not take the place of a later one on the device.
+      deviceID: (!this.leaving && deviceID) || undefined,
       platform: 'web',
       resume,
     };
@@ -277,10 +330,11 @@ export class Session {
   /** lost goes on after the end of a link. */
   private lost(end: End): void {
     const was = this.online;
+    const moving = this.moving;
     this.dropLink();
     this.cfg.log.debug(`disconnected with code ${end.code}`);
     this.lastAttempt = attempt(end);
-    if (this.leaving && end.code === close.normal) {
+    if (this.leaving && (end.code === close.normal || this.nothingToLeave())) {
       this.end(bye);
       return;
     }
@@ -295,16 +349,20 @@ export class Session {
       this.say(ZIMConnectionState.Reconnecting, ZIMConnectionEvent.LoginInterrupted);
       this.rooms.interrupted();
     }
-    const told = reconnectAfter(end.reason) ?? (this.moveAt === undefined ? undefined : Math.max(0, this.moveAt - Date.now()));
+    const told = reconnectAfter(end.reason) ?? (moving ? 0 : undefined); // it was this client's turn
     this.retryIsTold = told !== undefined;
     if (!this.isOver) {
       this.retryIn(told ?? jitter(this.tries++, minBackoff, maxBackoff));
+    }
+    if (was && this.leaving) {
+      this.hurry();
     }
   }
 
   private dropLink(): void {
     this.link = undefined;
-    this.online = false;
+    this.online = this.moving = false;
+    this.loginID = 0;
     clearTimeout(this.linkTimer);
     this.calls.unlinked();
   }
@@ -326,6 +384,7 @@ export class Session {
       }
       this.malformed(err);
     }
+    this.moveIfIdle();
   }
 
   private malformed(why: Malformed): void {
@@ -379,6 +438,11 @@ export class Session {
     this.loginID = 0; // it is answered once
     if (frame.kind === 'error') {
       const { code, message, retryable } = frame.error;
+      if (this.renewing !== undefined && refusesToken(frame.error)) {
+        this.renewing = undefined;
+        this.sendLogin(); // with the token that was good before
+        return;
+      }
       link.close();
       if (retryable || passing.has(code)) {
         this.lost({ code: 1006, reason: message });
@@ -392,6 +456,8 @@ export class Session {
     const sessionID = text(frame.result, 'sessionID');
     const resumed = frame.result['resumed'] === true && sessionID === this.sessionID;
     this.sessionID = sessionID;
+    this.token = this.renewing ?? this.token;
+    this.renewing = undefined;
     this.online = true;
     this.since = Date.now();
     clearTimeout(this.linkTimer);
@@ -409,10 +475,23 @@ export class Session {
   /** moveIn has the session move to another gateway after a while. */
   private moveIn(ms: number): void {
     const link = this.link;
-    if (link && this.online) {
+    if (link && this.online && !this.moving) {
       clearTimeout(this.linkTimer);
-      this.moveAt = Date.now() + ms;
-      this.linkTimer = setTimeout(() => this.give(link, ''), ms);
+      this.linkTimer = setTimeout(() => this.move(link), ms);
+    }
+  }
+
+  /** move leaves a gateway, once it has answered what it was asked, or has had the time to. */
+  private move(link: Link): void {
+    this.moving = true;
+    this.calls.hold();
+    this.linkTimer = setTimeout(() => this.give(link, ''), moveTimeout);
+    this.moveIfIdle();
+  }
+
+  private moveIfIdle(): void {
+    if (this.moving && this.link && this.calls.isIdle) {
+      this.give(this.link, '');
     }
   }
 
@@ -434,15 +513,13 @@ export class Session {
     }
     this.isOver = true;
     clearTimeout(this.retryTimer);
-    clearTimeout(this.linkTimer);
     clearTimeout(this.endTimer);
     this.stopWaking();
     this.link?.close();
-    this.link = undefined;
-    this.online = false;
-    this.calls.unlinked();
+    this.dropLink();
     this.tellEnd(ending);
     this.cfg.over();
+    this.hasEnded = true;
     this.resolveEnded();
   }
 
@@ -477,6 +554,17 @@ const passing = new Set<number>([
   ZIMErrorCode.CommonModuleTriggerServerFrequencyLimit,
   -32603,
 ]);
+
+/** Refusals of a token, or of one that is no token. */
+const ofToken = new Set<number>([
+  ZIMErrorCode.CommonModuleParamsInvalid,
+  ZIMErrorCode.NetworkModuleTokenInvalid,
+  ZIMErrorCode.NetworkModuleTokenExpired,
+]);
+
+function refusesToken(err: unknown): boolean {
+  return err instanceof Failure && ofToken.has(err.code);
+}
 
 const bye: Ending = {
   code: ZIMErrorCode.NetworkModuleUserHasAlreadyLoggedOut,

@@ -103,7 +103,27 @@ export interface ZIMMessage {
   timestamp?: number;
   orderKey?: number;
   extendedData?: string;
+
+  // What follows is accepted for ZIM's sake, and neither sent nor received.
+  localExtendedData?: string;
+  isUserInserted?: boolean;
+  receiptStatus?: number;
+  reactions?: any[];
+  isBroadcastMessage?: boolean;
+  mentionedUserIDs?: string[];
+  isMentionAll?: boolean;
+  repliedInfo?: any;
+  rootRepliedCount?: number;
+  isServerMessage?: boolean;
+  editorUserID?: string;
+  editedTime?: number;
+  isGroupTargetedMessage?: boolean;
+  pinnedUserID?: string;
+  pinnedTime?: number;
 }
+
+/** Ours. Any of the messages that can be sent, as a literal as well. */
+export type Sendable = ZIMMessage | ZIMTextMessage | ZIMCommandMessage | ZIMBarrageMessage | ZIMCustomMessage;
 
 export interface ZIMTextMessage extends ZIMMessage {
   message: string;
@@ -129,11 +149,23 @@ export interface ZIMCustomMessage extends ZIMMessage {
 
 export interface ZIMMessageSendConfig {
   priority: ZIMMessagePriority;
+
+  // What follows is accepted for ZIM's sake, and ignored.
+  pushConfig?: any;
+  hasReceipt?: boolean;
+  isNotifyMentionedUsers?: boolean;
+  isRetrySend?: boolean;
+  disableUnreadMessageCount?: boolean;
+  isAllowMultipleMessagePartialFailed?: boolean;
 }
 
 export interface ZIMMessageSendNotification {
   /** Called with the message before it is sent. */
   onMessageAttached?: (message: ZIMMessage) => void;
+
+  // What follows is accepted for ZIM's sake, and never called: no message has a file.
+  onMediaUploadingProgress?: (...args: any[]) => void;
+  onMultipleMediaUploadingProgress?: (...args: any[]) => void;
 }
 
 export interface ZIMMessageSentResult {

@@ -62,8 +62,14 @@ export function keyed(method: string): boolean {
   return !unkeyed.has(method) && !method.startsWith('query');
 }
 
+/** encodeRequest throws what JSON.stringify throws, and a Failure for a number that JSON would write as null. */
 export function encodeRequest(id: number | string, method: string, params: object): string {
-  return JSON.stringify({ jsonrpc: '2.0', id, method, params });
+  return JSON.stringify({ jsonrpc: '2.0', id, method, params }, (name, value: unknown) => {
+    if (typeof value === 'number' && !Number.isFinite(value)) {
+      throw new Failure(ZIMErrorCode.CommonModuleParamsInvalid, `${name} is ${value}, it has to be a finite number`);
+    }
+    return value;
+  });
 }
 
 /** A Malformed text or event is skipped. Its message never has any of the text in it. */

@@ -8,11 +8,11 @@ import { Log } from './log.js';
 import { Session, unreadable, type User } from './session.js';
 import type {
   RoomHistoryQueriedResult,
+  Sendable,
   ZIMAppConfig,
   ZIMLogConfig,
   ZIMLoginConfig,
   ZIMLogoutConfig,
-  ZIMMessage,
   ZIMMessageSendConfig,
   ZIMMessageSendNotification,
   ZIMMessageSentResult,
@@ -43,7 +43,7 @@ import type {
   ZIMUserInfo,
 } from './types.js';
 import { version } from './version.js';
-import { Malformed, message as readMessage, object } from './wire.js';
+import { Malformed, maxMessage, message as readMessage, object } from './wire.js';
 
 /** ZIMEventHandler has the listener of each type of event. */
 export type ZIMEventHandler = { [K in keyof Events]: (zim: ZIM, data: Events[K]) => void };
@@ -58,12 +58,15 @@ export type ZIMEventHandler = { [K in keyof Events]: (zim: ZIM, data: Events[K])
 export class ZIM {
   private static instance: ZIM | null = null;
 
+  /** farewell is the login of an instance that was destroyed: a gateway may still have to hear of its logout. */
+  private static farewell: Session | undefined;
+
   /** create makes the one instance there is. While there is one, it gives null. */
   static create(appConfig: number | ZIMAppConfig): ZIM | null {
     if (ZIM.instance) {
       return null;
     }
-    ZIM.instance = new ZIM(typeof appConfig === 'number' ? { appID: appConfig } : appConfig);
+    ZIM.instance = new ZIM(typeof appConfig === 'number' ? { appID: appConfig } : { ...appConfig });
     return ZIM.instance;
   }
 
@@ -98,6 +101,7 @@ export class ZIM {
   destroy(): void {
     this.destroyed = true;
     this.session?.destroy();
+    ZIM.farewell = this.session ?? ZIM.farewell;
     this.session = undefined;
     this.endBatches();
     if (ZIM.instance === this) {
@@ -119,10 +123,11 @@ export class ZIM {
    * there fails with 6000111.
    */
   login(userInfo: ZIMUserInfo, token: string): Promise<void>;
-  login(userID: string, config: ZIMLoginConfig): Promise<void>;
-  async login(who: ZIMUserInfo | string, how: string | ZIMLoginConfig): Promise<void> {
-    while (this.session?.isLeaving) {
-      await this.session.ended; // what is left to be said of it comes before the new one
+  login(userID: string, config: Partial<ZIMLoginConfig>): Promise<void>;
+  async login(who: ZIMUserInfo | string, how: string | Partial<ZIMLoginConfig>): Promise<void> {
+    this.refuseIfDestroyed('login');
+    for (let before = this.ending(); before; before = this.ending()) {
+      await before.ended; // what is left to be said of it comes before the new one
     }
     this.refuseIfDestroyed('login');
     if (this.session) {
@@ -150,12 +155,9 @@ export class ZIM {
   }
 
   /** logout leaves all rooms and ends the login. */
-  logout(_config?: ZIMLogoutConfig): void {
-    const session = this.session;
-    session?.logout();
-    if (session && !session.isLeaving) {
-      this.over(session);
-    }
+  logout(_config?: Partial<ZIMLogoutConfig>): void {
+    this.session?.logout();
+    this.endBatches();
   }
 
   async renewToken(token: string): Promise<ZIMTokenRenewedResult> {
@@ -166,7 +168,7 @@ export class ZIM {
   // Rooms
 
   /** createRoom makes a room that must not exist, and enters it. */
-  async createRoom(roomInfo: ZIMRoomInfo, config?: ZIMRoomAdvancedConfig): Promise<ZIMRoomCreatedResult> {
+  async createRoom(roomInfo: ZIMRoomInfo, config?: Partial<ZIMRoomAdvancedConfig>): Promise<ZIMRoomCreatedResult> {
     return this.ask('createRoom', { roomInfo: roomOf(roomInfo), config: configOf(config) });
   }
 
@@ -176,7 +178,7 @@ export class ZIM {
   }
 
   /** enterRoom enters a room, and makes it if there is none: only then roomName and config count. */
-  async enterRoom(roomInfo: ZIMRoomInfo, config?: ZIMRoomAdvancedConfig): Promise<ZIMRoomEnteredResult> {
+  async enterRoom(roomInfo: ZIMRoomInfo, config?: Partial<ZIMRoomAdvancedConfig>): Promise<ZIMRoomEnteredResult> {
     return this.ask('enterRoom', { roomInfo: roomOf(roomInfo), config: configOf(config) });
   }
 
@@ -185,7 +187,7 @@ export class ZIM {
     fromRoomID: string,
     toRoomInfo: ZIMRoomInfo,
     isCreateWhenRoomNotExisted: boolean,
-    config?: ZIMRoomAdvancedConfig,
+    config?: Partial<ZIMRoomAdvancedConfig>,
   ): Promise<ZIMRoomSwitchedResult> {
     return this.ask('switchRoom', {
       fromRoomID,
@@ -221,7 +223,7 @@ export class ZIM {
 
   /** sendMessage is ZIM's; of its conversation types there are rooms alone. */
   async sendMessage(
-    message: ZIMMessage,
+    message: Sendable,
     toConversationID: string,
     conversationType: ZIMConversationType,
     config?: Partial<ZIMMessageSendConfig>,
@@ -236,7 +238,7 @@ export class ZIM {
 
   /** sendRoomMessage sends to the others in a room, and gives the message as they get it. */
   async sendRoomMessage(
-    message: ZIMMessage,
+    message: Sendable,
     roomID: string,
     config?: Partial<ZIMMessageSendConfig>,
     notification?: ZIMMessageSendNotification,
@@ -315,7 +317,7 @@ export class ZIM {
       return; // its end will say that none was begun
     }
     before?.failed(new Failure(ZIMErrorCode.CommonModuleParamsInvalid, `the batch of room ${quoted(roomID)} was begun anew`));
-    this.batches.set(roomID, new Batch(roomID, config ?? {}));
+    this.batches.set(roomID, new Batch(roomID, { ...config }));
   }
 
   /** endRoomAttributesBatchOperation carries out the batch, all at once for everybody else. */
@@ -368,6 +370,11 @@ export class ZIM {
     return (await this.current(method).request(method, params)) as R;
   }
 
+  /** ending is a login that is over, and of which something is still to be said. */
+  private ending(): Session | undefined {
+    return [this.session, ZIM.farewell].find((session) => session?.isEnding);
+  }
+
   private current(method: string): Session {
     this.refuseIfDestroyed(method);
     if (!this.session) {
@@ -406,7 +413,7 @@ export class ZIM {
 /** maxBatches is how many rooms may have a batch begun and not ended. */
 const maxBatches = 500;
 
-function loginConfig(how: string | ZIMLoginConfig | undefined): Partial<ZIMLoginConfig> {
+function loginConfig(how: string | Partial<ZIMLoginConfig> | undefined): Partial<ZIMLoginConfig> {
   return typeof how === 'object' && how !== null ? how : {};
 }
 
@@ -435,12 +442,17 @@ function flagsOf(config: Partial<ZIMRoomAttributesSetConfig> | undefined): objec
 }
 
 /** outgoing is a message as it is sent: a command is bytes here, and base64 on the wire. */
-function outgoing(message: ZIMMessage): object {
-  const m = message as ZIMMessage & { message?: unknown; subType?: number };
+function outgoing(message: Sendable): object {
+  const m: { type: number; message?: unknown; subType?: number; extendedData?: string } = message;
   let text = m.message;
   if (m.type === ZIMMessageType.Command) {
     if (!(text instanceof Uint8Array)) {
       throw new Failure(ZIMErrorCode.CommonModuleParamsInvalid, 'the message of a command has to be a Uint8Array');
+    }
+    const most = (maxMessage / 4) * 3;
+    if (text.length > most) {
+      const told = `the message of a command has ${text.length} bytes, no request can have more than ${most} of them`;
+      throw new Failure(ZIMErrorCode.CommonModuleParamsInvalid, told);
     }
     text = encodeBase64(text);
   }

@@ -1,5 +1,5 @@
 import { expect, test, vi } from 'vitest';
-import { maxPending, maxPendingBytes, maxUnanswered, maxUnansweredBytes, maxUnansweredKeyed } from '../src/calls.js';
+import { maxPending, maxPendingBytes, maxUnanswered, maxUnansweredBytes, maxUnansweredChanges } from '../src/calls.js';
 import { maxOperations } from '../src/batch.js';
 import { maxKnown, MembersKnown } from '../src/picture.js';
 import { maxRead } from '../src/wire.js';
@@ -13,36 +13,67 @@ const ignore = () => {};
 
 test('at most 32 requests that change something are unanswered; the next goes when one is answered', async () => {
   const world = await World.loggedIn();
-  for (let i = 0; i < maxUnansweredKeyed + 2; i++) {
+  for (let i = 0; i < maxUnansweredChanges + 2; i++) {
     world.zim.joinRoom(`r${i}`).catch(ignore);
   }
-  expect(world.socket.count('joinRoom')).toBe(maxUnansweredKeyed);
+  expect(world.socket.count('joinRoom')).toBe(maxUnansweredChanges);
   const first = world.socket.sent.find((r) => r.method === 'joinRoom');
   world.socket.raw(JSON.stringify({ jsonrpc: '2.0', id: first?.id, error: { code: 6000322, message: 'no' } }));
-  expect(world.socket.count('joinRoom')).toBe(maxUnansweredKeyed + 1);
+  expect(world.socket.count('joinRoom')).toBe(maxUnansweredChanges + 1);
   world.socket.refuse('joinRoom', 6000007, 'away', { retryable: true }); // waits, and is not unanswered meanwhile
-  expect(world.socket.count('joinRoom')).toBe(maxUnansweredKeyed + 2);
+  expect(world.socket.count('joinRoom')).toBe(maxUnansweredChanges + 2);
+});
+
+test('a logout counts among what changes something, and goes when there is room', async () => {
+  const world = await World.loggedIn();
+  for (let i = 0; i < maxUnansweredChanges; i++) {
+    world.zim.joinRoom(`r${i}`).catch(ignore);
+  }
+  world.zim.logout();
+  expect(world.socket.count('logout')).toBe(0);
+  world.socket.refuse('joinRoom', 6000322);
+  expect(world.socket.count('logout')).toBe(1);
+});
+
+test('a new token does not wait for that, but for what a connection may have unanswered of any kind', async () => {
+  const world = await World.loggedIn();
+  for (let i = 0; i < maxUnansweredChanges + 1; i++) {
+    world.zim.joinRoom(`r${i}`).catch(ignore);
+  }
+  world.zim.queryRoomOnlineMemberCount('r').catch(ignore); // has its place in the order
+  world.zim.renewToken('first').catch(ignore);
+  world.zim.renewToken('second').catch(ignore);
+  expect(world.socket.sent.slice(maxUnansweredChanges + 1).map((r) => r.params.token)).toEqual(['first', 'second']);
+  world.zim.destroy();
+
+  const other = await World.loggedIn();
+  for (let i = 0; i < maxUnanswered; i++) {
+    other.zim.queryRoomOnlineMemberCount('r').catch(ignore);
+  }
+  other.zim.joinRoom('r').catch(ignore);
+  other.zim.renewToken('first').catch(ignore);
+  expect(other.socket.count('renewToken')).toBe(0);
 });
 
 test('what was never sent is not sent after its time', async () => {
   const world = await World.loggedIn({ requestTimeout: 1_000 });
-  const calls = Array.from({ length: maxUnansweredKeyed + 1 }, (_, i) => failure(world.zim.joinRoom(`r${i}`)));
+  const calls = Array.from({ length: maxUnansweredChanges + 1 }, (_, i) => failure(world.zim.joinRoom(`r${i}`)));
   await vi.advanceTimersByTimeAsync(1_000);
   const errors = await Promise.all(calls);
   expect(errors[0]?.message).toBe('joinRoom: no answer within 1000 ms; the outcome is not known');
   expect(errors.at(-1)?.message).toBe('joinRoom: no answer within 1000 ms; not sent');
   world.socket.refuse('joinRoom', 6000322); // makes room for one more
-  expect(world.socket.count('joinRoom')).toBe(maxUnansweredKeyed);
+  expect(world.socket.count('joinRoom')).toBe(maxUnansweredChanges);
 });
 
 test('requests that a lost link owes count no more, and those of the next are as many', async () => {
   const world = await World.loggedIn();
-  for (let i = 0; i < maxUnansweredKeyed + 8; i++) {
+  for (let i = 0; i < maxUnansweredChanges + 8; i++) {
     world.zim.joinRoom(`r${i}`).catch(ignore);
   }
   world.cut();
   await world.back();
-  expect(world.socket.count('joinRoom')).toBe(maxUnansweredKeyed);
+  expect(world.socket.count('joinRoom')).toBe(maxUnansweredChanges);
 });
 
 test('requests of any kind that are unanswered have a bound, in number and in bytes', async () => {
@@ -96,6 +127,19 @@ test('a request that a gateway would close the connection for is not sent', asyn
   expect(err).toMatchObject({ code: 6000001, message: expect.stringMatching(/the request has 6553[78] bytes, the limit is 65536/) });
   world.zim.queryRoomOnlineMemberCount('é'.repeat(over - 1)).catch(ignore);
   expect(world.socket.count('queryRoomOnlineMemberCount')).toBe(1);
+});
+
+test('a command that no request can have is refused by its length', async () => {
+  const world = await World.loggedIn();
+  const encoded = vi.spyOn(globalThis, 'btoa');
+  const command = (bytes: number) => failure(world.zim.sendRoomMessage({ type: 2, message: new Uint8Array(bytes) }, 'r'));
+  expect(await command(49_153)).toMatchObject({
+    code: 6000001,
+    message: 'the message of a command has 49153 bytes, no request can have more than 49152 of them',
+  });
+  expect(encoded).not.toHaveBeenCalled();
+  expect(await command(49_152)).toMatchObject({ code: 6000001, message: expect.stringContaining('the limit is 65536') });
+  encoded.mockRestore();
 });
 
 test('a batch has at most 20 operations, and one of more is not begun to be carried out', async () => {

@@ -101,8 +101,9 @@ test.each(named('error_'))('the error %s', async (_, file) => {
 
 test.each(named('event_'))('the event %s', async (name, file) => {
   const world = await World.loggedIn();
-  if (method(name) !== 'roomStateChanged') {
-    await world.entered('R', undefined, 0);
+  const params = golden(file).params;
+  if (method(name) !== 'roomStateChanged' || params.state === 'disconnected') {
+    await world.entered(params.roomID ?? 'R', undefined, 0);
   }
   world.socket.raw(readFileSync(join(folder, file), 'utf8'));
   if (method(name) === 'roomMemberLeft') {

@@ -249,6 +249,58 @@ test('what could not be read is read when the room is connected anew', async () 
   expect(world.told()).toEqual(['r (2, 0)', 'r left cid']);
 });
 
+test('what could not be read is read after a while, again and again, until it can be', async () => {
+  const world = await known();
+  vi.spyOn(Math, 'random').mockReturnValue(0.999);
+  lost(world, 20);
+  for (let i = 1; i < 8; i++) {
+    world.socket.refuse('queryRoomAllAttributes', 6000005);
+    world.socket.refuse('queryRoomOnlineMemberCount', 6000005);
+    await vi.advanceTimersByTimeAsync(Math.min(8_000, 500 * 2 ** (i - 1)));
+    expect(world.socket.count('queryRoomAllAttributes')).toBe(i + 1);
+    expect(world.socket.count('queryRoomOnlineMemberCount')).toBe(i + 1);
+  }
+  allAttributes(world, { topic: 'x' });
+  count(world, 1);
+  world.socket.refuse('queryRoomMemberList', 6000005);
+  await vi.advanceTimersByTimeAsync(500); // from the beginning
+  expect(world.socket.count('queryRoomAllAttributes')).toBe(8);
+  count(world, 1);
+  list(world, ['ana']);
+  expect(world.told()).toEqual(['r lost 10–20', 'r attributes delete {"lang":""}', 'r left bob,cid']);
+  await vi.advanceTimersByTimeAsync(8_000);
+  expect(world.socket.count('queryRoomOnlineMemberCount')).toBe(9);
+});
+
+test('an answer that cannot be read is asked for again', async () => {
+  vi.spyOn(console, 'error').mockImplementation(() => {});
+  const world = await known();
+  lost(world, 20);
+  world.socket.answer('queryRoomAllAttributes', { roomID: 'r', roomAttributes: 7 });
+  world.socket.answer('queryRoomOnlineMemberCount', { roomID: 'r', count: 'x' });
+  await vi.advanceTimersByTimeAsync(500);
+  allAttributes(world, { topic: 'x', lang: 'en' });
+  count(world, 1);
+  list(world, ['ana']);
+  expect(world.told()).toEqual(['r lost 10–20', 'error 6000109', 'error 6000109', 'r left bob,cid']);
+});
+
+test('a room that the client has left, or that comes back, is not read after that while', async () => {
+  const world = await known();
+  const refuse = () => world.socket.refuse('queryRoomOnlineMemberCount', 6000005);
+  lost(world, 20);
+  refuse();
+  world.cut();
+  await vi.advanceTimersByTimeAsync(500);
+  world.acceptLogin({ resumed: true });
+  expect(world.socket.count('queryRoomOnlineMemberCount')).toBe(0); // before it is connected
+  world.socket.state('r', 'connected', 'success', { epoch: 7, seq: 20 });
+  refuse();
+  world.socket.state('r', 'disconnected', 'kickedOut');
+  await vi.advanceTimersByTimeAsync(8_000);
+  expect(world.socket.count('queryRoomOnlineMemberCount')).toBe(1);
+});
+
 test('a heal after a loss of data: interrupted, connected under another epoch, and the difference', async () => {
   const world = await known();
   world.socket.state('r', 'connecting', 'networkInterrupted');

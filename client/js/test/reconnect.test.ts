@@ -1,5 +1,5 @@
 import { afterEach, expect, test, vi } from 'vitest';
-import { failure, room, settle, timed, user, World } from './fake.js';
+import { failure, room, settle, timed, user, wireMessage, World } from './fake.js';
 
 timed();
 
@@ -562,15 +562,49 @@ test('a gateway that drains is left when it is time, for the next one', async ()
   expect(world.gateway.sockets).toHaveLength(2);
 });
 
-test('a gateway that drains and is gone before it is time is left alone until then', async () => {
+test('a gateway that drains and is gone before it is time is not waited for: the usual backoff is', async () => {
   const world = await World.loggedIn();
-  world.socket.event('serverDraining', { reconnectAfterMs: 1_500 });
+  world.socket.event('serverDraining', { reconnectAfterMs: 30_000 });
   await vi.advanceTimersByTimeAsync(500);
   world.cut();
-  await vi.advanceTimersByTimeAsync(999);
+  await vi.advanceTimersByTimeAsync(249);
   expect(world.gateway.sockets).toHaveLength(1);
   await vi.advanceTimersByTimeAsync(1);
   expect(world.gateway.sockets).toHaveLength(2);
+});
+
+test('a gateway that drains is left when it owes no answer, and is asked nothing more', async () => {
+  const world = await World.loggedIn();
+  await world.entered('r');
+  const sending = world.zim.sendRoomMessage({ type: 20, message: 'hi' }, 'r');
+  world.socket.event('serverDraining', { reconnectAfterMs: 1_000 });
+  const old = world.socket;
+  await vi.advanceTimersByTimeAsync(1_000);
+  const counting = world.zim.queryRoomOnlineMemberCount('r');
+  expect(old.count('queryRoomOnlineMemberCount')).toBe(0);
+  world.socket.event('serverDraining', { reconnectAfterMs: 60_000 }); // it is on its way
+  expect(old.closedByClient).toBe(false);
+  old.answer('sendRoomMessage', { message: wireMessage({ type: 20 }) });
+  expect(old.closedByClient).toBe(true);
+  await sending;
+  await settle();
+  world.acceptLogin({ resumed: true });
+  expect(world.socket.sent.map((r) => r.method)).toEqual(['login', 'queryRoomOnlineMemberCount']);
+  world.socket.answer('queryRoomOnlineMemberCount', { roomID: 'r', count: 2 });
+  await counting;
+});
+
+test('a gateway that drains and does not answer is left 1.5 s after it was time', async () => {
+  const world = await World.loggedIn();
+  world.zim.joinRoom('r').catch(() => {});
+  world.socket.event('serverDraining', { reconnectAfterMs: 1_000 });
+  await vi.advanceTimersByTimeAsync(2_499);
+  expect(world.socket.closedByClient).toBe(false);
+  await vi.advanceTimersByTimeAsync(1);
+  expect(world.gateway.sockets[0]?.closedByClient).toBe(true);
+  await settle();
+  world.acceptLogin({ resumed: true });
+  expect(world.socket.count('joinRoom')).toBe(1);
 });
 
 test('a session under another name is another session, whatever the gateway says', async () => {
@@ -637,6 +671,34 @@ test('a tab that slept does not take its own silence for the link\'s', async () 
   expect(world.told()).toEqual(['connection (3, 3)']); // awake, and not answered
 });
 
+test('a tab whose timers are all late finds that its link is dead', async () => {
+  const world = await World.loggedIn();
+  for (let minute = 0; minute < 3; minute++) {
+    expect(world.told()).toEqual([]);
+    vi.setSystemTime(Date.now() + 60_000); // a hidden tab has its timers once a minute
+    await vi.advanceTimersByTimeAsync(12_500);
+  }
+  expect(world.told()).toEqual(['connection (3, 3)']);
+});
+
+test('each silence is excused anew', async () => {
+  const world = await World.loggedIn();
+  for (let minute = 0; minute < 10; minute++) {
+    await vi.advanceTimersByTimeAsync(12_500);
+    vi.setSystemTime(Date.now() + 60_000);
+    await vi.advanceTimersByTimeAsync(7_500);
+    world.socket.raw('{"jsonrpc":"2.0","id":"ping","result":{"serverTime":1}}');
+  }
+  expect(world.told()).toEqual([]);
+});
+
+test('a clock that is set back does not end the watch', async () => {
+  const world = await World.loggedIn();
+  vi.setSystemTime(Date.now() - 3_600_000);
+  await vi.advanceTimersByTimeAsync(32_500);
+  expect(world.told()).toEqual(['connection (3, 3)']);
+});
+
 /** A Page is what a browser has besides WebSockets, as far as it is listened to. */
 class Page {
   private readonly window = new EventTarget();
@@ -678,6 +740,23 @@ test.each(['online', 'offline', 'pageshow', 'visibilitychange'])('at %s a link i
   page.raise(type); // one question is enough
   expect(world.socket.count('ping')).toBe(1);
   await vi.advanceTimersByTimeAsync(3_000);
+  expect(world.told()).toEqual(['connection (3, 3)']);
+});
+
+test.each([
+  ['that was asked already', 0],
+  ['that was asked before the tab slept', 3_600_000],
+])('a link %s is given up soon as well', async (_, slept) => {
+  const page = new Page();
+  const world = await World.loggedIn();
+  await vi.advanceTimersByTimeAsync(12_500);
+  expect(world.socket.count('ping')).toBe(1);
+  vi.setSystemTime(Date.now() + slept);
+  page.raise('visibilitychange');
+  expect(world.socket.count('ping')).toBe(slept ? 2 : 1);
+  await vi.advanceTimersByTimeAsync(2_999);
+  expect(world.told()).toEqual([]);
+  await vi.advanceTimersByTimeAsync(1);
   expect(world.told()).toEqual(['connection (3, 3)']);
 });
 
@@ -742,7 +821,7 @@ test('what an old connection still says is not heard', async () => {
   expect(world.told()).toEqual([]);
 });
 
-test('a listener may log out, leave or destroy', async () => {
+test('a listener may destroy', async () => {
   const world = await World.loggedIn();
   await world.entered('r');
   world.zim.on('connectionStateChanged', () => world.zim.destroy());
@@ -750,4 +829,65 @@ test('a listener may log out, leave or destroy', async () => {
   await vi.advanceTimersByTimeAsync(60_000);
   expect(world.gateway.sockets).toHaveLength(1);
   expect(world.told()).toEqual([]);
+});
+
+test('a listener may log out, and log in at once', async () => {
+  const world = await World.loggedIn();
+  await world.entered('r');
+  const heard: string[] = [];
+  const logins: Promise<void>[] = [];
+  world.zim.on('connectionStateChanged', (zim, { state, event }) => {
+    heard.push(`(${state}, ${event})`);
+    if (heard.length === 1) {
+      zim.logout();
+      logins.push(zim.login('bob', {} as never));
+    }
+  });
+  world.cut();
+  expect(world.told()).toEqual(['r (0, 0)']);
+  await settle();
+  expect(world.gateway.sockets).toHaveLength(2);
+  world.socket.open();
+  expect(world.socket.asked('login').params).toMatchObject({ userID: 'ana', resume: { sessionID: 'S1' } });
+  world.socket.answer('login', { sessionID: 'S1', resumed: true });
+  world.socket.answer('logout');
+  await settle();
+  world.acceptLogin({ sessionID: 'S2' });
+  await logins[0];
+  expect(world.socket.asked('login').params.userID).toBe('bob');
+  expect(heard).toEqual(['(3, 3)', '(0, 0)', '(1, 1)', '(2, 0)']);
+  expect(world.gateway.sockets).toHaveLength(3);
+});
+
+test('a listener may leave', async () => {
+  const world = await World.loggedIn();
+  await world.entered('r');
+  const leaving: Promise<unknown>[] = [];
+  world.zim.on('connectionStateChanged', (zim, { state }) => {
+    if (state === 3) {
+      leaving.push(zim.leaveRoom('r'));
+    }
+  });
+  world.cut();
+  await world.back();
+  world.socket.state('r', 'connected', 'success', { epoch: 7, seq: 10 });
+  expect(world.socket.sent.map((r) => r.method)).toEqual(['login', 'leaveRoom']);
+  world.socket.state('r', 'disconnected', 'success');
+  world.socket.answer('leaveRoom', { roomID: 'r' });
+  expect(await leaving[0]).toEqual({ roomID: 'r' });
+  expect(world.told()).toEqual(['r (1, 1)', 'r (2, 0)', 'r (0, 0)']);
+});
+
+test('a departure whose answer was lost is told once: by the resume, and not by the repeat', async () => {
+  const world = await World.loggedIn();
+  await world.entered('r');
+  const leaving = world.zim.leaveRoom('r');
+  world.cut();
+  world.said.length = 0;
+  await world.back();
+  world.socket.state('r', 'disconnected', 'success');
+  world.socket.state('r', 'disconnected', 'success');
+  world.socket.answer('leaveRoom', { roomID: 'r' });
+  await leaving;
+  expect(world.told()).toEqual(['connection (2, 0)', 'r (0, 0)']);
 });

@@ -297,23 +297,134 @@ test('a logout while the link is lost is told at once, and to a gateway when the
   expect(world.said).toHaveLength(2);
 });
 
-test('after such a logout another login begins at once, and is not disturbed', async () => {
-  const world = await World.loggedIn();
+test('after such a logout another login waits until it is said, and takes the device over from nobody', async () => {
+  const world = await World.loggedIn({ deviceID: 'tab' });
+  expect(world.socket.asked('login').params.deviceID).toBe('tab');
   world.cut();
   world.zim.logout();
   const login = world.zim.login('bob', {} as never);
   await settle();
-  const [, mine, farewell] = world.gateway.sockets;
+  expect(world.gateway.sockets).toHaveLength(2);
+  const farewell = world.socket;
+  farewell.open();
+  expect(farewell.asked('login').params).toMatchObject({ userID: 'ana', resume: { sessionID: 'S1' } });
+  expect(farewell.asked('login').params).not.toHaveProperty('deviceID');
+  farewell.answer('login', { sessionID: 'S1', resumed: true });
+  farewell.answer('logout');
+  await settle();
   expect(world.gateway.sockets).toHaveLength(3);
-  mine?.open();
-  mine?.answer('login', { sessionID: 'S2', userID: 'bob' });
+  world.acceptLogin({ sessionID: 'S2', userID: 'bob' });
   await login;
-  farewell?.open();
-  farewell?.answer('login', { sessionID: 'S1', resumed: true });
-  farewell?.answer('logout');
-  expect(world.told().slice(-2)).toEqual(['connection (1, 1)', 'connection (2, 0)']);
-  void failure(world.zim.joinRoom('r'));
-  expect(mine?.count('joinRoom')).toBe(1);
+  expect(world.socket.asked('login').params).toMatchObject({ userID: 'bob', deviceID: 'tab' });
+  expect(world.told().slice(-3)).toEqual(['connection (0, 0)', 'connection (1, 1)', 'connection (2, 0)']);
+});
+
+test.each([false, true])('a login waits no longer than a logout may take that no gateway hears of (another instance: %s)', async (another) => {
+  const world = await World.loggedIn();
+  world.cut();
+  world.zim.logout();
+  let next = world;
+  if (another) {
+    world.zim.destroy();
+    next = new World();
+  }
+  const login = next.zim.login('ana', {} as never);
+  const began = () => next.told().includes('connection (1, 1)');
+  await vi.advanceTimersByTimeAsync(4_999);
+  expect(began()).toBe(false);
+  await vi.advanceTimersByTimeAsync(1);
+  expect(began()).toBe(true);
+  next.acceptLogin();
+  await login;
+});
+
+test('a login that no gateway has heard of is not logged out', async () => {
+  for (const open of [false, true]) {
+    const world = new World();
+    const login = failure(world.zim.login('ana', {} as never));
+    if (open) {
+      world.socket.open(); // a gateway may have heard of it
+    }
+    world.zim.logout();
+    expect(world.told().slice(-1)).toEqual(['connection (0, 0)']);
+    expect(await login).toMatchObject({ code: 6000122 });
+    expect(world.socket.closedByClient).toBe(!open);
+    world.cut();
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(world.gateway.sockets).toHaveLength(1);
+    world.zim.destroy();
+  }
+});
+
+test('a login that is under way at the logout is logged out', async () => {
+  const world = new World();
+  void failure(world.zim.login('ana', {} as never));
+  world.socket.open();
+  world.zim.logout();
+  world.socket.answer('login', { sessionID: 'S1', resumed: false });
+  expect(world.socket.sent.map((r) => r.method)).toEqual(['login', 'logout']);
+});
+
+test.each<[string, (world: World) => void]>([
+  ['before', (world) => world.zim.logout()],
+  ['after', () => {}],
+  ['when it is told', (world) => world.zim.on('connectionStateChanged', (zim, { state }) => state === 3 && zim.logout())],
+])('a logout does not wait as long as a gateway asks to stay away, if it could not be said then: %s', async (_, before) => {
+  const world = await World.loggedIn();
+  before(world);
+  world.socket.closed(1013, '{"reconnectAfterMs":20000}');
+  world.zim.logout();
+  await vi.advanceTimersByTimeAsync(500);
+  expect(world.gateway.sockets).toHaveLength(2);
+  world.socket.open();
+  world.socket.answer('login', { sessionID: 'S1', resumed: true });
+  expect(world.socket.count('logout')).toBe(1);
+});
+
+test('a logout is said when a gateway is to be asked again, if that is soon', async () => {
+  const world = await World.loggedIn();
+  world.socket.closed(1013, '{"reconnectAfterMs":3000}');
+  world.zim.logout();
+  await vi.advanceTimersByTimeAsync(2_999);
+  expect(world.gateway.sockets).toHaveLength(1);
+  await vi.advanceTimersByTimeAsync(1);
+  expect(world.gateway.sockets).toHaveLength(2);
+});
+
+const disconnected = (event: string) => ({ state: 'disconnected', event, extendedData: '' });
+
+test.each<[string, (world: World) => void]>([
+  ['a gateway closed for good', (world) => world.socket.closed(4511)],
+  ['the token has expired', (world) => world.socket.event('connectionStateChanged', disconnected('tokenExpired'))],
+  [
+    'a logout',
+    (world) => {
+      world.zim.logout();
+      world.socket.event('connectionStateChanged', disconnected('success'));
+    },
+  ],
+])('a listener that hears that %s may log in again, and its login is told last', async (_, end) => {
+  const world = await World.loggedIn();
+  await world.entered('r');
+  const logins: Promise<number | undefined>[] = [];
+  const login = (zim: ZIM) => logins.push(zim.login('ana', { token: 'new' } as never).then(() => 0, ({ code }) => code));
+  const said = (type: string) => (_: ZIM, data: unknown) => world.said.push([type, data]);
+  world.zim.on('roomStateChanged', (zim, data) => {
+    said('roomStateChanged')(zim, data);
+    login(zim);
+  });
+  world.zim.on('connectionStateChanged', (zim, data) => {
+    said('connectionStateChanged')(zim, data);
+    if (data.state === 0) {
+      login(zim);
+    }
+  });
+  end(world);
+  await settle();
+  expect(world.gateway.sockets).toHaveLength(2);
+  world.acceptLogin({ sessionID: 'S2' });
+  expect(await Promise.all(logins)).toEqual([0, 6000111]); // there is one already then
+  expect(world.told().map((told) => told.replace(/, \d+/, ''))).toEqual(['r (0)', 'connection (0)', 'connection (1)', 'connection (2)']);
 });
 
 test('a logout that no gateway answers after a lost link is given up', async () => {
@@ -362,6 +473,81 @@ test('a token that is refused changes nothing; one given while there is no link 
   expect(world.socket.asked('login').params.token).toBe('new-token');
   world.socket.answer('renewToken', { tokenExpiresAt: 0 });
   await later;
+});
+
+/** reconnecting gives the token of the login on the next link. */
+async function reconnecting(world: World): Promise<string> {
+  await vi.advanceTimersByTimeAsync(8_000);
+  world.socket.open();
+  return world.socket.asked('login').params.token;
+}
+
+test('a token that was on its way when the link broke is tried first, and kept if it is accepted', async () => {
+  const world = await World.loggedIn();
+  const renewing = world.zim.renewToken('new-token');
+  world.cut();
+  expect(await reconnecting(world)).toBe('new-token');
+  world.socket.answer('login', { sessionID: 'S1', resumed: true });
+  world.socket.refuse('renewToken', 6000105); // whatever becomes of it
+  await failure(renewing);
+  world.cut();
+  expect(await reconnecting(world)).toBe('new-token');
+});
+
+test.each([6000103, 6000106])('if it is refused with %d, the login is repeated with the one before', async (code) => {
+  const world = await World.loggedIn();
+  world.cut();
+  const renewing = failure(world.zim.renewToken('bad-token'));
+  expect(await reconnecting(world)).toBe('bad-token');
+  world.socket.refuse('login', code);
+  expect(world.socket.asked('login').params.token).toBe('secret-token');
+  world.socket.answer('login', { sessionID: 'S1', resumed: true });
+  world.socket.refuse('renewToken', code);
+  expect(await renewing).toMatchObject({ code });
+  world.cut();
+  expect(await reconnecting(world)).toBe('secret-token');
+  world.said.length = 0;
+  world.socket.refuse('login', code); // there is none to fall back to
+  expect(world.told()).toEqual([`connection (0, ${code === 6000106 ? 5 : 3})`]);
+});
+
+test('a token that a gateway cannot be shown is not used for a login', async () => {
+  const world = await World.loggedIn();
+  world.cut();
+  expect(await failure(world.zim.renewToken('x'.repeat(70_000)))).toMatchObject({ code: 6000001 });
+  expect(await reconnecting(world)).toBe('secret-token');
+});
+
+test('of two tokens the newer is tried first', async () => {
+  const world = await World.loggedIn();
+  const first = world.zim.renewToken('first');
+  const { id } = world.socket.asked('renewToken');
+  void failure(world.zim.renewToken('second'));
+  world.socket.raw(JSON.stringify({ jsonrpc: '2.0', id, result: { tokenExpiresAt: 0 } }));
+  await first;
+  world.cut();
+  expect(await reconnecting(world)).toBe('second');
+  world.socket.refuse('login', 6000103);
+  expect(world.socket.asked('login').params.token).toBe('first');
+});
+
+test.each([Number.NaN, Number.POSITIVE_INFINITY])('%d is refused by name, and not sent as null', async (odd) => {
+  const world = await World.loggedIn();
+  const err = await failure(world.zim.enterRoom({ roomID: 'r', roomName: '' }, { roomDestroyDelayTime: odd } as never));
+  expect(err).toMatchObject({ code: 6000001, message: `enterRoom: roomDestroyDelayTime is ${odd}, it has to be a finite number` });
+  expect(world.socket.count('enterRoom')).toBe(0);
+});
+
+test('a login that cannot be written fails at once', async () => {
+  const world = new World();
+  const login = failure(world.zim.login('ana', { userName: 7n } as never));
+  world.socket.open();
+  expect(await login).toMatchObject({ code: 6000001, message: 'login: the parameters cannot be written as JSON' });
+});
+
+test('create without anything is create with nothing said', async () => {
+  const zim = ZIM.create(undefined as never);
+  expect(await failure((zim as ZIM).login('ana', {} as never))).toMatchObject({ code: 6000001, message: /no server/ });
 });
 
 test('a command is bytes here and base64 on the wire, both ways', async () => {
@@ -507,6 +693,26 @@ test('what is set and deleted between begin and end is one request, and its prom
   expect(await deleted).toEqual({ roomID: 'r', errorKeys: [] });
   world.zim.setRoomAttributes({ d: '1' }, 'r', {}).catch(() => {}); // the batch is over
   expect(world.socket.count('setRoomAttributes')).toBe(2);
+});
+
+test('a batch keeps what was asked for, whatever becomes of the objects it was asked with', async () => {
+  const world = await World.loggedIn();
+  const [config, roomAttributes, keys] = [{ isForce: true }, { a: '1' }, ['b']];
+  world.zim.beginRoomAttributesBatchOperation('r', config);
+  void world.zim.setRoomAttributes(roomAttributes, 'r');
+  void world.zim.deleteRoomAttributes(keys, 'r');
+  config.isForce = false;
+  roomAttributes.a = '2';
+  keys.push('c');
+  void world.zim.setRoomAttributes(roomAttributes, 'r');
+  void failure(world.zim.endRoomAttributesBatchOperation('r'));
+  const { operations, config: sent } = world.socket.asked('batchRoomAttributes').params;
+  expect(operations).toEqual([
+    { action: 'set', roomAttributes: { a: '1' } },
+    { action: 'delete', keys: ['b'] },
+    { action: 'set', roomAttributes: { a: '2' } },
+  ]);
+  expect(sent).toEqual({ isForce: true });
 });
 
 test('a batch that is refused rejects its end, and all of its promises without a word about it', async () => {

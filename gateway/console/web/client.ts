@@ -227,7 +227,7 @@ export class ClientCard {
     setProblem(this.#problem, '');
     try {
       const result = await work();
-      this.#line('result', '', result === undefined ? 'done' : cut(JSON.stringify(result), 160));
+      this.#line('result', '', result === undefined ? 'done' : cut(JSON.stringify(result), 110));
     } catch (err) {
       const { code, message } = err as { code?: number; message?: string };
       const told = `${code === undefined ? '' : `${code}: `}${message ?? String(err)}`;

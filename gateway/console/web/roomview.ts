@@ -6,8 +6,14 @@ import { count } from './format';
 
 interface User { userID: string }
 
+/** Entries, or departures. */
+interface Move { members: User[]; joined: boolean; count: number | undefined; seq: number | undefined }
+
 /** How many members are named; above that there is only their number. */
 const named = 30;
+
+/** How many moves are kept for a list that is on its way. */
+const keptMoves = 500;
 
 export class RoomView {
   readonly element: HTMLElement;
@@ -17,7 +23,7 @@ export class RoomView {
   entered = false;
   #members = new Map<string, User>();
   #count = 0;
-  #seq = 0; // of the newest list or event of members
+  #since: Move[] | undefined; // the entry, while the list of that time is on its way
   #attributes = new Map<string, string>();
   readonly #people = h('p', { class: 'known' });
   readonly #data = h('p', { class: 'known' });
@@ -32,39 +38,47 @@ export class RoomView {
   changed(state: State, event: string): void {
     if (state === 'connecting') {
       this.entered = event !== 'networkInterrupted';
-      if (this.entered) this.#attributes.clear(); // they come with the entry
+      if (this.entered) {
+        this.#attributes.clear(); // they come with the entry
+        this.#since = [];
+      }
     }
     this.state = state;
     this.diagram.step(state, event);
     if (state === 'disconnected') {
       this.#members.clear();
-      this.#count = this.#seq = 0;
+      this.#count = 0;
+      this.#since = undefined;
       this.#attributes.clear();
     }
     this.#render();
   }
 
-  /** Takes a list of the members as of a position. */
+  /** Takes a list of the members as of a position; what moved after it moves them on. */
   listed(members: User[], all: number, seq: number): void {
-    if (seq < this.#seq || this.state !== 'connected') return;
-    this.#seq = seq;
+    const later = (this.#since ?? []).filter((move) => move.seq === undefined || move.seq > seq);
+    if (this.state !== 'connected') return;
+    this.#since = undefined;
     this.#members = new Map(members.map((m) => [m.userID, m]));
     this.#count = all;
+    for (const move of later) this.#move(move);
     this.#render();
   }
 
   /** Takes entries, or departures. */
-  moved(members: User[], joined: boolean, all: number | undefined, seq: number | undefined): void {
-    if (seq !== undefined) {
-      if (seq <= this.#seq && this.#count > 0) return; // the list has them
-      this.#seq = seq;
-    }
+  moved(members: User[], joined: boolean, count: number | undefined, seq: number | undefined): void {
+    const move = { members, joined, count, seq };
+    if (this.#since && this.#since.length < keptMoves) this.#since.push(move);
+    this.#move(move);
+    this.#render();
+  }
+
+  #move({ members, joined, count }: Move): void {
     for (const m of members) {
       if (joined) this.#members.set(m.userID, m);
       else this.#members.delete(m.userID);
     }
-    this.#count = all ?? this.#members.size;
-    this.#render();
+    this.#count = count ?? this.#members.size;
   }
 
   /** Takes changes of attributes; deleted ones are "". */
