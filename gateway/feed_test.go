@@ -31,11 +31,12 @@ func play(t *testing.T, test func(t *testing.T, st *stage)) {
 		st := &stage{t: t, bus: &fakeBus{}}
 		st.hub = startHub(t, &fakeHistory{
 			catchup: func(_ context.Context, _ roomstore.RoomID, after roomstore.Position) (roomstore.History, error) {
-				st.asked++
-				if st.history == nil {
+				var history func(roomstore.Position) (roomstore.History, error)
+				st.calm(func() { history = st.history; st.asked++ })
+				if history == nil {
 					return roomstore.History{}, errors.New("the store is away")
 				}
-				return st.history(after)
+				return history(after)
 			},
 			positions: func() map[roomstore.RoomID]roomstore.Position {
 				return map[roomstore.RoomID]roomstore.Position{room: st.head}

@@ -3,8 +3,11 @@
 package e2e
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -191,6 +194,29 @@ func TestDrain_nobody(t *testing.T) {
 	<-g.Ended
 	if code, took := g.Cmd.ProcessState.ExitCode(), time.Since(began); code != 0 || took > 5*time.Second {
 		t.Errorf("ended with code %d after %v, want 0 at once", code, took)
+	}
+}
+
+// A gateway that is told to stop does so in peace also when a request stands still.
+func TestDrain_stalledRequest(t *testing.T) {
+	t.Parallel()
+	server, _ := anyRedis(t)
+	g := startGateway(t, server.Addr())
+	c, err := net.Dial("tcp", g.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, "POST /v1/rooms HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer dev\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || !strings.Contains(line, "100 Continue") {
+		t.Fatalf("got %q, %v", line, err)
+	}
+	g.Signal(syscall.SIGTERM)
+	<-g.Ended
+	if code := g.Cmd.ProcessState.ExitCode(); code != 0 {
+		t.Errorf("ended with code %d, want 0", code)
 	}
 }
 
