@@ -133,10 +133,12 @@ export class API {
 
   /**
    * Opens the event stream of a room, from the event with this seq on or, with 0, from now on.
+   * epoch is the life that the seq is of, 0 the one that the room is in.
    * It goes on until it ends or the signal ends it.
    */
-  async events(roomID: string, from: number, signal: AbortSignal): Promise<ReadableStream<Uint8Array>> {
-    const answer = await this.#fetch('GET', `/v1/rooms/${segment(roomID)}/events${from > 0 ? `?from=${from}` : ''}`, undefined, signal);
+  async events(roomID: string, from: number, epoch: number, signal: AbortSignal): Promise<ReadableStream<Uint8Array>> {
+    const query = from === 0 ? '' : epoch === 0 ? `?from=${from}` : `?from=${from}&epoch=${epoch}`;
+    const answer = await this.#fetch('GET', `/v1/rooms/${segment(roomID)}/events${query}`, undefined, signal);
     if (!answer.body) throw new Failure(answer.status, 0, 'the stream of events has no body');
     return answer.body;
   }

@@ -20,6 +20,7 @@ interface User { userID: string; userName: string }
 /** The fields of all kinds of events, as docs/openapi.yaml has them. */
 interface RoomEvent {
   epoch?: number;
+  endedEpoch?: number;
   seq?: number;
   after?: number;
   time?: number;
@@ -52,6 +53,7 @@ export class EventLog {
   #waiting: HTMLElement[] = []; // rows for the next frame
   #frame = 0;
   #last = 0; // seq of the last event that came
+  #epoch = 0; // and of the life that it is of; 0: not known yet
   #running: AbortController | undefined;
 
   /** There will be no more events, since the room is gone. */
@@ -69,6 +71,7 @@ export class EventLog {
   open(seq: number): void {
     this.over = false;
     this.#last = Math.max(0, seq - before);
+    this.#epoch = 0;
     this.#pause.hidden = false;
     this.#resume();
   }
@@ -96,7 +99,7 @@ export class EventLog {
     let from = this.#last + 1;
     for (let failures = 0; !signal.aborted; failures++) {
       try {
-        const stream = await this.api.events(this.roomID, from, signal);
+        const stream = await this.api.events(this.roomID, from, this.#epoch, signal);
         this.#tell('live', 'good');
         const end = await this.#read(stream, signal, () => { failures = 0; });
         if (end === 'over') {
@@ -129,6 +132,11 @@ export class EventLog {
       const event = JSON.parse(data) as RoomEvent;
       if (type === 'opened') {
         this.#last = event.seq ?? 0;
+        this.#epoch = event.epoch ?? 0;
+        if (event.endedEpoch !== undefined) {
+          this.#add(row('', undefined, 'created', 'The room was over, and has been created again.'));
+          this.happened('created');
+        }
         continue;
       }
       if (type === 'end') {
@@ -137,6 +145,7 @@ export class EventLog {
       }
       if (type === 'lost') this.#last = event.toSeq ?? this.#last;
       else if (event.seq !== undefined) this.#last = event.seq;
+      if (type === 'healed') this.#epoch = event.epoch ?? this.#epoch;
       this.#add(describe(type, event));
       this.happened(type);
     }
