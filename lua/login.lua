@@ -45,11 +45,13 @@ local awake_ms = awake(control, now_ms)
 local fields = call("HGETALL", user_key)
 local replaced, others = {}, {}
 local again -- the same session, if this call is repeated
+local newest = 0 -- generation of the user's: which of two devices came later shows by it
 for i = 1, #fields, 2 do
   local id = fields[i]:match("^s:(.*)$")
   if id then
     local s = session_record(fields[i + 1])
     s.id = id
+    newest = math.max(newest, tonumber(s.generation))
     if id == session then
       again = s
     elseif device ~= "" and s.device == device then
@@ -115,9 +117,9 @@ if #replaced > 0 or #others >= max_devices then -- seldom
   end
 end
 
-local generation, began = number(now_ms), number(now_us)
+local generation, began = number(math.max(newest + 1, now_ms)), number(now_us)
 if again then
-  generation, began = number(math.max(tonumber(again.generation) + 1, now_ms)), again.login
+  began = again.login
   call("ZREM", uslot .. "parked", session .. NUL .. user)
   if again.node ~= "" then
     call("SREM", key(uslot, "nodesessions", again.node), session .. NUL .. user)

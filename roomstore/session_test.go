@@ -267,14 +267,19 @@ func TestStore_Login_replacedIsForgotten(t *testing.T) {
 	})
 }
 
-// Logins follow each other as they came, however fast.
+// Logins follow each other as they came, however fast; the later has the higher generation.
 func TestStore_Login_order(t *testing.T) {
 	contract(t, roomstore.Config{MaxDevices: 3}, func(w *world) {
 		const n = 60
 		// They sort the other way round.
 		name := func(i int) roomstore.SessionID { return roomstore.SessionID(fmt.Sprintf("s%02d", n-i)) }
+		last := int64(0)
 		for i := range n {
-			w.login("ana", name(i))
+			who := w.login("ana", name(i))
+			if who.Generation <= last {
+				t.Errorf("login %d has generation %d, the one before %d", i, who.Generation, last)
+			}
+			last = who.Generation
 		}
 		want := []string{string(name(n-3)) + " n1", string(name(n-2)) + " n1", string(name(n-1)) + " n1"}
 		slices.Sort(want)
