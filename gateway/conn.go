@@ -103,6 +103,7 @@ func (g *Gateway) accept(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	g.begins.wait() // here and not before, where health checks and backends would wait, too
 	h := &hijacker{ResponseWriter: w, wrap: func(c net.Conn) *socket {
 		s := newSocket(c, g.cfg.QueueBytes)
 		s.out = &g.writers
@@ -133,6 +134,7 @@ func (c *conn) wait() {
 	c.sock.pace()
 	err := c.sock.await()
 	if err != nil && !c.g.draining.Load() {
+		c.g.closed(c)
 		c.g.ends.wait() // here, where it takes least to wait
 	}
 	c.g.workers.do(func() { c.serve(err) })

@@ -5,17 +5,16 @@ package gateway
 
 import (
 	"context"
-	"net"
 	"runtime"
 	"sync"
 	"time"
 )
 
 const (
-	// While rooms speak a gateway accepts as many connections in this time, and cleans
+	// While rooms speak a gateway lets as many connections in in this time, and cleans
 	// up as many whose sockets have closed, for each processor.
 	pause         = time.Millisecond
-	acceptedAPace = 0.5
+	admittedAPace = 0.5
 	endedAPace    = 2
 	// calm is how long after the last message they may be more.
 	calm = 100 * time.Millisecond
@@ -71,22 +70,6 @@ func (p *pacer) wait() {
 // paceOf gives how far apart turns are of which there are so many for each processor.
 func paceOf(aPause float64) time.Duration {
 	return time.Duration(float64(pause) / aPause / float64(runtime.GOMAXPROCS(0)))
-}
-
-// Paced gives a listener that lets clients in no faster than the rooms of the gateway
-// can bear, while these speak. The others wait where the system keeps them.
-func (g *Gateway) Paced(l net.Listener) net.Listener {
-	return &pacedListener{l, &pacer{every: paceOf(acceptedAPace), spoken: &g.stats.spoken}}
-}
-
-type pacedListener struct {
-	net.Listener
-	pace *pacer
-}
-
-func (p *pacedListener) Accept() (net.Conn, error) {
-	p.pace.wait()
-	return p.Listener.Accept()
 }
 
 // A turnstile lets those through who come now and then, and has a crowd go on in

@@ -2,13 +2,18 @@ package gateway
 
 import (
 	"context"
-	"net"
+	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/roomgate/roomgate/internal/redistest"
+	"github.com/roomgate/roomgate/protocol"
+	"github.com/roomgate/roomgate/roomstore"
 )
 
 // A few who come back at once do not wait, a crowd goes on in groups, and nobody
@@ -53,56 +58,51 @@ func TestTurnstile(t *testing.T) {
 	})
 }
 
-// endless is a listener to which clients come all the time.
-type endless struct{ net.Listener }
-
-func (endless) Accept() (net.Conn, error) { return nil, nil }
-
 type counted uint64
 
 func (c *counted) Load() uint64 { return uint64(*c) }
 
-// While rooms speak there is a pause between those who are let in, and none else.
-func TestPacedListener(t *testing.T) {
+// While rooms speak there is a pause between those who are let through, and none else.
+func TestPacer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var spoken counted
 		const every, late = time.Millisecond, int(pacesLate / time.Millisecond)
-		l := &pacedListener{endless{}, &pacer{every: every, spoken: &spoken}}
-		accept := func(n int) time.Duration {
+		p := &pacer{every: every, spoken: &spoken}
+		pass := func(n int) time.Duration {
 			began := time.Now()
 			for range n {
-				l.Accept()
+				p.wait()
 			}
 			return time.Since(began)
 		}
 		const many = 50
-		if took := accept(many); took != 0 {
+		if took := pass(many); took != 0 {
 			t.Errorf("nobody speaks, and %d took %v", many, took)
 		}
 		time.Sleep(time.Second)
 		spoken++
-		if took := accept(late + 1); took != 0 {
+		if took := pass(late + 1); took != 0 {
 			t.Errorf("the first waited for %v", took)
 		}
-		if took := accept(many); took != many*every {
+		if took := pass(many); took != many*every {
 			t.Errorf("somebody speaks, and %d took %v, want %v", many, took, many*every)
 		}
 		time.Sleep(calm)
-		if took := accept(many); took != 0 {
+		if took := pass(many); took != 0 {
 			t.Errorf("nobody speaks any more, and %d took %v", many, took)
 		}
 		for began := time.Now(); time.Since(began) < longestPaced; {
 			spoken++
-			accept(many)
+			pass(many)
 		}
 		spoken++
-		if took := accept(many); took != 0 {
+		if took := pass(many); took != 0 {
 			t.Errorf("more come all the time, and %d took %v", many, took)
 		}
 		time.Sleep(time.Second)
 		spoken++
-		if took := accept(late + 1 + many); took != many*every {
+		if took := pass(late + 1 + many); took != many*every {
 			t.Errorf("it was over, and of the next %d took %v, want %v", many, took, many*every)
 		}
 	})
@@ -150,4 +150,80 @@ func TestSlots(t *testing.T) {
 	if !s.take(t.Context()) {
 		t.Error("the slot was given back, and nobody can have it")
 	}
+}
+
+// turn is when the next has its turn.
+func (p *pacer) turn() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.next
+}
+
+// Who connects goes at the pace, and who asks whether the gateway is well does not.
+func TestGateway_begins(t *testing.T) {
+	t.Parallel()
+	s := serve(t, Config{})
+	before := s.begins.turn()
+	answer, err := http.Get("http" + strings.TrimSuffix(strings.TrimPrefix(s.url, "ws"), protocol.Path) + "/healthz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	if turn := s.begins.turn(); turn != before {
+		t.Errorf("a health check has had a turn, at %v", turn)
+	}
+	s.dial()
+	if turn := s.begins.turn(); turn == before {
+		t.Error("a client that connects has had no turn")
+	}
+}
+
+// A connection whose socket has closed makes room for another, also while it waits for its
+// turn to be cleaned up.
+func TestGateway_ends(t *testing.T) {
+	t.Parallel()
+	s := serve(t, Config{MaxConnections: 1})
+	c := s.login("ana")
+	s.ends.mu.Lock()
+	s.ends.heard, s.ends.until, s.ends.since = s.ends.spoken.Load(), time.Now().Add(time.Hour), time.Now()
+	s.ends.next = time.Now().Add(longestTurn)
+	s.ends.mu.Unlock()
+	c.ws.CloseNow()
+	s.until("another can log in", func() bool {
+		other := s.dial()
+		other.send(protocol.MethodPing, `{}`)
+		_, err := other.hear()
+		return err == nil
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.sessions) != 1 {
+		t.Error("it had been cleaned up")
+	}
+}
+
+// A session that cannot be parked, since its user's slot is away, holds up no other that is
+// to be: it has its place for one attempt.
+func TestGateway_parking(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	s := serveRooms(t, Config{}, rdb, rdb.Options().Addr, roomstore.Config{Partitions: 4, Apart: true})
+	for range parkedAtOnce - 1 {
+		s.parking <- struct{}{}
+	}
+	parked := func(slot string) bool {
+		return s.rdb.ZCard(t.Context(), s.prefix+":{u"+slot+"}:parked").Val() == 1
+	}
+	ana, ben := s.login(in("ana", 3)), s.login(in("ben", 0))
+	s.gate.setAway(s.prefix + ":{u3}:")
+	ana.ws.CloseNow()
+	s.until("ana is to be parked", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.sessions) == 1
+	})
+	ben.ws.CloseNow()
+	s.until("ben is parked", func() bool { return parked("0") })
+	s.gate.setAway("")
+	s.until("ana is parked", func() bool { return parked("3") })
 }

@@ -76,6 +76,7 @@ type Gateway struct {
 
 	returning turnstile // of sessions
 	parking   slots     // for sessions whose sockets have closed
+	begins    pacer     // for those who connect
 	ends      pacer     // for connections whose sockets have closed
 
 	draining atomic.Bool
@@ -125,6 +126,7 @@ func New(store *roomstore.Store, bus Bus, verifier auth.Verifier, cfg Config) *G
 		early:   map[roomstore.SessionID]earlyOrder{},
 		parking: make(slots, parkedAtOnce),
 	}
+	g.begins.every, g.begins.spoken = paceOf(admittedAPace), &g.stats.spoken
 	g.ends.every, g.ends.spoken = paceOf(endedAPace), &g.stats.spoken
 	g.hub = newHub(store, bus, cfg.RedisTimeout, cfg.Log, &g.stats)
 	g.beat = newHeartbeat(cfg.HeartbeatInterval)
@@ -260,6 +262,11 @@ func (g *Gateway) add(c *conn) bool {
 
 func (g *Gateway) remove(c *conn) {
 	defer g.conns.Done()
+	g.closed(c)
+}
+
+// closed notes that the socket of a connection has closed: it does not count any more.
+func (g *Gateway) closed(c *conn) {
 	g.beat.remove(c)
 	g.mu.Lock()
 	defer g.mu.Unlock()

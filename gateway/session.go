@@ -158,17 +158,19 @@ func (s *session) try() int64 {
 // It gives up when ctx is done: then the node's lease ends soon, and whoever
 // claims the node does the same.
 func (g *Gateway) park(ctx context.Context, who roomstore.Session, silent time.Duration, slow bool) {
-	if !g.parking.take(ctx) {
-		g.notParked(who, context.Cause(ctx))
-		return
-	}
-	defer g.parking.give()
 	left := max(0, g.cfg.SessionTTL-silent)
 	park := g.store.Park
 	if slow {
 		park = g.store.ParkSlow
 	}
-	g.untilKnown(ctx, who, func(ctx context.Context) error { return park(ctx, who, left) })
+	g.untilKnown(ctx, who, func(ctx context.Context) error {
+		// Not for longer than one attempt: where slots lie apart, one may be away.
+		if !g.parking.take(ctx) {
+			return context.Cause(ctx)
+		}
+		defer g.parking.give()
+		return park(ctx, who, left)
+	})
 }
 
 // abandon parks a session that a lost login or resume may have brought to this
