@@ -542,7 +542,10 @@ func (s *Store) resumeApart(ctx context.Context, node string, user UserID, id Se
 	for _, room := range named {
 		asked[room] = true
 	}
-	s.tell(ctx, r.listed)
+	// Beside all else: the slot of orders may be away.
+	var told sync.WaitGroup
+	told.Go(func() { s.tell(ctx, r.listed) })
+	defer told.Wait()
 	listed := unordered(r.listed)
 	if err := s.finishSwitches(ctx, listed); err != nil {
 		return Session{}, nil, false, err
