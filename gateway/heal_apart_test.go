@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/protocol"
@@ -198,6 +199,54 @@ func TestHeal_slotAway(t *testing.T) {
 			if fields, err := r.rdb.HKeys(t.Context(), user).Result(); len(fields) != 1 || err != nil {
 				t.Errorf("stored of ana is %q, %v, want the session", fields, err)
 			}
+		})
+	}
+}
+
+// While one slot is away gateways that are dead are claimed in the others, all of them,
+// and sessions end there.
+func TestSweep_slotAway(t *testing.T) {
+	t.Parallel()
+	for _, away := range []string{"2", "u3"} {
+		t.Run(away, func(t *testing.T) {
+			t.Parallel()
+			rdb := redistest.New(t)
+			rooms := roomstore.Config{Partitions: 4, Apart: true, SessionTTL: 2 * time.Second, LeaseTTL: 2 * time.Second}
+			r := &apartRooms{
+				served: serveRooms(t, Config{SessionTTL: rooms.SessionTTL, LeaseTTL: rooms.LeaseTTL}, rdb, rdb.Options().Addr, rooms),
+				a:      in("a", 1),
+			}
+			var users []string
+			for i, node := range []string{"dead1", "dead2"} {
+				if _, err := r.store.Lease(t.Context(), node, true, nil); err != nil {
+					t.Fatal(err)
+				}
+				user := in(fmt.Sprint("user", i), uint32(i))
+				who, err := r.store.Login(t.Context(), node, roomstore.UserID(user), roomstore.SessionID("s"+user), "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = r.store.Enter(t.Context(), who, roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: roomstore.RoomID(r.a), Data: "x"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				users = append(users, fmt.Sprintf("%s:{u%d}:user:%s", r.prefix, i, user))
+			}
+			r.gate.setAway(r.prefix + ":{" + away + "}:")
+			r.until("nobody is in the room", func() bool { return len(r.members(r.a, 1)) == 0 })
+			r.until("nobody is logged in", func() bool {
+				n, err := rdb.Exists(t.Context(), users...).Result()
+				return err == nil && n == 0
+			})
+			nodes := r.prefix + ":{0}:nodes"
+			if n, err := rdb.ZCard(t.Context(), nodes).Result(); n != 3 || err != nil {
+				t.Errorf("%d nodes are known, %v, want 3: what the dead have in the slot is not claimed", n, err)
+			}
+			r.gate.setAway("")
+			r.until("the dead are forgotten", func() bool {
+				n, err := rdb.ZCard(t.Context(), nodes).Result()
+				return err == nil && n == 1
+			})
 		})
 	}
 }

@@ -338,24 +338,33 @@ func (n *incarnation) sweep(ctx context.Context) error {
 			}
 		}
 		call, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
+		if g.store.Apart() { // each of its steps has a time of its own
+			cancel()
+			call, cancel = context.WithCancel(ctx)
+		}
 		done, err := g.store.Sweep(call, n.id, claims)
 		cancel()
 		n.swept = time.Now()
 		n.sweepAt = n.swept.Add(n.pace.sweep)
-		if err != nil {
-			switch {
-			case errors.Is(err, roomstore.ErrPaused):
-				n.sweepAt = n.swept // what is due has waited while nobody could see to it
-			case !errors.Is(err, roomstore.ErrFenced):
-				g.log.Debug("sweep failed", "err", err)
-			}
+		switch {
+		case errors.Is(err, roomstore.ErrPaused):
+			n.sweepAt = n.swept // what is due has waited while nobody could see to it
 			return err
+		case errors.Is(err, roomstore.ErrFenced):
+			return err
+		case err != nil:
+			g.log.Debug("sweep failed", "err", err)
 		}
 		g.stats.Evicted.Add(uint64(done.Evicted))
 		g.stats.Finished.Add(uint64(done.Finished))
 		g.stats.Claimed.Add(uint64(done.Claimed))
-		n.suspect(done.Lapsed)
-		n.looked = time.Now()
+		if done.Looked {
+			n.suspect(done.Lapsed)
+			n.looked = time.Now()
+		}
+		if err != nil && !done.Looked {
+			return err
+		}
 		if done.More && time.Since(began) < n.pace.sweep {
 			continue
 		}

@@ -16,7 +16,8 @@
 --
 -- Returns  {"ok", deadline}  on the awake clock, in ms
 --          {"fenced"}        the session has moved to another connection, is
---                            parked already, or has ended
+--                            parked already, or has ended. Of one parked under this
+--                            generation the indexes are written again
 --          Of several sessions: a list of these.
 --
 -- Publishes  nothing: the others see no change
@@ -46,7 +47,10 @@ local function park(user, uslot, session, generation, left_ms, node, slow_ttl)
   if not s or s.deadline ~= "" or generation ~= "" and s.generation ~= generation
     or generation == "" and s.node ~= node then
     if s and s.deadline ~= "" and s.generation == generation then
-      park_rest(fields, user, session, generation)
+      -- The call before may have failed at another session, before it wrote the indexes.
+      later("SREM", key(uslot, "nodesessions", node), session .. NUL .. user)
+      later("ZADD", uslot .. "parked", s.deadline, session .. NUL .. user)
+      park_rest(uslot, fields, user, session, s, node)
     end
     return { "fenced" }
   end

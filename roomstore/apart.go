@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -541,7 +542,10 @@ func (s *Store) resumeApart(ctx context.Context, node string, user UserID, id Se
 	for _, room := range named {
 		asked[room] = true
 	}
-	s.tell(ctx, r.listed)
+	// Beside all else: the slot of orders may be away.
+	var told sync.WaitGroup
+	told.Go(func() { s.tell(ctx, r.listed) })
+	defer told.Wait()
 	listed := unordered(r.listed)
 	if err := s.finishSwitches(ctx, listed); err != nil {
 		return Session{}, nil, false, err
@@ -606,22 +610,16 @@ func (s *Store) catchUp(ctx context.Context, who Session, room RoomID) error {
 	return err
 }
 
-// everywhere runs a step in each of some slots, and gives the first error when all
-// have been asked.
+// everywhere runs a step in each of some slots, and gives all errors when all have been
+// asked. That is at once, so that one that hangs keeps no other waiting.
 func (s *Store) everywhere(slots []string, step func(i int, slot string) error) error {
 	errs := make([]error, len(slots))
-	var work errgroup.Group
-	work.SetLimit(stepsAtOnce)
+	var work sync.WaitGroup
 	for i, slot := range slots {
-		work.Go(func() error { errs[i] = step(i, slot); return nil })
+		work.Go(func() { errs[i] = step(i, slot) })
 	}
 	work.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (s *Store) releaseApart(ctx context.Context, node string) error {
@@ -648,23 +646,40 @@ func sooner(a, b time.Duration) time.Duration {
 	return a
 }
 
+// awayPart is what part of the time of a step a slot is given that did not answer when
+// it was last asked for its term.
+const awayPart = 8
+
+// step bounds one step of a sweep in some slots, so that those that do not answer do
+// not use up the time of what comes after.
+func (s *Store) step(ctx context.Context, slots ...string) (context.Context, context.CancelFunc) {
+	limit := s.calls.cfg.Timeout
+	if slices.ContainsFunc(slots, s.terms.isAway) {
+		limit /= awayPart
+	}
+	return context.WithTimeout(ctx, limit)
+}
+
+// sweepApart does as much as it can, also if it fails: a slot that does not answer
+// keeps the others from nothing.
 func (s *Store) sweepApart(ctx context.Context, node string, claims []Lapse) (Swept, error) {
 	done := Swept{Next: -1}
 	rooms, err := s.tick(ctx, node, lua.TickRooms, s.keys.parts(), &done, s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL))
-	if err == nil {
-		var users bool
-		users, err = s.tick(ctx, node, lua.TickUsers, s.keys.uslots(), &done)
-		if rooms && users && err == nil {
-			return Swept{}, opErr("sweep", node, ErrPaused)
-		}
-	}
+	users, failed := s.tick(ctx, node, lua.TickUsers, s.keys.uslots(), &done)
+	err = errors.Join(err, failed)
 	if errors.Is(err, ErrFenced) {
 		return Swept{}, err
 	}
-	// A slot that does not answer keeps the others from nothing.
-	err = errors.Join(err, s.claim(ctx, node, claims, &done))
+	if rooms && users {
+		return Swept{}, opErr("sweep", node, ErrPaused)
+	}
+	if err = errors.Join(err, s.claim(ctx, node, claims, &done)); errors.Is(err, ErrFenced) {
+		return Swept{}, err
+	}
 	if s.admits() {
-		_, failed := s.seeToAdmissions(ctx)
+		call, cancel := s.step(ctx)
+		defer cancel()
+		_, failed := s.seeToAdmissions(call)
 		err = errors.Join(err, failed)
 	}
 	return done, err
@@ -675,8 +690,10 @@ func (s *Store) sweepApart(ctx context.Context, node string, claims []Lapse) (Sw
 func (s *Store) tick(ctx context.Context, node string, script lua.Script, slots []string, done *Swept, ttls ...any) (paused bool, err error) {
 	replies, errs := make([]*reply, len(slots)), make([]error, len(slots))
 	s.everywhere(slots, func(i int, slot string) error {
+		call, cancel := s.step(ctx, slot)
+		defer cancel()
 		args := append(append([]any{node, sweepLimit}, ttls...), s.goneTTL())
-		replies[i], errs[i] = s.run(ctx, node, slot, script, []string{slot}, args...)
+		replies[i], errs[i] = s.run(call, node, slot, script, []string{slot}, args...)
 		return nil
 	})
 	var list []todo
@@ -699,10 +716,53 @@ func (s *Store) tick(ctx context.Context, node string, script lua.Script, slots 
 		err = errors.Join(err, opErr(script.Name, slots[i], r.done()))
 		list = append(list, r.listed...)
 	}
-	quit, failed := s.settle(ctx, list, 0)
+	quit, failed := s.settleEach(ctx, list)
 	done.Evicted += quit
 	return gaps == len(slots), errors.Join(err, failed)
 }
+
+// settleEach is settle for what a sweep has listed, session by session: one whose rooms
+// are away does not keep the others.
+func (s *Store) settleEach(ctx context.Context, list []todo) (quit int, err error) {
+	of := map[SessionID][]todo{}
+	for _, t := range list {
+		of[t.session] = append(of[t.session], t)
+	}
+	// Those with something in a slot that is away come last.
+	var lists, later [][]todo
+	for _, its := range of {
+		if slices.ContainsFunc(its, func(t todo) bool { return s.terms.isAway(s.placeOf(t)) }) {
+			later = append(later, its)
+		} else {
+			lists = append(lists, its)
+		}
+	}
+	for _, lists := range [][][]todo{lists, later} {
+		var slots []string
+		for _, its := range lists {
+			for _, t := range its {
+				slots = append(slots, s.placeOf(t))
+			}
+		}
+		call, cancel := s.step(ctx, slots...)
+		quits, errs := make([]int, len(lists)), make([]error, len(lists))
+		var work errgroup.Group
+		work.SetLimit(stepsAtOnce)
+		for i, its := range lists {
+			work.Go(func() error { quits[i], errs[i] = s.settle(call, its, 0); return nil })
+		}
+		work.Wait()
+		cancel()
+		for _, n := range quits {
+			quit += n
+		}
+		err = errors.Join(err, errors.Join(errs...))
+	}
+	return quit, err
+}
+
+// placeOf gives the slot of the room that something is about.
+func (s *Store) placeOf(t todo) string { return s.keys.part(s.keys.partition(t.room)) }
 
 // claim gives the nodes up whose lease has lapsed as said, and parks what they hold.
 func (s *Store) claim(ctx context.Context, node string, claims []Lapse, done *Swept) error {
@@ -710,7 +770,9 @@ func (s *Store) claim(ctx context.Context, node string, claims []Lapse, done *Sw
 	for _, c := range claims {
 		args = append(args, c.Node, c.End)
 	}
-	r, err := s.run(ctx, node, node, lua.Condemn, []string{s.keys.nodes(), s.keys.control(s.keys.nodes())}, args...)
+	call, cancel := s.step(ctx, s.keys.control(s.keys.nodes()))
+	defer cancel()
+	r, err := s.run(call, node, node, lua.Condemn, []string{s.keys.nodes(), s.keys.control(s.keys.nodes())}, args...)
 	if err != nil {
 		return err
 	}
@@ -728,35 +790,39 @@ func (s *Store) claim(ctx context.Context, node string, claims []Lapse, done *Sw
 	if err := r.done(); err != nil {
 		return opErr("condemn", node, err)
 	}
+	done.Looked = true
 	slots := s.keys.slots()
 	for _, c := range given {
 		replies := make([]*reply, len(slots))
-		err := s.everywhere(slots, func(i int, slot string) (err error) {
-			replies[i], err = s.run(ctx, node, slot, lua.Claim, []string{slot},
+		failed := s.everywhere(slots, func(i int, slot string) error {
+			call, cancel := s.step(ctx, slot)
+			defer cancel()
+			r, err := s.run(call, node, slot, lua.Claim, []string{slot},
 				node, c.node, c.ago, ms(s.cfg.SessionTTL), sweepLimit)
+			if err == nil {
+				replies[i] = r
+			}
 			return err
 		})
-		if err != nil {
-			return err
-		}
 		left := false
 		for i, r := range replies {
+			if r == nil {
+				continue
+			}
 			left = r.text() == "1" || left
 			done.Next = sooner(done.Next, millis(r.int()))
 			done.Claimed += int(r.int())
-			if err := r.done(); err != nil {
-				return opErr("claim", slots[i], err)
-			}
+			failed = errors.Join(failed, opErr("claim", slots[i], r.done()))
 		}
-		if left {
-			done.More = true
-			continue
+		done.More = done.More || left
+		if failed == nil && !left {
+			call, cancel := s.step(ctx)
+			failed = s.bury(call, c.node)
+			cancel()
 		}
-		if err := s.bury(ctx, c.node); err != nil {
-			return err
-		}
+		err = errors.Join(err, failed)
 	}
-	return nil
+	return err
 }
 
 func (s *Store) reclaimApart(ctx context.Context, term, knew, node string, sessions []Holding) (lost map[SessionID]Loss, strays []Stray, err error) {

@@ -127,6 +127,7 @@ type call struct {
 	cmd   redis.Cmder
 	own   int           // the word of cmd at which what is its own begins, if it may be joined
 	parts []*call       // that go as this one, which then has no caller; see lane.join
+	bytes int           // of what is their own
 	done  chan struct{} // gets one value when cmd has its result; never closed
 
 	// Guarded by lane.mu.
@@ -189,7 +190,8 @@ func (b *Batcher) Register(scripts ...*redis.Script) {
 // one. The first argument of a call is the number 1; of several joined it is their
 // number, and what lies between their first arguments and the last follows one
 // another. The script then answers with a list of what it answers to each, or with
-// one answer for all. If it fails each call is made for itself.
+// one answer for all. If it fails each call is made for itself. What is joined is bounded
+// in calls and in bytes.
 //
 // A call that is joined may overtake others of its lane.
 func (b *Batcher) Join(script *redis.Script, shared int) {
@@ -420,8 +422,13 @@ func (l *lane) send(ctx context.Context) {
 	clear(l.cmds)
 }
 
-// maxJoined is how many calls go as one at most.
-const maxJoined = 64
+const (
+	// maxJoined is how many calls go as one at most.
+	maxJoined = 64
+	// maxJoinedBytes is how many bytes their own arguments have at most, but for one call
+	// that has more by itself: a script holds up all others while it works them off.
+	maxJoinedBytes = 16 << 10
+)
 
 // join has those calls of the batch that may go as one do so, in the place of the
 // first of them.
@@ -441,9 +448,10 @@ func (l *lane) join() {
 		}
 		at := joints[i]
 		if first := kept[at]; first.parts == nil {
-			kept[at] = &call{cmd: first.cmd, own: first.own, parts: []*call{first}}
+			kept[at] = &call{cmd: first.cmd, own: first.own, parts: []*call{first}, bytes: first.ownBytes()}
 		}
 		kept[at].parts = append(kept[at].parts, c)
+		kept[at].bytes += c.ownBytes()
 	}
 	clear(l.batch[len(kept):])
 	l.batch = kept
@@ -457,8 +465,30 @@ func (j *call) accepts(c *call) bool {
 	if len(j.parts) >= maxJoined || j.own != c.own {
 		return false
 	}
+	joined := j.bytes
+	if j.parts == nil {
+		joined = j.ownBytes()
+	}
+	if joined+c.ownBytes() > maxJoinedBytes {
+		return false
+	}
 	a, b := j.cmd.Args(), c.cmd.Args()
 	return slices.Equal(a[:j.own], b[:c.own]) && a[len(a)-1] == b[len(b)-1]
+}
+
+// ownBytes is about how many bytes the arguments have that a call does not share.
+func (c *call) ownBytes() (n int) {
+	for _, arg := range c.cmd.Args()[c.own:] {
+		switch v := arg.(type) {
+		case string:
+			n += len(v)
+		case []byte:
+			n += len(v)
+		default:
+			n += 8
+		}
+	}
+	return n
 }
 
 // merge makes the one call of its parts, if it has any.

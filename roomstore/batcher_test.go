@@ -610,6 +610,10 @@ func TestBatcher_Join(t *testing.T) {
 	ask("other", "a", "other key", "z", []string{"a", "other key", "z"}, "")
 	ask("many", "b", "other share", "z", []string{"b", "other share", "z"}, "")
 	ask("many", "a", "other end", "y", []string{"a", "other end", "y"}, "")
+	for _, n := range []int{5000, 6000, 5000, 5000, 40_000, 40_000} {
+		own := strings.Repeat("x", n)
+		ask("large", "a", own, "z", []string{"a", own, "z"}, "")
+	}
 	for i := range 3 {
 		ask("once", "all", strconv.Itoa(i), "z", []string{"none"}, "")
 	}
@@ -620,7 +624,7 @@ func TestBatcher_Join(t *testing.T) {
 	wg.Wait()
 
 	for key, want := range map[string][]string{
-		"many": {"64", "6", "1", "1"}, "other": {"1"}, "once": {"3"}, "mixed": {"1", "1"},
+		"many": {"64", "6", "1", "1"}, "other": {"1"}, "once": {"3"}, "large": {"3", "1", "1", "1"}, "mixed": {"1", "1"},
 	} {
 		if got := rdb.LRange(t.Context(), key, 0, -1).Val(); !slices.Equal(got, want) {
 			t.Errorf("%s: %q calls went as one, want %q", key, got, want)

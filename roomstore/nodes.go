@@ -98,13 +98,16 @@ type Swept struct {
 	Evicted  int           // members whose session did not come back
 	Claimed  int           // memberships of dead nodes parked
 	Lapsed   []Lapse       // nodes to claim if a lease TTL from now they are as they are
+	Looked   bool          // at leases; if not, Lapsed says nothing
 }
 
 // Sweep does what time demands, in bounded steps, and claims the nodes given.
 // Any number of nodes may sweep at once, with the same result.
 //
 // It fails with [ErrPaused] if it only noted a gap in time, and with
-// [ErrFenced] if the node has been given up.
+// [ErrFenced] if the node has been given up. With any other error, too, it says what it
+// did: where slots lie apart those that answer are swept, and each step has a time of
+// its own, whatever the others took.
 func (s *Store) Sweep(ctx context.Context, node string, claims []Lapse) (Swept, error) {
 	if s.cfg.Apart {
 		return s.sweepApart(ctx, node, claims)
@@ -120,7 +123,7 @@ func (s *Store) Sweep(ctx context.Context, node string, claims []Lapse) (Swept, 
 	}
 	done := Swept{
 		More: r.text() == "1", Next: millis(r.int()),
-		Finished: int(r.int()), Evicted: int(r.int()), Claimed: int(r.int()),
+		Finished: int(r.int()), Evicted: int(r.int()), Claimed: int(r.int()), Looked: true,
 	}
 	for len(r.fields) > 0 && r.err == nil {
 		done.Lapsed = append(done.Lapsed, Lapse{Node: r.text(), End: r.int()})

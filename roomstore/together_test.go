@@ -154,6 +154,30 @@ func TestStore_together(t *testing.T) {
 	})
 }
 
+// A session of which nothing can be read keeps those that are parked with it from
+// nothing: they are evicted when they are due.
+func TestStore_together_damaged(t *testing.T) {
+	contract(t, roomstore.Config{}, func(w *world) {
+		given(inRoom("ana", "a"), inRoom("ben", "a"), inRoom("cat", "a"))(w)
+		info := w.part("a") + "info:a"
+		whole := w.rdb.HGet(w.ctx(), info, "ben").Val()
+		w.must(w.rdb.HSet(w.ctx(), info, "ben", "b1\x00").Err())
+		park := func(id roomstore.SessionID) func(*roomstore.Store) {
+			return func(s *roomstore.Store) { s.Park(w.ctx(), w.s(id), 0) }
+		}
+		w.atOnce(park("a1"), park("b1"), park("c1"))
+		w.must(w.rdb.HSet(w.ctx(), info, "ben", whole).Err())
+		w.sweep("n1")
+		w.check()
+		if got := w.state("a"); strings.Contains(got, "ana") || !strings.Contains(got, "ben") || strings.Contains(got, "cat") {
+			w.Errorf("a is %s, want ben in it only", got)
+		}
+		if got := w.sessionsOf("ana"); len(got) != 0 {
+			w.Errorf("ana has %q", got)
+		}
+	})
+}
+
 // Of sessions that come back together those come late that nobody waits for any
 // more, and none comes to a node that has been given up.
 func TestStore_together_refused(t *testing.T) {

@@ -231,13 +231,14 @@ func (c *cluster) masters() map[string]string {
 
 // A slotView is what one node says of who has which slot.
 type slotView struct {
+	by     string // the node's ID
 	slots  []redis.ClusterSlot
 	nodes  map[string]string // addresses of nodes that are well, by ID
 	epochs map[string]int64  // of each node's configuration, by ID: the higher, the later
 }
 
 // ask asks the nodes who has which slot, unless that was done within lately. It fails,
-// and leaves all as it was, if most of them do not answer: a node that is cut off from
+// and leaves all as it was, if most masters do not answer: a node that is cut off from
 // the others goes on with what it knew.
 func (c *cluster) ask(ctx context.Context, lately time.Duration) error {
 	select {
@@ -257,11 +258,15 @@ func (c *cluster) ask(ctx context.Context, lately time.Duration) error {
 	if first {
 		addrs = c.seeds
 	}
-	views, err := c.views(ctx, addrs, first)
+	enough := mostMasters
+	if first {
+		enough = func(views []slotView) bool { return len(views) > 0 }
+	}
+	views, err := c.views(ctx, addrs, enough)
 	if err != nil && !first {
 		// All may have been moved elsewhere, or made anew.
 		var others []slotView
-		if others, _ = c.views(ctx, c.seeds, false); len(others) > 0 {
+		if others, _ = c.views(ctx, c.seeds, func(views []slotView) bool { return 2*len(views) > len(c.seeds) }); len(others) > 0 {
 			views, err = others, nil
 		}
 	}
@@ -274,15 +279,36 @@ func (c *cluster) ask(ctx context.Context, lately time.Duration) error {
 		c.mu.Lock()
 		addrs = slices.Collect(maps.Values(c.nodes))
 		c.mu.Unlock()
-		if views, err = c.views(ctx, addrs, false); err == nil {
+		if views, err = c.views(ctx, addrs, mostMasters); err == nil {
 			c.take(views, began)
 		}
 	}
 	return nil
 }
 
-// views gives what nodes say: any of them, or else most and those who are not much slower.
-func (c *cluster) views(ctx context.Context, addrs []string, any bool) ([]slotView, error) {
+// mostMasters says whether most of the masters that have slots are among who answered,
+// by the latest configuration that any of these knows. It is by whom Redis itself has a
+// replica take over, so no later one can be without their knowing.
+func mostMasters(views []slotView) bool {
+	answered := map[string]bool{}
+	for _, id := range ownersOf(views) {
+		if id != "" {
+			answered[id] = false
+		}
+	}
+	masters, n := len(answered), 0
+	for _, v := range views {
+		if seen, is := answered[v.by]; is && !seen {
+			answered[v.by] = true
+			n++
+		}
+	}
+	return 2*n > masters
+}
+
+// views gives what nodes say, as soon as that is enough, and of those who are not much
+// slower.
+func (c *cluster) views(ctx context.Context, addrs []string, enough func([]slotView) bool) ([]slotView, error) {
 	ctx, cancel := context.WithTimeout(ctx, nodeTimeout)
 	defer cancel()
 	type answer struct {
@@ -306,11 +332,11 @@ func (c *cluster) views(ctx context.Context, addrs []string, any bool) ([]slotVi
 			continue
 		}
 		views = append(views, a.slotView)
-		if any || 2*len(views) > len(addrs) {
+		if enough(views) {
 			time.AfterFunc(nodeGrace, cancel)
 		}
 	}
-	if len(views) == 0 || !any && 2*len(views) <= len(addrs) {
+	if !enough(views) {
 		return nil, fmt.Errorf("%d of %d nodes of the Redis Cluster answer: %w", len(views), len(addrs), errors.Join(failed...))
 	}
 	return views, nil
@@ -352,6 +378,9 @@ func (c *cluster) view(ctx context.Context, rdb *redis.Client, addr string) (slo
 		}
 		v.epochs[f[0]], _ = strconv.ParseInt(f[6], 10, 64)
 		well := true
+		if strings.Contains(f[2], "myself") {
+			v.by = f[0]
+		}
 		for _, flag := range strings.Split(f[2], ",") {
 			well = well && flag != "fail" && flag != "noaddr" && flag != "handshake"
 		}
@@ -393,18 +422,11 @@ func reachable(addr, byHost, byPort string) string {
 	return net.JoinHostPort(host, port)
 }
 
-// take draws the conclusion from what nodes say: each slot is with the master of the
+// ownersOf draws the conclusion from what nodes say: each slot is with the master of the
 // latest configuration that anybody knows to have it.
-func (c *cluster) take(views []slotView, at time.Time) {
-	var owners [hashSlots]string
+func ownersOf(views []slotView) (owners [hashSlots]string) {
 	var epochs [hashSlots]int64
-	nodes, named := map[string]string{}, map[string]int64{}
 	for _, v := range views {
-		for id, addr := range v.nodes {
-			if epoch, ok := named[id]; !ok || v.epochs[id] > epoch {
-				nodes[id], named[id] = addr, v.epochs[id]
-			}
-		}
 		for _, s := range v.slots {
 			if len(s.Nodes) == 0 {
 				continue
@@ -414,6 +436,20 @@ func (c *cluster) take(views []slotView, at time.Time) {
 				if owners[slot] == "" || v.epochs[id] > epochs[slot] {
 					owners[slot], epochs[slot] = id, v.epochs[id]
 				}
+			}
+		}
+	}
+	return owners
+}
+
+// take goes by what nodes say from now on.
+func (c *cluster) take(views []slotView, at time.Time) {
+	owners := ownersOf(views)
+	nodes, named := map[string]string{}, map[string]int64{}
+	for _, v := range views {
+		for id, addr := range v.nodes {
+			if epoch, ok := named[id]; !ok || v.epochs[id] > epoch {
+				nodes[id], named[id] = addr, v.epochs[id]
 			}
 		}
 	}

@@ -152,10 +152,10 @@ func TestCluster_take(t *testing.T) {
 		return all
 	}
 	nodes := map[string]string{"a": "a:1", "b": "b:1", "c": "c:1"}
-	old := slotView{slots(0, 9, "a", 10, 16383, "b"), nodes, map[string]int64{"a": 1, "b": 2, "c": 1}}
-	failed := slotView{slots(0, 9, "c", 10, 16383, "b"), nodes, map[string]int64{"a": 1, "b": 2, "c": 3}}
-	moved := slotView{slots(0, 4, "a", 5, 16383, "b"), nodes, map[string]int64{"a": 1, "b": 4, "c": 1}}
-	holed := slotView{slots(10, 16383, "b"), nodes, map[string]int64{"a": 1, "b": 2}}
+	old := slotView{"", slots(0, 9, "a", 10, 16383, "b"), nodes, map[string]int64{"a": 1, "b": 2, "c": 1}}
+	failed := slotView{"", slots(0, 9, "c", 10, 16383, "b"), nodes, map[string]int64{"a": 1, "b": 2, "c": 3}}
+	moved := slotView{"", slots(0, 4, "a", 5, 16383, "b"), nodes, map[string]int64{"a": 1, "b": 4, "c": 1}}
+	holed := slotView{"", slots(10, 16383, "b"), nodes, map[string]int64{"a": 1, "b": 2}}
 	for _, tt := range []struct {
 		name  string
 		views []slotView
@@ -174,6 +174,42 @@ func TestCluster_take(t *testing.T) {
 		got := fmt.Sprintf("%1s%1s%1s", c.owners[0], c.owners[5], c.owners[10])
 		if got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+// What most masters say counts, by the latest configuration that anybody knows of:
+// replicas, and who was a master before, are nobody.
+func TestMostMasters(t *testing.T) {
+	t.Parallel()
+	// view is what a node says when some have so many thirds of the slots each.
+	view := func(by string, epochs map[string]int64, masters ...string) slotView {
+		v := slotView{by: by, epochs: epochs}
+		for i, id := range masters {
+			v.slots = append(v.slots, redis.ClusterSlot{Start: i * 5461, End: i*5461 + 5460, Nodes: []redis.ClusterNode{{ID: id}}})
+		}
+		return v
+	}
+	before, after := map[string]int64{"a": 1, "b": 2, "c": 3}, map[string]int64{"a": 1, "b": 2, "c": 3, "ra": 4}
+	old := func(by string) slotView { return view(by, before, "a", "b", "c") }
+	later := func(by string) slotView { return view(by, after, "ra", "b", "c") }
+	for _, tt := range []struct {
+		name  string
+		views []slotView
+		want  bool
+	}{
+		{"nobody", nil, false},
+		{"one of three", []slotView{old("a")}, false},
+		{"one, twice", []slotView{old("a"), old("a")}, false},
+		{"with its replicas", []slotView{old("a"), old("rb"), old("rc")}, false},
+		{"two of three", []slotView{old("b"), old("c")}, true},
+		{"a host with a master and two replicas is gone", []slotView{later("b"), later("c"), later("ra")}, true},
+		{"it is cut off, with the next", []slotView{old("a"), later("b")}, false},
+		{"the new master and another", []slotView{later("ra"), old("b")}, true},
+		{"no slots", []slotView{view("a", before)}, false},
+	} {
+		if got := mostMasters(tt.views); got != tt.want {
+			t.Errorf("%s: got %t", tt.name, got)
 		}
 	}
 }

@@ -157,8 +157,8 @@ local function park_rooms(uslot, user_key, fields, user, session, node, deadline
   list_rooms("park", fields, user, session, node, s.generation)
 end
 
-local function park_rest(fields, user, session, generation)
-  list_rooms("park", fields, user, session, "", generation)
+local function park_rest(uslot, fields, user, session, s)
+  list_rooms("park", fields, user, session, "", s.generation)
 end
 
 -- list_rest lists the reservations for rooms that are not among some, each with

@@ -145,9 +145,17 @@ local function park_rooms(any_part, user_key, fields, user, session, node, deadl
   end
 end
 
--- park_rest is for the rooms that an earlier call to park a session did not
--- get to: there are none.
-local function park_rest()
+-- park_rest writes the indexes of the rooms again that an earlier call to park a session
+-- on a node got to: it may not have got to those.
+local function park_rest(any_part, fields, user, session, s, node)
+  for _, r in ipairs(rooms_of(fields, session)) do
+    local part, id = slot(any_part, r.partition), r.id
+    local m = membership(call("HGET", key(part, "info", id), user))
+    if m and m.session == session and m.node == "" then
+      later("SREM", key(part, "node", node), user .. NUL .. id)
+      later("ZADD", part .. "parked", s.deadline, session .. NUL .. user .. NUL .. id)
+    end
+  end
 end
 
 -- rooms_here is rooms_of for a script that sees to those rooms itself.
