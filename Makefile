@@ -17,7 +17,7 @@ help: ## list the targets
 run: ## run one gateway for development on :8080, with an embedded Redis
 	$(GO) run ./cmd/roomgate --dev
 
-# Tests of the whole that run on a Redis Cluster, too; all that can do with -cluster alone.
+# Tests of the whole that make cluster runs on a Redis Cluster; all that can do with -cluster alone.
 ONCLUSTER = ^Test(Operations|Rooms_model|LinkLost_back|LeaveAllRoom|RoomAttributes_order|RollingRestart)$$
 
 .PHONY: test
@@ -28,7 +28,11 @@ test: ## run everything that has to pass before a commit; installs what it needs
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
 	$(MAKE) --no-print-directory web
 	ROOMGATE_TEST_REQUIRE=1 CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 30m ./...
-	ROOMGATE_TEST_REQUIRE=1 CGO_ENABLED=1 $(GO) test -race -timeout 10m -run '$(ONCLUSTER)' ./internal/e2e -cluster -rapid.checks=20
+
+.PHONY: cluster
+cluster: ## run tests of the whole on a Redis Cluster
+	@.ci/tools
+	ROOMGATE_TEST_REQUIRE=1 CGO_ENABLED=1 $(GO) test -race -timeout 20m -run '$(ONCLUSTER)' ./internal/e2e -cluster -rapid.checks=20
 
 .PHONY: web
 web: ## test the TypeScript SDK and the web pages, in Node and in Chromium

@@ -120,10 +120,25 @@ func newWorldOn(t *testing.T, rdb redis.UniversalClient, mini *miniredis.Minired
 	t.Cleanup(func() {
 		if !t.Failed() && !t.Skipped() {
 			w.check()
+			w.clear()
 		}
 		w.sub.Close()
 	})
 	return w
+}
+
+// clear deletes what the world has stored: others look through all keys for theirs.
+func (w *world) clear() {
+	if w.mini != nil {
+		return // nobody else's
+	}
+	_, err := w.rdb.Pipelined(w.ctx(), func(p redis.Pipeliner) error {
+		for _, key := range w.keys() {
+			p.Unlink(w.ctx(), key)
+		}
+		return nil
+	})
+	w.must(err)
 }
 
 // ctx is good until the very end of the test, or as long as one may take.

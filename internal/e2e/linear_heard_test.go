@@ -577,6 +577,9 @@ func (l *listener) answered(what news) error {
 	if !l.in || l.epoch != what.epoch || what.seq <= l.at || l.lossy {
 		return nil
 	}
+	if n := len(l.lives[l.epoch].events); what.seq > int64(n) {
+		return fmt.Errorf("it was at %d, and of this life %d events are known", l.at, n)
+	}
 	if c := l.lives[l.epoch]; l.users != c.users[what.seq] || !l.back && !l.whole(what.seq) {
 		return fmt.Errorf("something is missing after %d; it knows of %b, in are %b", l.at, l.users, c.users[what.seq])
 	}
