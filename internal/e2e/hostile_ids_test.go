@@ -236,7 +236,7 @@ func TestHostile_serverAPI(t *testing.T) {
 			{long(10_000), "", 400, 6000001, []string{"10000 bytes", "1 to 128"}},
 			{long(40_000), "", 431, 0, nil},
 			{"DELETE /v1/rooms/R%2541", "", 404, 6000322, []string{"no such room"}}, // R%41, not RA, nor R
-			{"DELETE /v1/rooms/nobody?/R", "", 404, 6000322, []string{"no such room"}},
+			{"DELETE /v1/rooms/nobody?/R", "", 400, 6000001, []string{"unknown parameter"}},
 			{"DELETE /v1/rooms/", "", 404, -32601, nil},
 			{"DELETE /v1/rooms", "", 405, -32601, []string{"DELETE"}},
 			{"DELETE /v1/rooms/R/", "", 404, -32601, []string{"escaped"}},
