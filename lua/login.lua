@@ -21,7 +21,8 @@
 -- ARGV[12]  partitions
 --
 -- Returns  {"ok", generation}
---          {"fenced"}  the node has been given up
+--          {"fenced"}  the node has been given up, or a session of this ID is over,
+--                      and its places are still to be seen to, or it was sent away
 --          {"late"}    the call came after valid_until
 --
 -- Publishes  an order to close on the channel of each node whose session had
@@ -43,10 +44,16 @@ if late(now_ms, ARGV[11]) then
 end
 local awake_ms = awake(control, now_ms)
 local fields = call("HGETALL", user_key)
+if call("HEXISTS", key(uslot, "gone", session), "") == 1 then
+  return { "fenced" }
+end
 local replaced, others = {}, {}
 local again -- the same session, if this call is repeated
 local newest = 0 -- generation of the user's: which of two devices came later shows by it
 for i = 1, #fields, 2 do
+  if fields[i] == "e:" .. session then
+    return { "fenced" }
+  end
   local id = fields[i]:match("^s:(.*)$")
   if id then
     local s = session_record(fields[i + 1])
