@@ -234,8 +234,13 @@ func (c *Cluster) Move(key string, from, to *Server, during func()) {
 	c.do(from, "cluster", "setslot", slot, "migrating", c.ID(to))
 	n := int(a.ClusterCountKeysInSlot(ctx, int(slot)).Val())
 	host, port, _ := net.SplitHostPort(to.Addr())
-	for moved := 0; ; moved++ {
-		keys, err := a.ClusterGetKeysInSlot(ctx, int(slot), 1).Result()
+	for moved := 0; ; {
+		// Many at once, since what needs them all stands still until they have moved.
+		count := 100
+		if moved < n/2 {
+			count = min(count, n/2-moved)
+		}
+		keys, err := a.ClusterGetKeysInSlot(ctx, int(slot), count).Result()
 		if err != nil {
 			c.t.Fatal(err)
 		}
@@ -245,9 +250,14 @@ func (c *Cluster) Move(key string, from, to *Server, during func()) {
 		if len(keys) == 0 {
 			break
 		}
-		if err := a.Migrate(ctx, host, port, keys[0], 0, 10*time.Second).Err(); err != nil {
+		args := []any{"migrate", host, port, "", 0, (10 * time.Second).Milliseconds(), "keys"}
+		for _, key := range keys {
+			args = append(args, key)
+		}
+		if err := a.Do(ctx, args...).Err(); err != nil {
 			c.t.Fatal(err)
 		}
+		moved += len(keys)
 	}
 	for _, s := range []*Server{to, from} {
 		c.do(s, "cluster", "setslot", slot, "node", c.ID(to))
