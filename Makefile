@@ -28,6 +28,7 @@ test: ## run everything that has to pass before a commit; installs what it needs
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
 	$(MAKE) --no-print-directory web
 	ROOMGATE_TEST_REQUIRE=1 CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 30m ./...
+	$(MAKE) --no-print-directory cluster
 
 .PHONY: cluster
 cluster: ## run tests of the whole on a Redis Cluster
