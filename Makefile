@@ -18,7 +18,7 @@ run: ## run one gateway for development on :8080, with an embedded Redis
 	$(GO) run ./cmd/roomgate --dev
 
 # Tests of the whole that make cluster runs on a Redis Cluster; all that can do with -cluster alone.
-ONCLUSTER = ^Test(Operations|Rooms_model|LinkLost_back|LeaveAllRoom|RoomAttributes_order|RollingRestart)$$
+ONCLUSTER = ^Test(Operations|Rooms_model|LinkLost_.*|LeaveAllRoom|RoomAttributes_order|RollingRestart|RequestKey_.*|Overlap_.*|Switch_.*|Resume_.*)$$
 
 .PHONY: test
 test: ## run everything that has to pass before a commit; installs what it needs
