@@ -26,6 +26,68 @@ const (
 	tallyBatch = 500
 )
 
+// places is what a store keeps so that of many who create rooms at once not each has to find out the same.
+type places struct {
+	counts []counting // by partition
+	all    single     // counts of all partitions that lack one
+}
+
+func newPlaces(partitions int) *places {
+	p := &places{
+		counts: make([]counting, partitions), all: single{turn: make(chan struct{}, 1)},
+	}
+	for i := range p.counts {
+		p.counts[i].turn = make(chan struct{}, 1)
+	}
+	return p
+}
+
+// A counting is how far this store has come with a count of a partition's rooms. What
+// is cut off goes on from there, whoever needs it next.
+type counting struct {
+	turn   chan struct{} // holds one while somebody counts, who owns the rest
+	number int64         // of the count
+	cursor string        // up to which its rooms have places
+	done   bool
+}
+
+// A single is what one caller does at a time, for all who wait for it.
+type single struct {
+	turn chan struct{} // holds one while it is done
+
+	mu          sync.Mutex
+	began, done int // which was the last to begin, and to succeed
+}
+
+// do calls f, unless another call that began later than do has succeeded. If that
+// fails, or its caller leaves, it is the next one's turn.
+func (s *single) do(ctx context.Context, f func() error) error {
+	s.mu.Lock()
+	asked := s.began
+	s.mu.Unlock()
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	s.mu.Lock()
+	if s.done > asked {
+		s.mu.Unlock()
+		return nil
+	}
+	s.began++
+	began := s.began
+	s.mu.Unlock()
+	err := f()
+	if err == nil {
+		s.mu.Lock()
+		s.done = began
+		s.mu.Unlock()
+	}
+	return err
+}
+
 // A placed room is one that has been admitted, under a ticket.
 type placedRoom struct {
 	room   RoomID
@@ -74,7 +136,8 @@ func (s *Store) admitted(ctx context.Context, room RoomID, enter func(admission 
 func (s *Store) admit(ctx context.Context, room RoomID, above int64) (number, ticket int64, err error) {
 	nodes, looked := s.keys.part(0), false
 	for range admitTries {
-		r, err := s.run(ctx, string(room), string(room), lua.Admit, []string{nodes}, string(room), s.keys.partition(room),
+		var r *reply
+		r, err = s.run(ctx, string(room), string(room), lua.Admit, []string{nodes}, string(room), s.keys.partition(room),
 			s.cfg.Partitions, s.cfg.MaxRooms, above)
 		switch {
 		case err == nil:
@@ -95,7 +158,10 @@ func (s *Store) admit(ctx context.Context, room RoomID, above int64) (number, ti
 		}
 		looked = !changed
 	}
-	return 0, 0, opErr("admit", string(room), ErrRoomLimit)
+	if errors.Is(err, errUncounted) {
+		err = opErr("admit", string(room), errors.New("the rooms have to be counted all the while"))
+	}
+	return 0, 0, err
 }
 
 // placedRooms reads the rest of a reply.
@@ -188,68 +254,100 @@ func (s *Store) countOut(ctx context.Context, p int) (number int64, ended int, e
 	return number, ended, nil
 }
 
-// countAll counts the rooms of partitions that a reply names.
+// countAll counts the rooms of partitions that a reply names, or waits until another
+// has: then they are to be asked for again.
 func (s *Store) countAll(ctx context.Context, r *reply) error {
-	var work sync.WaitGroup
-	errs := make([]error, len(r.fields))
-	for i, text := range r.fields {
+	var partitions []int
+	for _, text := range r.fields {
 		p, err := strconv.Atoi(text)
 		if err != nil || p < 0 || p >= s.cfg.Partitions {
 			return opErr("admit", "", fmt.Errorf("%w: partition %q", ErrBadReply, text))
 		}
-		work.Go(func() { errs[i] = s.count(ctx, p, 0) })
+		partitions = append(partitions, p)
 	}
-	work.Wait()
-	return errors.Join(errs...)
+	err := s.places.all.do(ctx, func() error {
+		var work sync.WaitGroup
+		errs := make([]error, len(partitions))
+		for i, p := range partitions {
+			work.Go(func() { errs[i] = s.count(ctx, p, 0) })
+		}
+		work.Wait()
+		return errors.Join(errs...)
+	})
+	return opErr("admit", "", err)
 }
 
 // count counts the rooms of a partition, so that each has a place, and nothing else
-// has. It does nothing if there has been a count above a number. Several may be at
-// it at once, and one that is cut off is begun anew.
+// has. It does nothing if there has been a count above a number. One that is cut off
+// goes on where it was; several stores may be at it at once, each from the beginning.
 func (s *Store) count(ctx context.Context, p int, above int64) error {
 	on := "partition " + strconv.Itoa(p)
-	nodes, part := []string{s.keys.part(0)}, []string{s.keys.part(p)}
-	r, err := s.run(ctx, on, on, lua.Census, nodes, p, above)
-	if err != nil || r.status == "again" {
-		return err
-	}
-	number := r.int()
-	if err := opErr("census", on, r.done()); err != nil {
-		return err
-	}
-	for after, first := "", true; first || after != ""; first = false {
-		r, err := s.run(ctx, on, on, lua.Tally, part, number, after, tallyBatch)
-		if errors.Is(err, ErrLate) {
-			return s.count(ctx, p, number)
-		}
-		if err != nil {
+	c := &s.places.counts[p]
+	for {
+		r, err := s.run(ctx, on, on, lua.Census, []string{s.keys.part(0)}, p, above)
+		if err != nil || r.status == "again" {
 			return err
 		}
-		after = r.text()
+		number := r.int()
+		if err := opErr("census", on, r.done()); err != nil {
+			return err
+		}
+		select {
+		case c.turn <- struct{}{}:
+		case <-ctx.Done():
+			return opErr("census", on, context.Cause(ctx))
+		}
+		again, err := s.goOnCounting(ctx, c, p, number)
+		<-c.turn
+		if err != nil || !again {
+			return err
+		}
+		above = number
+	}
+}
+
+// goOnCounting does what is left of a count of a partition's rooms. again says that
+// there has to be a later one.
+func (s *Store) goOnCounting(ctx context.Context, c *counting, p int, number int64) (again bool, err error) {
+	on := "partition " + strconv.Itoa(p)
+	nodes, part := []string{s.keys.part(0)}, []string{s.keys.part(p)}
+	if c.number != number {
+		c.number, c.cursor, c.done = number, "", false
+	}
+	for !c.done {
+		r, err := s.run(ctx, on, on, lua.Tally, part, number, c.cursor, s.tallyBatch)
+		if errors.Is(err, ErrLate) {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		cursor := r.text()
 		rooms := r.placedRooms()
 		if r.err != nil {
-			return opErr("tally", on, r.err)
+			return false, opErr("tally", on, r.err)
 		}
 		last := "0"
-		if after == "" {
+		if cursor == "" {
 			last = "1"
 		}
-		args := []any{p, number, s.cfg.Partitions, last, tallyBatch, len(rooms)}
+		args := []any{p, number, s.cfg.Partitions, last, s.tallyBatch, len(rooms)}
 		for _, a := range rooms {
 			args = append(args, string(a.room), a.ticket)
 		}
 		for more := true; more; args = append(args[:5:5], 0) {
 			r, err := s.run(ctx, on, on, lua.Register, nodes, args...)
 			if errors.Is(err, ErrLate) {
-				return nil // another has ended it, or begun a later one
+				return false, nil // another has ended it, or begun a later one
 			}
 			if err != nil {
-				return err
+				return false, err
 			}
 			more = r.text() == "1"
 		}
+		c.cursor, c.done = cursor, cursor == ""
 	}
-	return nil
+	return false, nil
 }
 
 // seeToAdmissions gives places back that were not used, or are not any more, and
