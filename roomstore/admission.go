@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/roomgate/roomgate/lua"
 )
@@ -24,17 +25,28 @@ const (
 	admissionBatch = 100
 	// tallyBatch is how many rooms one call of a count lists.
 	tallyBatch = 500
+	// fullFor is how long it counts that no room has ended whose place is to be given
+	// back: so long others may be refused, if the store has not heard of its end.
+	fullFor = time.Second
 )
 
-// places is what a store keeps so that of many who create rooms at once not each has to find out the same.
+// places is what a store keeps so that of many who create rooms at once, or one after
+// another, not each has to find out the same.
 type places struct {
-	counts []counting // by partition
-	all    single     // counts of all partitions that lack one
+	counts  []counting // by partition
+	all     single     // counts of all partitions that lack one
+	looks   single     // for places to give back
+	fullFor time.Duration
+
+	mu   sync.Mutex
+	ends int       // of rooms that this store has heard of
+	full time.Time // until when it counts that nothing has ended
 }
 
 func newPlaces(partitions int) *places {
 	p := &places{
-		counts: make([]counting, partitions), all: single{turn: make(chan struct{}, 1)},
+		counts: make([]counting, partitions), all: single{turn: make(chan struct{}, 1)}, looks: single{turn: make(chan struct{}, 1)},
+		fullFor: fullFor,
 	}
 	for i := range p.counts {
 		p.counts[i].turn = make(chan struct{}, 1)
@@ -49,6 +61,38 @@ type counting struct {
 	number int64         // of the count
 	cursor string        // up to which its rooms have places
 	done   bool
+}
+
+// ended notes that a room has ended, whose place can be given to another.
+func (p *places) ended() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ends++
+	p.full = time.Time{}
+}
+
+// heard gives how many rooms have ended that this store has heard of.
+func (p *places) heard() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ends
+}
+
+// areFull notes that there was nothing to give back at a time, unless one has ended
+// since so many had been heard of.
+func (p *places) areFull(at time.Time, heard int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ends == heard {
+		p.full = at.Add(p.fullFor)
+	}
+}
+
+// wereFull says whether there was nothing to give back a short while ago.
+func (p *places) wereFull() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Now().Before(p.full)
 }
 
 // A single is what one caller does at a time, for all who wait for it.
@@ -97,6 +141,9 @@ type placedRoom struct {
 // admits says whether rooms need a place to begin.
 func (s *Store) admits() bool { return s.cfg.Apart && s.cfg.Partitions > 1 && s.cfg.MaxRooms > 0 }
 
+// RoomEnded says that a room has ended: there may be a place for another.
+func (s *Store) RoomEnded() { s.places.ended() }
+
 // admitted calls an entry into a room with a place for it, if it comes to that the
 // room is created. What is refused gives that back.
 func (s *Store) admitted(ctx context.Context, room RoomID, enter func(admission string) (*reply, error)) (*reply, error) {
@@ -132,7 +179,7 @@ func (s *Store) admitted(ctx context.Context, room RoomID, enter func(admission 
 
 // admit gives a room a place, above a ticket: that and the number of the count that
 // it is of. At the limit it gives those back first whose rooms have ended, or never
-// came.
+// came, unless it is known that there are none.
 func (s *Store) admit(ctx context.Context, room RoomID, above int64) (number, ticket int64, err error) {
 	nodes, looked := s.keys.part(0), false
 	for range admitTries {
@@ -148,20 +195,35 @@ func (s *Store) admit(ctx context.Context, room RoomID, above int64) (number, ti
 				return 0, 0, err
 			}
 			continue
-		case !errors.Is(err, ErrRoomLimit) || looked:
+		case !errors.Is(err, ErrRoomLimit) || looked || s.places.wereFull():
 			return 0, 0, err
 		}
 		// That nothing has ended counts only if it was seen before the answer.
-		changed, err := s.seeToAdmissions(ctx)
-		if err != nil {
-			return 0, 0, err
+		seen := s.places.looks.do(ctx, func() error {
+			changed, err := s.look(ctx)
+			looked = !changed
+			return err
+		})
+		if seen != nil {
+			return 0, 0, opErr("admit", string(room), seen)
 		}
-		looked = !changed
 	}
 	if errors.Is(err, errUncounted) {
 		err = opErr("admit", string(room), errors.New("the rooms have to be counted all the while"))
 	}
 	return 0, 0, err
+}
+
+// look is seeToAdmissions for who is at the limit. That there was nothing it remembers.
+func (s *Store) look(ctx context.Context) (changed bool, err error) {
+	if s.places.wereFull() {
+		return false, nil
+	}
+	began, heard := time.Now(), s.places.heard()
+	if changed, err = s.seeToAdmissions(ctx); err == nil && !changed {
+		s.places.areFull(began, heard)
+	}
+	return changed, err
 }
 
 // placedRooms reads the rest of a reply.

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -858,4 +859,82 @@ func TestStore_places_tally(t *testing.T) {
 	tally(7, second, "late")
 	w.must(w.rdb.HDel(w.ctx(), part+"clock", "tallied").Err()) // as an earlier version left it
 	tally(6, "", "late")
+}
+
+// At the limit a refusal costs one call more than any other, once it has been seen that
+// no room has ended, until the store hears of one.
+func TestStore_places_refusal(t *testing.T) {
+	const limit = 3
+	admitting(t, roomstore.Config{MaxRooms: limit, MaxRoomsPerUser: 100}, func(w *world) {
+		s, calls := w.observed(nil)
+		s.FullFor(time.Hour)
+		ana := w.login("ana", "a1")
+		enter := func(room roomstore.RoomID) error {
+			_, err := s.Enter(w.ctx(), ana, roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: room, Data: "ana/a1"})
+			return err
+		}
+		for i := range limit {
+			w.must(enter(roomstore.RoomID(fmt.Sprint("r", i))))
+		}
+		race(w.T, 50, nil, func(i int) error {
+			if err := enter(roomstore.RoomID(fmt.Sprint("x", i))); !errors.Is(err, roomstore.ErrRoomLimit) {
+				return fmt.Errorf("got %v, want %v", err, roomstore.ErrRoomLimit)
+			}
+			return nil
+		})
+		if n := calls("admissions"); n != 1 {
+			w.Errorf("of 50 who were refused %d looked for places to give back, want one", n)
+		}
+		before := calls()
+		w.refused(enter("y"), roomstore.ErrRoomLimit)
+		if n := calls() - before; n != 5 { // reserve, enter, admit, fence, free
+			w.Errorf("a refusal took %d calls, want 5", n)
+		}
+		_, err := s.Leave(w.ctx(), ana, "r0", "")
+		w.must(err)
+		w.must(enter("y"))
+		w.refused(enter("z"), roomstore.ErrRoomLimit)
+		w.forget()
+	})
+}
+
+// A room that ends while it is being looked whether any has is heard of.
+func TestStore_places_endsMeanwhile(t *testing.T) {
+	t.Parallel()
+	const limit = 2
+	w := newWorld(t, false, roomstore.Config{Partitions: 2, Apart: true, MaxRooms: limit})
+	var s *roomstore.Store
+	var looked atomic.Int64
+	s, _ = w.observed(func(script string) {
+		if script == "ended" && looked.Add(1) == int64(w.parts) {
+			w.must(s.Destroy(w.ctx(), "r0"))
+		}
+	})
+	s.FullFor(time.Hour)
+	for i := range limit {
+		w.createEmpty(roomstore.RoomID(fmt.Sprint("r", i)), s)
+	}
+	_, _, err := s.Create(w.ctx(), roomstore.NewRoom{ID: "x", Delay: 1000})
+	w.refused(err, roomstore.ErrRoomLimit)
+	w.createEmpty("x", s)
+}
+
+// That a room has ended which the store does not hear of it finds out after a while.
+func TestStore_places_unheard(t *testing.T) {
+	admitting(t, roomstore.Config{MaxRooms: 1}, func(w *world) {
+		other := w.stores(1, w.cfg)[0]
+		ana := w.login("ana", "a1")
+		w.enter(ana, "a")
+		_, err := w.try(ana, roomstore.EntryRequest{Room: "b"})
+		w.refused(err, roomstore.ErrRoomLimit)
+		w.must(other.Destroy(w.ctx(), "a"))
+		eventually(w.T, func() bool {
+			_, err := w.try(ana, roomstore.EntryRequest{Room: "b"})
+			if err != nil {
+				w.refused(err, roomstore.ErrRoomLimit)
+			}
+			return err == nil
+		})
+		w.forget()
+	})
 }
