@@ -91,7 +91,8 @@ type Gateway struct {
 	open     map[*conn]struct{}
 	sessions map[roomstore.SessionID]*session
 	early    map[roomstore.SessionID]earlyOrder
-	stopped  bool // no more connections
+	coming   map[roomstore.SessionID]int // resumes that are under way
+	stopped  bool                        // no more connections
 }
 
 // A Bus brings what is published: a [pubsub.Bus], or on Redis Cluster a [pubsub.Sharded].
@@ -124,6 +125,7 @@ func New(store *roomstore.Store, bus Bus, verifier auth.Verifier, cfg Config) *G
 		cfg: cfg, store: store, bus: bus, verifier: verifier, log: cfg.Log,
 		born: time.Now(), open: map[*conn]struct{}{}, sessions: map[roomstore.SessionID]*session{},
 		early:   map[roomstore.SessionID]earlyOrder{},
+		coming:  map[roomstore.SessionID]int{},
 		parking: make(slots, parkedAtOnce),
 	}
 	g.begins.every, g.begins.spoken = paceOf(admittedAPace), &g.stats.spoken

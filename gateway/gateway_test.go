@@ -582,3 +582,89 @@ func TestConn_strange(t *testing.T) {
 		}
 	}
 }
+
+// A session that a lost resume has brought to a gateway is parked, unless a socket has
+// come for it since: also one whose resume is under way.
+func TestGateway_disown(t *testing.T) {
+	t.Parallel()
+	door := faultproxy.StartRedis(t, redistest.New(t).Options().Addr)
+	s := serveOn(t, Config{}, redistest.New(t), door.Addr())
+	door.Messages(func(_, payload string) faultproxy.Fate {
+		if strings.HasPrefix(payload, "4510") {
+			return nil // an earlier socket stays
+		}
+		return faultproxy.Pass
+	})
+	// in says under which generation the session is here, 0 if it is not.
+	in := func(who roomstore.Session) int64 {
+		record, err := s.rdb.HGet(t.Context(), s.key("user:"+string(who.User)), "s:"+string(who.ID)).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var generation int64
+		if f := strings.SplitN(record, "\x00", 3); f[1] == s.node() {
+			fmt.Sscan(f[0], &generation)
+		}
+		return generation
+	}
+	lost := func(who roomstore.Session) {
+		_, _, ok, err := s.store.Resume(t.Context(), s.node(), who.User, who.ID, nil)
+		if err != nil || !ok {
+			t.Fatalf("resume: %v, %v", ok, err)
+		}
+	}
+	resume := func(who roomstore.Session) *bare {
+		c := s.dial()
+		c.send(protocol.MethodLogin, fmt.Sprintf(`{"userID":%q,"resume":{"sessionID":%q,"rooms":[]}}`, who.User, who.ID))
+		return c
+	}
+	for _, tt := range []struct {
+		name string
+		do   func(who roomstore.Session)
+		want error
+		here bool // in the end
+	}{
+		{"here", func(roomstore.Session) {}, nil, true},
+		{"brought by nobody", lost, nil, false},
+		{"back", func(who roomstore.Session) { lost(who); resume(who).hears("answer 1") }, nil, true},
+		{"coming", func(who roomstore.Session) {
+			s.gate.close(lua.Resume)
+			c := resume(who)
+			s.until("it is resumed", func() bool { return in(who) > who.Generation })
+			s.mu.Lock()
+			n := s.coming[who.ID]
+			s.mu.Unlock()
+			if n != 1 {
+				t.Errorf("%d are coming, want 1", n)
+			}
+			s.gate.open()
+			c.hears("answer 1")
+			s.comes(who.ID)
+			lost(who)
+		}, errReturning, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			user := strings.ReplaceAll(tt.name, " ", "-")
+			s.login(user)
+			s.mu.Lock()
+			var who roomstore.Session
+			for _, here := range s.sessions {
+				if string(here.who.User) == user {
+					who = here.who
+				}
+			}
+			s.mu.Unlock()
+			tt.do(who)
+			now := in(who)
+			if err := s.disown(t.Context(), who, time.Minute, true); !errors.Is(err, tt.want) {
+				t.Errorf("got %v, want %v", err, tt.want)
+			}
+			if !tt.here {
+				now = 0
+			}
+			if got := in(who); got != now {
+				t.Errorf("it is here under generation %d, want %d", got, now)
+			}
+		})
+	}
+}

@@ -307,14 +307,9 @@ func (h *healing) tidy(ctx context.Context, ready string) error {
 		}
 		for _, who := range held {
 			h.left = append(h.left, func(ctx context.Context) error {
-				g.mu.Lock()
-				_, here := g.sessions[who.ID]
-				g.mu.Unlock()
-				if here {
-					return nil
-				}
-				// Its client may come back, if it has not logged out.
-				return g.store.Abandon(ctx, who, g.cfg.SessionTTL)
+				// Its client may come back, if it has not logged out. A resume that is under
+				// way has yet to be seen to under this term.
+				return g.disown(ctx, who, g.cfg.SessionTTL, false)
 			})
 		}
 	}

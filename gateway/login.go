@@ -52,6 +52,9 @@ func (c *conn) logIn(p *protocol.LoginParams, bad *protocol.Error, answer reply)
 		c.close(protocol.CloseTryAgainLater, closeReason(c.g.cfg.ReconnectAfter))
 		return nil
 	}
+	if p.Resume != nil {
+		defer c.g.comes(roomstore.SessionID(p.Resume.SessionID))()
+	}
 	who, rooms, resumed, rest, err := c.begin(node, user, p, named)
 	if err != nil {
 		if errors.Is(err, roomstore.ErrFenced) {

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -174,7 +175,7 @@ func (g *Gateway) park(ctx context.Context, who roomstore.Session, silent time.D
 }
 
 // abandon parks a session that a lost login or resume may have brought to this
-// node, when that can happen no more, unless a socket has come for it since.
+// node, when that can happen no more.
 func (g *Gateway) abandon(who roomstore.Session, left time.Duration) {
 	ctx := g.backing()
 	select {
@@ -182,15 +183,44 @@ func (g *Gateway) abandon(who roomstore.Session, left time.Duration) {
 		return
 	case <-time.After(2 * roomstore.Lateness):
 	}
-	g.untilKnown(ctx, who, func(ctx context.Context) error {
+	g.untilKnown(ctx, who, func(ctx context.Context) error { return g.disown(ctx, who, left, true) })
+}
+
+var errReturning = errors.New("its client is coming back")
+
+// disown parks a session that the store has on a node of ours, if there is no socket for
+// it here. Of who only Node, User and ID count. With settled that cannot be known while a
+// resume of it is under way, and it fails.
+func (g *Gateway) disown(ctx context.Context, who roomstore.Session, left time.Duration, settled bool) error {
+	// First of all: who comes after this has a higher generation, and is not parked.
+	who, there, err := g.store.Attached(ctx, who)
+	if err != nil || !there {
+		return err
+	}
+	g.mu.Lock()
+	s, coming := g.sessions[who.ID], g.coming[who.ID]
+	g.mu.Unlock()
+	switch {
+	case s != nil && s.who.Generation >= who.Generation:
+		return nil
+	case settled && coming > 0:
+		return errReturning
+	}
+	return g.store.Park(ctx, who, left)
+}
+
+// comes notes that a resume of a session is under way here, until over is called.
+func (g *Gateway) comes(id roomstore.SessionID) (over func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.coming[id]++
+	return func() {
 		g.mu.Lock()
-		_, here := g.sessions[who.ID]
-		g.mu.Unlock()
-		if here {
-			return nil
+		defer g.mu.Unlock()
+		if g.coming[id]--; g.coming[id] == 0 {
+			delete(g.coming, id)
 		}
-		return g.store.Abandon(ctx, who, left)
-	})
+	}
 }
 
 // untilKnown makes a call until its outcome is known, or ctx is done.

@@ -9,7 +9,6 @@
 -- ARGV[1]  count  of the sessions
 -- ARGV[2]  user, user_slot, session, generation, left_ms, node, slow_ttl, …
 --            user_slot is where the user's hash lives
---            generation is "" for any, if the session is on node
 --            left_ms is what is left until the deadline
 --            slow_ttl is for how many ms it is remembered that the client was cut
 --            off since it reads too slowly; 0 if it was not
@@ -44,9 +43,8 @@ local function park(user, uslot, session, generation, left_ms, node, slow_ttl)
   if s then
     was_slow(uslot, session, generation, slow_ttl) -- also one that did not wait before it came back
   end
-  if not s or s.deadline ~= "" or generation ~= "" and s.generation ~= generation
-    or generation == "" and s.node ~= node then
-    if s and s.deadline ~= "" and s.generation == generation then
+  if not s or s.generation ~= generation or s.deadline ~= "" then
+    if s and s.generation == generation then
       -- The call before may have failed at another session, before it wrote the indexes.
       later("SREM", key(uslot, "nodesessions", node), session .. NUL .. user)
       later("ZADD", uslot .. "parked", s.deadline, session .. NUL .. user)

@@ -49,6 +49,7 @@ var (
 	Admissions        = step("admissions")
 	Admit             = step("admit")
 	Admitted          = step("admitted")
+	Attached          = load("attached")
 	Attributes        = load("attributes")
 	AuditIndex        = load("auditindex")
 	AuditRoom         = load("auditroom")
@@ -121,7 +122,7 @@ var (
 
 // All is every script there is.
 var All = []Script{
-	Absent, Admissions, Admit, Admitted, Attributes, AuditIndex, AuditRoom, AuditUser, Bar, Bury, Catchup,
+	Absent, Admissions, Admit, Admitted, Attached, Attributes, AuditIndex, AuditRoom, AuditUser, Bar, Bury, Catchup,
 	Census, ChangeAttributes, Claim, Cluster, Condemn, Count, Create, Decide, Describe, Destroy, Ended, Enter,
 	Fence, Free, Generations, Greet, Heal, Held, History, Hold, Holds, Kick, Lease, Leave, LeaveAll,
 	ListMembers, ListRooms, Lives, Login, MemberAttributes, MemberInfo, Members, MembersAttributes, Ownerless,

@@ -286,9 +286,10 @@ func TestApart_dead_nobodyReturns(t *testing.T) {
 func TestApart_givenUp(t *testing.T) {
 	dieAnywhere(t, func(t *testing.T, w *world, _ steps) {
 		for _, id := range []roomstore.SessionID{"a1", "a2", "a9"} {
-			err := w.store.Abandon(w.ctx(), roomstore.Session{User: "ana", ID: id, Node: "n1"}, time.Second)
-			if err != nil && !errors.Is(err, roomstore.ErrFenced) {
-				t.Fatal(err)
+			who, there, err := w.store.Attached(w.ctx(), roomstore.Session{User: "ana", ID: id, Node: "n1"})
+			w.must(err)
+			if there {
+				w.must(w.store.Park(w.ctx(), who, time.Second))
 			}
 		}
 		for range 4 {

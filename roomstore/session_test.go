@@ -730,26 +730,32 @@ func TestStore_Probe(t *testing.T) {
 	})
 }
 
-// What a lost login or resume brought to a node is parked there, under whatever
-// generation; a session that is elsewhere, or parked, stays as it is.
-func TestStore_Abandon(t *testing.T) {
+// A session is on the node that it was last brought to, under its generation of then,
+// until it is parked.
+func TestStore_Attached(t *testing.T) {
 	contract(t, roomstore.Config{}, func(w *world) {
+		attached := func(node string, want roomstore.Session, there bool) {
+			t.Helper()
+			got, ok, err := w.store.Attached(w.ctx(), roomstore.Session{User: "ana", ID: "a1", Node: node})
+			w.must(err)
+			if got != want || ok != there {
+				t.Errorf("on %s: got %+v, %v; want %+v, %v", node, got, ok, want, there)
+			}
+		}
+		attached("n1", roomstore.Session{}, false)
 		inRoom("ana", "a")(w)
 		who := w.s("a1")
-		lost := roomstore.Session{User: who.User, ID: who.ID, Node: "elsewhere"}
-		before := w.dump()
-		w.refused(w.store.Abandon(w.ctx(), lost, time.Minute), roomstore.ErrFenced)
-		w.unchanged(before)
-		lost.Node = who.Node
-		w.must(w.store.Abandon(w.ctx(), lost, time.Minute))
-		now, err := w.store.Lost(w.ctx(), who.Node, []roomstore.Session{who})
+		attached("n1", who, true)
+		attached("n2", roomstore.Session{}, false)
+		now, _, ok, err := w.store.Resume(w.ctx(), "n2", "ana", "a1", nil)
 		w.must(err)
-		if now[who.ID] != roomstore.LossParked {
-			t.Errorf("got %v, want the session parked", now)
+		if !ok || now.Generation <= who.Generation {
+			t.Fatalf("resumed: %v, %+v", ok, now)
 		}
-		before = w.dump()
-		w.refused(w.store.Abandon(w.ctx(), lost, time.Minute), roomstore.ErrFenced)
-		w.unchanged(before)
+		attached("n1", roomstore.Session{}, false)
+		attached("n2", now, true)
+		w.must(w.store.Park(w.ctx(), now, time.Minute))
+		attached("n2", roomstore.Session{}, false)
 		w.forget()
 	})
 }

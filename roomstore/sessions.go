@@ -127,28 +127,37 @@ func (r *reply) back(room RoomID) Return {
 //
 // It fails with [ErrFenced] if the session has moved on, which is as good.
 func (s *Store) Park(ctx context.Context, who Session, left time.Duration) error {
-	return s.park(ctx, who, fmt.Sprint(who.Generation), left, 0)
+	return s.park(ctx, who, left, 0)
 }
 
 // ParkSlow is Park for a client that was cut off since it read too slowly, which
 // is remembered for slowFor.
 func (s *Store) ParkSlow(ctx context.Context, who Session, left time.Duration) error {
-	return s.park(ctx, who, fmt.Sprint(who.Generation), left, slowFor)
+	return s.park(ctx, who, left, slowFor)
 }
 
-// Abandon is Park for a session that a login or resume may have brought to a
-// node without anybody having heard: it is parked if it is on the node, under
-// whatever generation. Only Node, User and ID of who count. It may be repeated.
-//
-// It fails with [ErrFenced] if the session is not there, which is as good.
-func (s *Store) Abandon(ctx context.Context, who Session, left time.Duration) error {
-	return s.park(ctx, who, "", left, 0)
+// Attached says under which generation a session is on a node. Only Node, User and ID
+// of who count. ok is false if it is not there.
+func (s *Store) Attached(ctx context.Context, who Session) (at Session, ok bool, err error) {
+	slot := s.keys.uslot(s.keys.userSlot(who.User))
+	r, err := s.run(ctx, string(who.User), string(who.User), lua.Attached, []string{slot}, who.Node, string(who.User), string(who.ID))
+	if err != nil {
+		return Session{}, false, err
+	}
+	generation := r.text()
+	if generation != "" {
+		at = Session{User: who.User, ID: who.ID, Node: who.Node}
+		if at.Generation, err = strconv.ParseInt(generation, 10, 64); err != nil {
+			r.fail("generation " + generation)
+		}
+	}
+	return at, generation != "", opErr("attached", string(who.User), r.done())
 }
 
-func (s *Store) park(ctx context.Context, who Session, generation string, left, slow time.Duration) error {
+func (s *Store) park(ctx context.Context, who Session, left, slow time.Duration) error {
 	slot := s.keys.userSlot(who.User)
 	r, err := s.run(ctx, sessionsLane, string(who.User), lua.Park, []string{s.keys.control(s.keys.uslot(slot))},
-		1, string(who.User), slot, string(who.ID), generation, ms(max(0, left)), who.Node, ms(slow))
+		1, string(who.User), slot, string(who.ID), who.Generation, ms(max(0, left)), who.Node, ms(slow))
 	if r == nil || len(r.listed) == 0 {
 		return err
 	}
