@@ -1,12 +1,15 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
 	"hash/fnv"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/roomgate/roomgate/internal/redistest"
@@ -336,4 +339,54 @@ func TestCompare_away(t *testing.T) {
 	if unsure := n.compare(t.Context(), s.sessionsHere()); len(unsure) != 0 {
 		t.Errorf("%d are unsure, want none", len(unsure))
 	}
+}
+
+// What cannot be taken back takes the time of one call, however much that is, and keeps
+// nothing else for long. What is noted twice is done once.
+func TestHealing_tryLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const stuck, sound = 200, 50
+		h := &healing{g: &Gateway{cfg: Config{RedisTimeout: 2 * time.Second}}}
+		var done atomic.Int64
+		var mu sync.Mutex
+		now, most := 0, 0
+		away := func(ctx context.Context) error {
+			mu.Lock()
+			now++
+			most = max(most, now)
+			mu.Unlock()
+			<-ctx.Done()
+			mu.Lock()
+			now--
+			mu.Unlock()
+			return ctx.Err()
+		}
+		for i := range stuck {
+			h.leave(fmt.Sprint("stuck ", i), away)
+		}
+		for i := range sound {
+			for range 2 {
+				h.leave(fmt.Sprint("sound ", i), func(context.Context) error { done.Add(1); return nil })
+			}
+		}
+		refused := 0
+		h.leave("refused", func(context.Context) error { refused++; return roomstore.ErrNoRoom })
+		for pass := range 2 * stuck / healAtOnce {
+			began := time.Now()
+			h.tryLeft(t.Context())
+			if took := time.Since(began); took != 2*time.Second {
+				t.Errorf("pass %d took %v, want 2s", pass, took)
+			}
+		}
+		if done.Load() != sound || refused != 1 || len(h.left) != stuck {
+			t.Errorf("%d are done, %d refused, %d left; want %d, 1, %d", done.Load(), refused, len(h.left), sound, stuck)
+		}
+		if most != healAtOnce {
+			t.Errorf("%d were tried at a time, want %d", most, healAtOnce)
+		}
+		h.leave("sound 1", func(context.Context) error { done.Add(1); return nil }) // anew
+		if len(h.left) != stuck+1 {
+			t.Errorf("%d are left, want one more", len(h.left))
+		}
+	})
 }
