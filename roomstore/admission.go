@@ -79,12 +79,12 @@ func (p *places) heard() int {
 }
 
 // areFull notes that there was nothing to give back at a time, unless one has ended
-// since so many had been heard of.
-func (p *places) areFull(at time.Time, heard int) {
+// since so many had been heard of. The next one may end some time later.
+func (p *places) areFull(at time.Time, next time.Duration, heard int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ends == heard {
-		p.full = at.Add(p.fullFor)
+		p.full = at.Add(sooner(p.fullFor, next))
 	}
 }
 
@@ -220,8 +220,9 @@ func (s *Store) look(ctx context.Context) (changed bool, err error) {
 		return false, nil
 	}
 	began, heard := time.Now(), s.places.heard()
-	if changed, err = s.seeToAdmissions(ctx); err == nil && !changed {
-		s.places.areFull(began, heard)
+	changed, next, err := s.seeToAdmissions(ctx)
+	if err == nil && !changed {
+		s.places.areFull(began, next, heard)
 	}
 	return changed, err
 }
@@ -285,8 +286,9 @@ func (s *Store) cameTo(ctx context.Context, p int, list []placedRoom, there func
 }
 
 // countOut gives the places of rooms of a partition back that have ended, and says how
-// many those were. It gives the number of the count of its rooms as well, 0 for none.
-func (s *Store) countOut(ctx context.Context, p int) (number int64, ended int, err error) {
+// many those were. It gives the number of the count of its rooms as well, 0 for none, and
+// after what time a room ends if nobody enters it, negative for none.
+func (s *Store) countOut(ctx context.Context, p int) (number int64, ended int, next time.Duration, err error) {
 	var done []placedRoom
 	for range admitTries {
 		args := []any{admissionBatch, len(done)}
@@ -295,12 +297,12 @@ func (s *Store) countOut(ctx context.Context, p int) (number int64, ended int, e
 		}
 		r, err := s.run(ctx, "", "", lua.Ended, []string{s.keys.part(p)}, args...)
 		if err != nil {
-			return 0, 0, err
+			return 0, 0, -1, err
 		}
-		number = r.int()
+		number, next = r.int(), millis(r.int())
 		done = r.placedRooms()
 		if err := opErr("ended", "", r.done()); err != nil {
-			return 0, 0, err
+			return 0, 0, -1, err
 		}
 		if len(done) == 0 {
 			break
@@ -309,11 +311,11 @@ func (s *Store) countOut(ctx context.Context, p int) (number int64, ended int, e
 			if errors.Is(err, errUncounted) {
 				err = nil // they wait until that is over
 			}
-			return number, ended, err
+			return number, ended, next, err
 		}
 		ended += len(done)
 	}
-	return number, ended, nil
+	return number, ended, next, nil
 }
 
 // countAll counts the rooms of partitions that a reply names, or waits until another
@@ -414,11 +416,12 @@ func (s *Store) goOnCounting(ctx context.Context, c *counting, p int, number int
 
 // seeToAdmissions gives places back that were not used, or are not any more, and
 // counts the rooms of partitions where that has to be. It says whether there was
-// anything to do.
-func (s *Store) seeToAdmissions(ctx context.Context) (changed bool, err error) {
+// anything to do, and after what time there is if nobody enters a room, negative for
+// never.
+func (s *Store) seeToAdmissions(ctx context.Context) (changed bool, next time.Duration, err error) {
 	r, err := s.run(ctx, "", "", lua.Admissions, []string{s.keys.part(0)}, s.cfg.Partitions, ms(finishAfter), admissionBatch)
 	if err != nil {
-		return false, err
+		return false, -1, err
 	}
 	numbers := make([]int64, s.cfg.Partitions)
 	for p := range numbers {
@@ -426,16 +429,21 @@ func (s *Store) seeToAdmissions(ctx context.Context) (changed bool, err error) {
 	}
 	overdue := r.placedRooms()
 	if r.err != nil {
-		return false, opErr("admissions", "", r.err)
+		return false, -1, opErr("admissions", "", r.err)
 	}
-	did := make([]bool, s.cfg.Partitions)
+	did, nexts := make([]bool, s.cfg.Partitions), make([]time.Duration, s.cfg.Partitions)
 	err = s.everywhere(s.keys.parts(), func(p int, _ string) error {
-		number, ended, err := s.countOut(ctx, p)
+		number, ended, next, err := s.countOut(ctx, p)
+		nexts[p] = next
 		did[p] = ended > 0
 		if err == nil && (number == 0 || number != numbers[p]) {
 			did[p], err = true, s.count(ctx, p, numbers[p])
 		}
 		return err
 	})
-	return len(overdue) > 0 || slices.Contains(did, true), errors.Join(err, s.lookAfter(ctx, overdue))
+	next = -1
+	for _, n := range nexts {
+		next = sooner(next, n)
+	}
+	return len(overdue) > 0 || slices.Contains(did, true), next, errors.Join(err, s.lookAfter(ctx, overdue))
 }

@@ -919,6 +919,22 @@ func TestStore_places_endsMeanwhile(t *testing.T) {
 	w.createEmpty("x", s)
 }
 
+// What is known to be full is so until a room is past its deadline, at most.
+func TestStore_places_deadline(t *testing.T) {
+	admitting(t, roomstore.Config{MaxRooms: 1}, func(w *world) {
+		w.store.FullFor(time.Hour)
+		_, _, err := w.store.Create(w.ctx(), roomstore.NewRoom{ID: "a", Delay: 1})
+		w.must(err)
+		eventually(w.T, func() bool {
+			_, _, err := w.store.Create(w.ctx(), roomstore.NewRoom{ID: "b", Delay: 1000})
+			if err != nil {
+				w.refused(err, roomstore.ErrRoomLimit)
+			}
+			return err == nil
+		})
+	})
+}
+
 // That a room has ended which the store does not hear of it finds out after a while.
 func TestStore_places_unheard(t *testing.T) {
 	admitting(t, roomstore.Config{MaxRooms: 1}, func(w *world) {

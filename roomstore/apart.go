@@ -685,7 +685,7 @@ func (s *Store) sweepApart(ctx context.Context, node string, claims []Lapse) (Sw
 	if s.admits() {
 		call, cancel := s.step(ctx)
 		defer cancel()
-		_, failed := s.seeToAdmissions(call)
+		_, _, failed := s.seeToAdmissions(call)
 		err = errors.Join(err, failed)
 	}
 	return done, err
