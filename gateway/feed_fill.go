@@ -221,6 +221,11 @@ func (f *feed) goesOn() {
 // come: they are gone with the room. What has come behind them is not handed on,
 // since who was still a member then cannot be found out any more.
 func (f *feed) lastWords(event protocol.RoomEvent) {
+	epoch := f.at.Epoch
+	f.passEarly()
+	if f.at.Epoch != epoch {
+		return // its end was among what had come
+	}
 	last := f.at.Seq
 	for _, e := range f.early {
 		switch {
@@ -244,6 +249,27 @@ func (f *feed) lastWords(event protocol.RoomEvent) {
 		f.lose(last)
 	}
 	f.over(event)
+}
+
+// passEarly hands on what waited for the store's answer only: nothing before it is
+// missing.
+func (f *feed) passEarly() {
+	for {
+		i := slices.IndexFunc(f.early, func(e roomstore.Event) bool {
+			return e.Epoch == f.at.Epoch && e.Kind == roomstore.KindCommand && e.Seq == f.at.Seq
+		})
+		if i < 0 {
+			i = slices.IndexFunc(f.early, func(e roomstore.Event) bool {
+				return e.Epoch == f.at.Epoch && e.Kind != roomstore.KindCommand && e.Seq == f.at.Seq+1
+			})
+		}
+		if i < 0 {
+			return
+		}
+		e := f.early[i]
+		f.early = slices.Delete(f.early, i, i+1)
+		f.pass(e)
+	}
 }
 
 // doubtMembers looks the members up in the store: the end of a membership may

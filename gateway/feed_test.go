@@ -801,6 +801,36 @@ func TestFeed_gone_missing(t *testing.T) {
 	}
 }
 
+// What comes of a room's end while the store is asked about it is not lost, also if
+// somebody enters the room's next life before the store has answered.
+func TestFeed_gone_asking(t *testing.T) {
+	play(t, func(t *testing.T, st *stage) {
+		answer := make(chan struct{})
+		st.history = func(after roomstore.Position) (roomstore.History, error) {
+			life := roomstore.Life{Position: at(2, 1)}
+			if after.Epoch == 2 {
+				return roomstore.History{Life: life, Position: life.Position, Complete: true}, nil
+			}
+			<-answer
+			return roomstore.History{Life: life}, roomstore.ErrEpoch
+		}
+		_, a := st.admit("ana", entry(1, 3))
+		st.f.compare(at(1, 5))
+		st.deliver(message(1, 4, "zoe", "hi"), command(1, 4, "zoe", "ho", 1), message(1, 5, "zoe", "he"), destroyed(1, 6), joined(2, 1, "bo", 1))
+		st.head = at(2, 1)
+		st.open()
+		bo, b := newSession("bo", "s-bo", 1)
+		back := roomstore.Return{Room: room, In: true, Position: st.head, Entered: 1}
+		if err := st.f.rejoin(t.Context(), bo, back, nil, func() { bo.state(roomConnected(room, st.head)) }); err != nil {
+			t.Error(err)
+		}
+		close(answer)
+		synctest.Wait()
+		expect(t, a, "R connected success 1.3", "R zoe: hi #4", "R zoe! ho >4", "R zoe: he #5", "R disconnected roomNotExist")
+		expect(t, b, "R connected success 2.1")
+	})
+}
+
 // An epoch that was announced and then lost is forgotten, and the store is not
 // asked about it on and on.
 func TestFeed_epochLost(t *testing.T) {

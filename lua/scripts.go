@@ -85,7 +85,7 @@ var (
 	ListMembers       = load("listmembers")
 	ListRooms         = load("listrooms")
 	Lives             = load("lives")
-	Login             = load("login")
+	Login             = together(load("login"), 9)
 	MemberAttributes  = load("memberattributes")
 	MemberInfo        = load("memberinfo")
 	Members           = load("members")

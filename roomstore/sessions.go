@@ -20,11 +20,10 @@ func (s *Store) Login(ctx context.Context, node string, user UserID, id SessionI
 	if err := s.showLife(ctx, node); err != nil {
 		return Session{}, err
 	}
-	uslot := s.keys.uslot(s.keys.userSlot(user))
-	r, err := s.run(ctx, string(user), string(user), lua.Login,
-		[]string{s.keys.user(user), uslot, s.keys.control(uslot)},
-		string(user), string(id), node, device, ms(s.cfg.SessionTTL), s.cfg.MaxDevices,
-		s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), s.goneTTL(), s.validUntil(ctx), s.cfg.Partitions)
+	slot := s.keys.userSlot(user)
+	r, err := s.run(ctx, sessionsLane, string(user), lua.Login, []string{s.keys.control(s.keys.uslot(slot))},
+		1, node, ms(s.cfg.SessionTTL), s.cfg.MaxDevices, s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), s.goneTTL(),
+		s.cfg.Partitions, string(user), slot, string(id), device, s.validUntil(ctx))
 	if err != nil {
 		return Session{}, err
 	}
@@ -33,7 +32,7 @@ func (s *Store) Login(ctx context.Context, node string, user UserID, id SessionI
 	return who, opErr("login", string(user), r.done())
 }
 
-// sessionsLane is one for all who come back or are parked: there they go together.
+// sessionsLane is one for all who log in, come back or are parked: there they go together.
 const sessionsLane = ""
 
 // A Return is what became of a session's place in one room.

@@ -48,7 +48,7 @@ func (w *world) atOnce(calls ...func(s *roomstore.Store)) int64 {
 	w.Cleanup(func() { rdb.Close() })
 	var count counter
 	rdb.AddHook(&count)
-	b := roomstore.NewBatcher(rdb, roomstore.BatcherConfig{Lanes: 1})
+	b := roomstore.NewBatcher(rdb, roomstore.BatcherConfig{Lanes: 1, Timeout: time.Minute})
 	store := roomstore.New(b, w.cfg)
 	store.Adopt(w.store.Term())
 	var wg sync.WaitGroup
@@ -151,6 +151,54 @@ func TestStore_together(t *testing.T) {
 			"a": "#1:6 host/h1@1 n1 ana/a1@2 n1 ben/b1@3 n1 cat/c1@4 n2 eve/e1@5 n1 fox/f1@6 parked",
 			"b": "#1:3 ana/a1@1 n1", "c": "#1:1 fox/f1@1 parked",
 		})
+	})
+}
+
+// Sessions that begin at the same time do so in one script, and each as it would alone:
+// also those of one user, of which a later one sends an earlier one away.
+func TestStore_together_logins(t *testing.T) {
+	contract(t, roomstore.Config{MaxDevices: 2}, func(w *world) {
+		phone := w.loginOn("n2", "ana", "a1", "phone")
+		w.enter(phone, "a")
+		var mu sync.Mutex
+		began := map[roomstore.SessionID]roomstore.Session{}
+		login := func(user roomstore.UserID, id roomstore.SessionID, device string) func(*roomstore.Store) {
+			return func(s *roomstore.Store) {
+				who, err := s.Login(w.ctx(), "n1", user, id, device)
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil {
+					w.Errorf("%s: %v", id, err)
+				}
+				began[id] = who
+			}
+		}
+		if n := w.atOnce(login("ana", "a2", "phone"), login("ben", "b1", ""), login("ben", "b2", ""), login("ben", "b3", ""),
+			login("cat", "c1", "tv"), login("cat", "c2", "tv"), login("dan", "d1", ""), login("dan", "d1", "")); n != 1 {
+			w.Errorf("logging in took %d scripts", n)
+		}
+		if began["b1"].Generation >= began["b2"].Generation || began["b2"].Generation >= began["b3"].Generation {
+			w.Errorf("generations of one user's sessions: %v", began)
+		}
+		for user, want := range map[roomstore.UserID][]string{
+			"ana": {"a2 n1"}, "ben": {"b2 n1", "b3 n1"}, "cat": {"c2 n1"}, "dan": {"d1 n1"},
+		} {
+			if d := cmp.Diff(want, w.sessionsOf(user)); d != "" {
+				w.Errorf("sessions of %s (-want +got):\n%s", user, d)
+			}
+		}
+		lost, err := w.store.Lost(w.ctx(), "n1", []roomstore.Session{began["b1"]})
+		w.must(err)
+		if lost["b1"] != roomstore.LossKicked {
+			w.Errorf("b1 is lost as %q, want %q", lost["b1"], roomstore.LossKicked)
+		}
+		held, err := w.store.Held(w.ctx(), "", "other", "n1")
+		w.must(err)
+		if len(held) != 5 {
+			w.Errorf("n1 has %v, want five sessions", held)
+		}
+		w.forget()
+		w.check()
 	})
 }
 
