@@ -25,6 +25,11 @@ const slots = 16384
 // nodeTimeout is after how long the nodes of a Cluster give one of them up.
 const nodeTimeout = time.Second
 
+// patientTimeout is the same for a Cluster that all tests of a package share, none of whose
+// nodes ends before them. Nodes drop a link on which nothing came for half of it, and
+// what is published to those who listen at another node goes with it.
+const patientTimeout = 15 * time.Second
+
 // A Cluster is a Redis Cluster of one test.
 type Cluster struct {
 	t       testing.TB
@@ -64,6 +69,7 @@ func NewCluster(t testing.TB) *Cluster {
 		}
 		sharedCluster = form(t, 3, false, func() *Server {
 			args := append([]string{"--dir", os.TempDir(), "--cluster-config-file", "redistest-" + Prefix() + ".conf"}, clusterArgs(t)...)
+			args = append(args, "--cluster-node-timeout", strconv.FormatInt(patientTimeout.Milliseconds(), 10))
 			p, err := start([]string{binary}, args)
 			if err != nil {
 				t.Fatal(err)
