@@ -197,6 +197,20 @@ type Life struct {
 // Lives says which lives rooms are in now.
 func (s *Store) Lives(ctx context.Context, rooms []RoomID) (map[RoomID]Life, error) {
 	lives := make(map[RoomID]Life, len(rooms))
+	err := s.ofEach(ctx, lua.Lives, rooms, func(id RoomID, r *reply) {
+		l := Life{Position: r.place()}
+		l.Base, l.Lineage = r.int(), Lineage(r.text())
+		lives[id] = l
+	})
+	if err != nil {
+		return nil, err
+	}
+	return lives, nil
+}
+
+// ofEach asks about many rooms with a script that takes how many and which, and has read
+// take what it says of each.
+func (s *Store) ofEach(ctx context.Context, script lua.Script, rooms []RoomID, read func(RoomID, *reply)) error {
 	byPart := map[int][]RoomID{}
 	for _, id := range rooms {
 		p := s.keys.partition(id)
@@ -208,27 +222,31 @@ func (s *Store) Lives(ctx context.Context, rooms []RoomID) (map[RoomID]Life, err
 			for _, id := range batch {
 				args = append(args, string(id))
 			}
-			r, err := s.run(ctx, "", "", lua.Lives, []string{s.keys.part(p)}, args...)
+			r, err := s.run(ctx, "", "", script, []string{s.keys.part(p)}, args...)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			for _, id := range batch {
-				l := Life{}
-				if epoch := r.text(); epoch != "" {
-					n := numbers{}
-					if l.Epoch = n.parse("epoch", epoch); n.err != nil {
-						r.fail(n.err.Error())
-					}
-				}
-				l.Seq, l.Base, l.Lineage = r.int(), r.int(), Lineage(r.text())
-				lives[id] = l
+				read(id, r)
 			}
 			if err := r.done(); err != nil {
-				return nil, opErr("lives", "", err)
+				return opErr(script.Name, "", err)
 			}
 		}
 	}
-	return lives, nil
+	return nil
+}
+
+// place reads an epoch and a seq; the epoch is "" where there is no room.
+func (r *reply) place() (at Position) {
+	if epoch := r.text(); epoch != "" {
+		n := numbers{}
+		if at.Epoch = n.parse("epoch", epoch); n.err != nil {
+			r.fail(n.err.Error())
+		}
+	}
+	at.Seq = r.int()
+	return at
 }
 
 // ownerlessBatch is how many rooms one call of DropOwnerless looks at.

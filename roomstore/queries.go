@@ -266,37 +266,9 @@ func (s *Store) Absent(ctx context.Context, room RoomID, sessions []Session) ([]
 // Position. At most 500 a partition at once are asked for.
 func (s *Store) Positions(ctx context.Context, rooms []RoomID) (map[RoomID]Position, error) {
 	at := make(map[RoomID]Position, len(rooms))
-	byPart := map[int][]RoomID{}
-	for _, id := range rooms {
-		p := s.keys.partition(id)
-		byPart[p] = append(byPart[p], id)
-	}
-	for p, ids := range byPart {
-		for batch := range slices.Chunk(ids, 500) {
-			args := []any{len(batch)}
-			for _, id := range batch {
-				args = append(args, string(id))
-			}
-			r, err := s.run(ctx, "", "", lua.Positions, []string{s.keys.part(p)}, args...)
-			if err != nil {
-				return nil, err
-			}
-			for _, id := range batch {
-				epoch, seq := r.text(), r.int()
-				if epoch == "" {
-					at[id] = Position{}
-					continue
-				}
-				n := numbers{}
-				at[id] = Position{Epoch: n.parse("epoch", epoch), Seq: seq}
-				if n.err != nil {
-					r.fail(n.err.Error())
-				}
-			}
-			if err := r.done(); err != nil {
-				return nil, opErr("positions", "", err)
-			}
-		}
+	err := s.ofEach(ctx, lua.Positions, rooms, func(id RoomID, r *reply) { at[id] = r.place() })
+	if err != nil {
+		return nil, err
 	}
 	return at, nil
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -48,13 +46,13 @@ type cluster struct {
 	moved   func()        // called when the slot of one of them has another master
 	dialer  func(ctx context.Context, network, addr string) (net.Conn, error)
 	asking  chan struct{} // holds one; taken by who asks
+	conns   followed      // to masters of slots
 
 	mu     sync.Mutex
 	nodes  map[string]string        // addresses of nodes that are well, by ID
 	owners [hashSlots]string        // IDs of masters; "" for a slot that has none
 	heard  time.Time                // when the nodes were last asked
 	peers  map[string]*redis.Client // whom to ask, by address
-	conns  map[*slotConn]struct{}
 	shards []*redis.Client
 	rdb    *redis.ClusterClient // nil until there is one
 }
@@ -66,7 +64,7 @@ func newCluster(options redis.Options, seeds, tags []string, log *slog.Logger) *
 	}
 	return &cluster{
 		log: log, options: options, seeds: seeds, tags: tags, dialer: redis.NewDialer(&options), asking: make(chan struct{}, 1),
-		moved: func() {}, nodes: map[string]string{}, peers: map[string]*redis.Client{}, conns: map[*slotConn]struct{}{},
+		moved: func() {}, nodes: map[string]string{}, peers: map[string]*redis.Client{},
 	}
 }
 
@@ -110,7 +108,7 @@ func (c *cluster) close() {
 	for _, rdb := range open {
 		rdb.Close()
 	}
-	c.cut(func(*slotConn) bool { return true })
+	c.conns.cut(func(*followedConn) bool { return true })
 }
 
 // dial makes a connection to a node, by its ID.
@@ -140,55 +138,15 @@ func (c *cluster) dialSlot(ctx context.Context, network string, slot int) (net.C
 	if err != nil {
 		return nil, err
 	}
-	s := &slotConn{Conn: conn, c: c, slot: slot, id: id}
+	conn = c.conns.add(&followedConn{Conn: conn, server: id, slot: slot})
 	c.mu.Lock()
-	c.conns[s] = struct{}{}
 	moved := c.owners[slot] != id
 	c.mu.Unlock()
 	if moved {
-		s.Close()
+		conn.Close()
 		return nil, fmt.Errorf("the hash slot %d is moving", slot)
 	}
-	if raw, ok := conn.(syscall.Conn); ok { // by which go-redis sees whether it still stands
-		return struct {
-			*slotConn
-			syscall.Conn
-		}{s, raw}, nil
-	}
-	return s, nil
-}
-
-// slotConn is a connection to the master of a slot, for as long as it is that.
-type slotConn struct {
-	net.Conn
-	c    *cluster
-	slot int
-	id   string
-}
-
-func (s *slotConn) Close() error {
-	s.c.mu.Lock()
-	delete(s.c.conns, s)
-	s.c.mu.Unlock()
-	if t, ok := s.Conn.(*tls.Conn); ok { // whose own Close would wait for the other side
-		return t.NetConn().Close()
-	}
-	return s.Conn.Close()
-}
-
-// cut ends connections.
-func (c *cluster) cut(which func(*slotConn) bool) {
-	c.mu.Lock()
-	var all []*slotConn
-	for s := range c.conns {
-		if which(s) {
-			all = append(all, s)
-		}
-	}
-	c.mu.Unlock()
-	for _, s := range all {
-		s.Close()
-	}
+	return conn, nil
 }
 
 // slots tells go-redis who has which slot.
@@ -480,7 +438,7 @@ func (c *cluster) take(views []slotView, at time.Time) {
 	for _, peer := range gone {
 		peer.Close()
 	}
-	c.cut(func(s *slotConn) bool { return owners[s.slot] != s.id })
+	c.conns.cut(func(f *followedConn) bool { return owners[f.slot] != f.server })
 	for m, n := range moves {
 		c.log.Warn("hash slots have another master", "count", n, "addr", m.to, "before", m.from)
 	}

@@ -373,7 +373,7 @@ func checkRedis(ctx context.Context, cfg *Config, options redis.Options, sentine
 	defer rdb.Close()
 	var info string
 	var err error
-	for backoff := 100 * time.Millisecond; ; backoff *= 2 {
+	for backoff := 100 * time.Millisecond; ; backoff = min(2*backoff, time.Second) {
 		if sentinels != nil {
 			err = sentinels.ask(ctx, askedLately)
 		}

@@ -295,7 +295,7 @@ func TestSentinels_following(t *testing.T) {
 
 // Nothing is sent to a server that is not the primary any more, or that nobody has
 // vouched for lately, whenever this process finds out.
-func TestPrimaryConn_Write(t *testing.T) {
+func TestSentinels_guard(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name    string
@@ -309,10 +309,9 @@ func TestPrimaryConn_Write(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := &sentinels{primary: tt.primary, vouched: time.Now().Add(-tt.vouched), conns: map[*primaryConn]struct{}{}}
+			s := &sentinels{primary: tt.primary, vouched: time.Now().Add(-tt.vouched)}
 			ours, theirs := net.Pipe()
-			c := &primaryConn{Conn: ours, s: s, addr: "a"}
-			s.conns[c] = struct{}{}
+			c := s.guard(ours, "a")
 			received := make(chan string)
 			go func() {
 				text, _ := io.ReadAll(theirs)
@@ -320,14 +319,14 @@ func TestPrimaryConn_Write(t *testing.T) {
 			}()
 			_, err := c.Write([]byte("x"))
 			if tt.want == "" {
-				if c.Close(); err != nil || len(s.conns) != 0 || <-received != "x" {
-					t.Errorf("got %v, with %d connections left", err, len(s.conns))
+				if c.Close(); err != nil || s.conns.count() != 0 || <-received != "x" {
+					t.Errorf("got %v, with %d connections left", err, s.conns.count())
 				}
 				return
 			}
 			wants(t, err, tt.want)
-			if got := <-received; got != "" || len(s.conns) != 0 { // it has been closed
-				t.Errorf("received %q, with %d connections left", got, len(s.conns))
+			if got := <-received; got != "" || s.conns.count() != 0 { // it has been closed
+				t.Errorf("received %q, with %d connections left", got, s.conns.count())
 			}
 		})
 	}

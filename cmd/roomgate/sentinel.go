@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -51,6 +49,7 @@ type sentinels struct {
 	dial   func(ctx context.Context, network, addr string) (net.Conn, error)
 	wake   chan struct{} // holds one; that something may have changed
 	asking chan struct{} // holds one; taken by who asks
+	conns  followed      // to primaries
 
 	mu       sync.Mutex
 	primary  string    // host:port; "" before the first answer
@@ -60,13 +59,12 @@ type sentinels struct {
 	heard    time.Time // when the Sentinels were last asked
 	doubted  bool      // it has not behaved as a primary since
 	alone    bool      // nobody vouches
-	conns    map[*primaryConn]struct{}
 }
 
 func newSentinels(t *redisTarget, log *slog.Logger) *sentinels {
 	s := &sentinels{
 		name: t.master, log: log, direct: *t.options, dial: redis.NewDialer(t.options),
-		wake: make(chan struct{}, 1), asking: make(chan struct{}, 1), conns: map[*primaryConn]struct{}{},
+		wake: make(chan struct{}, 1), asking: make(chan struct{}, 1),
 	}
 	for _, o := range t.sentinels {
 		s.asked = append(s.asked, redis.NewClient(o))
@@ -79,7 +77,7 @@ func (s *sentinels) close() {
 	for _, c := range s.asked {
 		c.Close()
 	}
-	s.cut(func(*primaryConn) bool { return true })
+	s.conns.cut(func(*followedConn) bool { return true })
 }
 
 // errUnvouched means that there is a primary, and nobody says that it still is
@@ -168,47 +166,17 @@ func (s *sentinels) dialPrimary(ctx context.Context, network, _ string) (net.Con
 		s.doubt()
 		return nil, err
 	}
-	c := &primaryConn{Conn: conn, s: s, addr: addr}
-	s.mu.Lock()
-	s.conns[c] = struct{}{}
-	s.mu.Unlock()
-	if raw, ok := conn.(syscall.Conn); ok { // by which go-redis sees whether it still stands
-		return struct {
-			*primaryConn
-			syscall.Conn
-		}{c, raw}, nil
-	}
-	return c, nil
+	return s.guard(conn, addr), nil
 }
 
-// primaryConn is a connection to a primary. Nothing is sent on it once the
-// primary was replaced, or nobody has vouched for it for a while: also if this
-// process stood still and finds out only now.
-type primaryConn struct {
-	net.Conn
-	s    *sentinels
-	addr string
-}
-
-func (c *primaryConn) Write(b []byte) (int, error) {
-	c.s.mu.Lock()
-	err := c.s.distrust(c.addr)
-	c.s.mu.Unlock()
-	if err != nil {
-		c.Close()
-		return 0, err
-	}
-	return c.Conn.Write(b)
-}
-
-func (c *primaryConn) Close() error {
-	c.s.mu.Lock()
-	delete(c.s.conns, c)
-	c.s.mu.Unlock()
-	if t, ok := c.Conn.(*tls.Conn); ok { // whose own Close would wait for the other side
-		return t.NetConn().Close()
-	}
-	return c.Conn.Close()
+// guard has nothing sent on a connection to a primary once that was replaced, or nobody
+// has vouched for it for a while.
+func (s *sentinels) guard(conn net.Conn, addr string) net.Conn {
+	return s.conns.add(&followedConn{Conn: conn, server: addr, fit: func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.distrust(addr)
+	}})
 }
 
 // distrust says why nothing may be sent to a primary, if so. s.mu is held.
@@ -222,21 +190,6 @@ func (s *sentinels) distrust(addr string) error {
 		return errUnvouched
 	}
 	return nil
-}
-
-// cut ends connections.
-func (s *sentinels) cut(which func(*primaryConn) bool) {
-	s.mu.Lock()
-	var all []*primaryConn
-	for c := range s.conns {
-		if which(c) {
-			all = append(all, c)
-		}
-	}
-	s.mu.Unlock()
-	for _, c := range all {
-		c.Close()
-	}
 }
 
 // view is what one Sentinel says of the primary.
@@ -292,7 +245,7 @@ func (s *sentinels) ask(ctx context.Context, lately time.Duration) error {
 	changed := s.alone != (err != nil)
 	s.alone = err != nil
 	s.mu.Unlock()
-	s.cut(func(c *primaryConn) bool { return err != nil || c.addr != addr })
+	s.conns.cut(func(c *followedConn) bool { return err != nil || c.server != addr })
 	if changed && err != nil {
 		s.log.Warn("nobody vouches for the primary, redis counts as away", "addr", addr, "err", errors.Join(failed...))
 	}
