@@ -227,3 +227,22 @@ func TestGateway_parking(t *testing.T) {
 	s.gate.setAway("")
 	s.until("ana is parked", func() bool { return parked("3") })
 }
+
+// Sessions that come back are gathered where the store asks for several as one, and only
+// there: where slots lie apart they would wait for nothing.
+func TestGateway_returning(t *testing.T) {
+	t.Parallel()
+	for _, apart := range []bool{false, true} {
+		rdb := redistest.New(t)
+		s := serveRooms(t, Config{}, rdb, rdb.Options().Addr, roomstore.Config{Partitions: 4, Apart: apart})
+		c := s.dial()
+		c.send(protocol.MethodLogin, `{"userID":"ana","resume":{"sessionID":"s","rooms":[]}}`)
+		c.hears("answer 1")
+		s.returning.mu.Lock()
+		gathered := s.returning.come > 0
+		s.returning.mu.Unlock()
+		if gathered == apart {
+			t.Errorf("apart %t: gathered %t", apart, gathered)
+		}
+	}
+}

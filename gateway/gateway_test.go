@@ -32,6 +32,8 @@ type gate struct {
 	script string        // hash
 	shut   chan struct{} // nil: open
 	away   string        // what the keys begin with of calls that fail; "" for none
+
+	note func(script, key string) // if not nil, is told of each call: the hash, and the first key
 }
 
 func (g *gate) DialHook(next redis.DialHook) redis.DialHook          { return next }
@@ -40,11 +42,15 @@ func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return ne
 func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		g.mu.Lock()
-		script, shut, away := g.script, g.shut, g.away
+		script, shut, away, note := g.script, g.shut, g.away, g.note
 		g.mu.Unlock()
 		through := make([]redis.Cmder, 0, len(cmds))
 		for _, cmd := range cmds {
-			if args := cmd.Args(); away != "" && len(args) > 3 && strings.HasPrefix(fmt.Sprint(args[3]), away) {
+			args := cmd.Args()
+			if note != nil && len(args) > 3 {
+				note(fmt.Sprint(args[1]), fmt.Sprint(args[3]))
+			}
+			if away != "" && len(args) > 3 && strings.HasPrefix(fmt.Sprint(args[3]), away) {
 				cmd.SetErr(errAway)
 				continue
 			}
@@ -515,11 +521,11 @@ func TestNode_compare_ending(t *testing.T) {
 	}
 	n := &incarnation{g: s.Gateway, id: s.node()}
 	ana.ending.Store(true)
-	n.compare(t.Context())
+	n.compare(t.Context(), s.sessionsHere())
 	c.send(protocol.MethodPing, `{}`)
 	c.hears("answer 2")
 	ana.ending.Store(false)
-	n.compare(t.Context())
+	n.compare(t.Context(), s.sessionsHere())
 	c.ends(protocol.CloseServiceRestart)
 }
 

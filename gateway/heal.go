@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	// healAtOnce is how many rooms are put back at a time.
+	// healAtOnce is how many rooms are put back at a time, or what is stored wrongly is
+	// taken back of.
 	healAtOnce = 64
 	// maxTestified is how many rooms a client's word is taken for.
 	maxTestified = 20
@@ -67,10 +68,17 @@ type healing struct {
 	strays    []roomstore.Stray // rooms that the store has sessions in, wrongly
 
 	// What is still to be taken back, since Redis did not answer about it.
-	left []func(ctx context.Context) error
+	left  []leftover
+	noted map[string]bool // what those are
 
 	mu     sync.Mutex
 	absent []*member // whose place is not theirs any more; guarded by mu
+}
+
+// A leftover is something that is stored wrongly, and how it is taken back.
+type leftover struct {
+	what string
+	do   func(ctx context.Context) error
 }
 
 // put is what was known of a room when it was put back.
@@ -286,7 +294,7 @@ func (h *healing) heal(ctx context.Context, f *feed, known roomstore.Record) err
 func (h *healing) tidy(ctx context.Context, ready string) error {
 	g := h.g
 	for _, stray := range h.strays {
-		h.left = append(h.left, func(ctx context.Context) error {
+		h.leave("stray "+string(stray.Session.ID)+" "+string(stray.Room), func(ctx context.Context) error {
 			g.mu.Lock()
 			s := g.sessions[stray.Session.ID]
 			g.mu.Unlock()
@@ -306,7 +314,7 @@ func (h *healing) tidy(ctx context.Context, ready string) error {
 			return err
 		}
 		for _, who := range held {
-			h.left = append(h.left, func(ctx context.Context) error {
+			h.leave("held "+string(who.ID), func(ctx context.Context) error {
 				// Its client may come back, if it has not logged out. A resume that is under
 				// way has yet to be seen to under this term.
 				return g.disown(ctx, who, g.cfg.SessionTTL, false)
@@ -317,15 +325,48 @@ func (h *healing) tidy(ctx context.Context, ready string) error {
 	return nil
 }
 
-// tryLeft does what is left to do. Of a session in one slot that may be about a room in
-// another, which is away, or not open yet.
+// leave notes something that is to be taken back, if it is not noted already.
+func (h *healing) leave(what string, do func(ctx context.Context) error) {
+	if h.noted[what] {
+		return
+	}
+	if h.noted == nil {
+		h.noted = map[string]bool{}
+	}
+	h.noted[what] = true
+	h.left = append(h.left, leftover{what, do})
+}
+
+// tryLeft does what is left to do, in the time of one call. Of a session in one slot that
+// may be about a room in another, which is away, or not open yet. What failed is tried
+// again behind what there was no time for.
 func (h *healing) tryLeft(ctx context.Context) {
-	h.left = slices.DeleteFunc(h.left, func(do func(ctx context.Context) error) bool {
-		ctx, cancel := context.WithTimeout(ctx, h.g.cfg.RedisTimeout)
-		defer cancel()
-		err := do(ctx)
-		return err == nil || roomstore.Refused(err)
-	})
+	ctx, cancel := context.WithTimeout(ctx, h.g.cfg.RedisTimeout)
+	defer cancel()
+	tried, errs := make([]bool, len(h.left)), make([]error, len(h.left))
+	var work errgroup.Group
+	work.SetLimit(healAtOnce)
+	for i, l := range h.left {
+		work.Go(func() error {
+			if tried[i] = ctx.Err() == nil; tried[i] {
+				errs[i] = l.do(ctx)
+			}
+			return nil
+		})
+	}
+	work.Wait()
+	var untried, failed []leftover
+	for i, l := range h.left {
+		switch {
+		case !tried[i]:
+			untried = append(untried, l)
+		case errs[i] != nil && !roomstore.Refused(errs[i]):
+			failed = append(failed, l)
+		default:
+			delete(h.noted, l.what)
+		}
+	}
+	h.left = append(untried, failed...)
 }
 
 // follow moves the feeds on to the lives that their rooms are in now, where these may

@@ -1,13 +1,19 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/roomgate/roomgate/internal/redistest"
+	"github.com/roomgate/roomgate/lua"
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
 )
@@ -249,4 +255,138 @@ func TestSweep_slotAway(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A slot that is away keeps no session elsewhere from being compared; those in it are
+// compared again, and no others, not more often than once a second.
+func TestCompare_slotAway(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	s := serveRooms(t, Config{}, rdb, rdb.Options().Addr, roomstore.Config{Partitions: 4, Apart: true})
+	var mu sync.Mutex
+	asked := map[string][]time.Time{}
+	s.gate.mu.Lock()
+	s.gate.note = func(script, key string) {
+		if script == lua.Generations.Apart.Hash() {
+			mu.Lock()
+			defer mu.Unlock()
+			asked[key] = append(asked[key], time.Now())
+		}
+	}
+	s.gate.mu.Unlock()
+	slot := func(n int) string { return fmt.Sprintf("%s:{u%d}:", s.prefix, n) }
+	times := func(n int) []time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(asked[slot(n)])
+	}
+	var all []*bare
+	for n := range 4 {
+		all = append(all, s.login(in("user", uint32(n))))
+	}
+	s.gate.setAway(slot(3))
+	for range 10 { // their order is another each time
+		n := s.current.Load()
+		if unsure := n.compare(t.Context(), s.sessionsHere()); len(unsure) != 1 {
+			t.Errorf("%d are unsure, want one", len(unsure))
+		}
+	}
+	mu.Lock()
+	clear(asked)
+	mu.Unlock()
+	// All but the first have been logged out elsewhere, and nobody has said so.
+	for n := 1; n < 4; n++ {
+		if err := rdb.Del(t.Context(), slot(n)+"user:"+in("user", uint32(n))).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.current.Load().gap.Store(true)
+	for n := 1; n < 3; n++ {
+		if _, err := all[n].hear(); err == nil {
+			t.Errorf("the connection in slot %d is open", n)
+		}
+	}
+	s.until("who is away is asked for again", func() bool { return len(times(3)) >= 3 })
+	again := times(3)
+	for i := 1; i < len(again); i++ {
+		if after := again[i].Sub(again[i-1]); after < compareAgain {
+			t.Errorf("asked again after %v", after)
+		}
+	}
+	if n := len(times(0)); n != 1 {
+		t.Errorf("the slot that answers was asked %d times, want once", n)
+	}
+	s.gate.setAway("")
+	if _, err := all[3].hear(); err == nil {
+		t.Error("the connection whose slot was away is open")
+	}
+}
+
+// On one Redis, too, what comes behind a group that failed is asked for again.
+func TestCompare_away(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.New(t)
+	s := serveRooms(t, Config{}, rdb, rdb.Options().Addr, roomstore.Config{Partitions: 4})
+	for n := range 4 {
+		s.login(in("user", uint32(n)))
+	}
+	n := s.current.Load()
+	s.gate.setAway(s.prefix)
+	if unsure := n.compare(t.Context(), s.sessionsHere()); len(unsure) != 4 {
+		t.Errorf("%d are unsure, want all 4", len(unsure))
+	}
+	s.gate.setAway("")
+	if unsure := n.compare(t.Context(), s.sessionsHere()); len(unsure) != 0 {
+		t.Errorf("%d are unsure, want none", len(unsure))
+	}
+}
+
+// What cannot be taken back takes the time of one call, however much that is, and keeps
+// nothing else for long. What is noted twice is done once.
+func TestHealing_tryLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const stuck, sound = 200, 50
+		h := &healing{g: &Gateway{cfg: Config{RedisTimeout: 2 * time.Second}}}
+		var done atomic.Int64
+		var mu sync.Mutex
+		now, most := 0, 0
+		away := func(ctx context.Context) error {
+			mu.Lock()
+			now++
+			most = max(most, now)
+			mu.Unlock()
+			<-ctx.Done()
+			mu.Lock()
+			now--
+			mu.Unlock()
+			return ctx.Err()
+		}
+		for i := range stuck {
+			h.leave(fmt.Sprint("stuck ", i), away)
+		}
+		for i := range sound {
+			for range 2 {
+				h.leave(fmt.Sprint("sound ", i), func(context.Context) error { done.Add(1); return nil })
+			}
+		}
+		refused := 0
+		h.leave("refused", func(context.Context) error { refused++; return roomstore.ErrNoRoom })
+		for pass := range 2 * stuck / healAtOnce {
+			began := time.Now()
+			h.tryLeft(t.Context())
+			if took := time.Since(began); took != 2*time.Second {
+				t.Errorf("pass %d took %v, want 2s", pass, took)
+			}
+		}
+		if done.Load() != sound || refused != 1 || len(h.left) != stuck {
+			t.Errorf("%d are done, %d refused, %d left; want %d, 1, %d", done.Load(), refused, len(h.left), sound, stuck)
+		}
+		if most != healAtOnce {
+			t.Errorf("%d were tried at a time, want %d", most, healAtOnce)
+		}
+		h.leave("sound 1", func(context.Context) error { done.Add(1); return nil }) // anew
+		if len(h.left) != stuck+1 {
+			t.Errorf("%d are left, want one more", len(h.left))
+		}
+	})
 }

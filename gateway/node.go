@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"hash/fnv"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,7 @@ const (
 	standstill = 2 * time.Second
 
 	compareEvery = 30 * time.Second
+	compareAgain = time.Second // after a failure, what failed
 	// The goodbyes of a node that was given up are spread over a time, but not so long that a
 	// session is over before its client hears of it: it ends one TTL after the lease.
 	spreadOver = 5 * time.Second
@@ -64,10 +66,14 @@ type incarnation struct {
 	// Owned by chores.
 	swept      time.Time
 	sweepAt    time.Time
-	compared   time.Time
 	audited    time.Time
 	suspicious map[string]suspicion
 	looked     time.Time // at leases, last
+
+	// Owned by compares.
+	compared time.Time
+	unsure   []roomstore.Session // those that could not be compared
+	asked    time.Time           // about them, last
 }
 
 // tally is what has been counted by a time, for what is told of a second.
@@ -156,6 +162,7 @@ func (n *incarnation) run(ctx context.Context) error {
 	var work sync.WaitGroup
 	work.Go(func() { watchStandstill(beside, stood) })
 	work.Go(func() { fenced <- n.chores(beside) })
+	work.Go(func() { n.compares(beside) })
 	defer work.Wait()
 	defer stop()
 
@@ -236,9 +243,6 @@ func (n *incarnation) due(ctx context.Context) error {
 		if err := n.sweep(ctx); errors.Is(err, roomstore.ErrFenced) {
 			return err
 		}
-	}
-	if now.Sub(n.compared) >= compareEvery || n.gap.Swap(false) {
-		n.compare(ctx)
 	}
 	if now.Sub(n.audited) >= compareEvery {
 		n.audit(ctx)
@@ -489,41 +493,97 @@ func (s *session) verify() {
 	}
 }
 
-// compare looks whether the sessions here are still this node's, in case an
-// order was lost.
-func (n *incarnation) compare(ctx context.Context) {
-	g := n.g
-	n.compared = time.Now()
+// compares looks from time to time whether the sessions here are still this node's, in
+// case an order was lost, until ctx is done. It is beside the chores: a slot that is away
+// keeps it waiting.
+func (n *incarnation) compares(ctx context.Context) {
+	tick := time.NewTicker(nodeTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		switch {
+		case time.Since(n.compared) >= compareEvery || n.gap.Swap(false):
+			n.compared = time.Now()
+			n.unsure = n.compare(ctx, n.g.sessionsHere())
+		case len(n.unsure) > 0 && time.Since(n.asked) >= compareAgain:
+			n.unsure = n.compare(ctx, n.unsure)
+		default:
+			continue
+		}
+		n.asked = time.Now()
+	}
+}
+
+func (g *Gateway) sessionsHere() []roomstore.Session {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	sessions := make([]roomstore.Session, 0, len(g.sessions))
 	for _, s := range g.sessions {
 		sessions = append(sessions, s.who)
 	}
-	g.mu.Unlock()
-	for _, group := range g.store.BySlot(sessions) {
-		call, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
-		lost, err := g.store.Lost(call, n.id, group)
-		cancel()
-		if err != nil {
-			n.gap.Store(true) // again, at the next tick
-			return
-		}
-		for _, who := range group {
-			why, is := lost[who.ID]
-			if !is {
-				continue
-			}
-			g.mu.Lock()
-			s := g.sessions[who.ID]
-			g.mu.Unlock()
-			switch {
-			case s == nil || s.who.Generation != who.Generation: // it has gone on meanwhile
-			case why == roomstore.LossOver && s.ending.Load(): // as it asked for
-			default:
-				s.lost(why)
-			}
+	return sessions
+}
+
+// compare looks whether sessions are still this node's, and gives those of which the
+// store did not say. That takes no longer than one call that is not answered: slots that
+// lie apart are asked at once, and one Redis no more after a failure.
+func (n *incarnation) compare(ctx context.Context, sessions []roomstore.Session) (unsure []roomstore.Session) {
+	groups := n.g.store.BySlot(sessions)
+	apart := [][][]roomstore.Session{groups}
+	if n.g.store.Apart() {
+		apart = apart[:0]
+		for group := range slices.Chunk(groups, 1) {
+			apart = append(apart, group)
 		}
 	}
+	var mu sync.Mutex
+	var work sync.WaitGroup
+	for _, groups := range apart {
+		work.Go(func() {
+			for i, group := range groups {
+				if n.compareGroup(ctx, group) == nil {
+					continue
+				}
+				mu.Lock()
+				unsure = append(unsure, slices.Concat(groups[i:]...)...)
+				mu.Unlock()
+				return
+			}
+		})
+	}
+	work.Wait()
+	return unsure
+}
+
+// compareGroup is compare for sessions in one slot.
+func (n *incarnation) compareGroup(ctx context.Context, group []roomstore.Session) error {
+	g := n.g
+	call, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)
+	lost, err := g.store.Lost(call, n.id, group)
+	cancel()
+	if err != nil {
+		return err
+	}
+	for _, who := range group {
+		why, is := lost[who.ID]
+		if !is {
+			continue
+		}
+		g.mu.Lock()
+		s := g.sessions[who.ID]
+		g.mu.Unlock()
+		switch {
+		case s == nil || s.who.Generation != who.Generation: // it has gone on meanwhile
+		case why == roomstore.LossOver && s.ending.Load(): // as it asked for
+		default:
+			s.lost(why)
+		}
+	}
+	return nil
 }
 
 // NotReady gives the reasons why no new client should be sent here; none: it

@@ -6,22 +6,35 @@
 -- KEYS[1]  partition  prefix  of its keys
 --
 -- ARGV[1]  number  of the count
--- ARGV[2]  after   a room's ID, where the last call came to; "" for the first
+-- ARGV[2]  cursor  of the last call; "" for the first
 -- ARGV[3]  limit   of rooms in this call
 --
--- Returns  {"ok", after, room, ticket, …}  after is "" when all have been listed
---          {"late"}  there has been a later count
+-- Returns  {"ok", cursor, room, ticket, …}  cursor is "" when all have been listed
+--          {"late"}  there has been a later count, or there has to be one: since this
+--                    one began a room has begun or ended in another way than by an
+--                    admission, or data was lost
 --
 -- Publishes  nothing
 
-local part, count, after, limit = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local part, count, cursor, limit = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 
-if tonumber(count_number(part)) > tonumber(count) then
+-- Decide. Whoever is at a count, it is begun here once: what was listed before it was
+-- called off is not all that there is.
+local counted, clock = count_number(part), part .. "clock"
+local last, of_term = (call("HGET", clock, "tallied") or ""):match("^(%d+)%z(.*)$")
+local begun = of_term == TERM and tonumber(last) >= tonumber(count)
+local term, after = cursor:match("^([^%z]*)%z(.*)$")
+if counted ~= count and begun or tonumber(counted) > tonumber(count) or term and term ~= TERM then
   return { "late" }
 end
-call("HSET", part .. "clock", "counted", count .. NUL .. TERM)
-local ids = call("ZRANGEBYLEX", part .. "rooms", after == "" and "-" or "(" .. after, "+", "LIMIT", 0, limit)
-local reply = { "ok", #ids == limit and ids[limit] or "" }
+
+-- Apply.
+if counted ~= count then
+  local holds = count .. NUL .. TERM
+  call("HSET", clock, "counted", holds, "tallied", holds)
+end
+local ids = call("ZRANGEBYLEX", part .. "rooms", after and "(" .. after or "-", "+", "LIMIT", 0, limit)
+local reply = { "ok", #ids == limit and TERM .. NUL .. ids[limit] or "" }
 for _, id in ipairs(ids) do
   local f = call("HMGET", key(part, "room", id), "epoch", "admitted")
   if f[1] then -- else it has expired, and its end is still to be announced

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/roomgate/roomgate/lua"
 )
@@ -24,7 +25,112 @@ const (
 	admissionBatch = 100
 	// tallyBatch is how many rooms one call of a count lists.
 	tallyBatch = 500
+	// fullFor is how long it counts that no room has ended whose place is to be given
+	// back: so long others may be refused, if the store has not heard of its end.
+	fullFor = time.Second
 )
+
+// places is what a store keeps so that of many who create rooms at once, or one after
+// another, not each has to find out the same.
+type places struct {
+	counts  []counting // by partition
+	all     single     // counts of all partitions that lack one
+	looks   single     // for places to give back
+	fullFor time.Duration
+
+	mu   sync.Mutex
+	ends int       // of rooms that this store has heard of
+	full time.Time // until when it counts that nothing has ended
+}
+
+func newPlaces(partitions int) *places {
+	p := &places{
+		counts: make([]counting, partitions), all: single{turn: make(chan struct{}, 1)}, looks: single{turn: make(chan struct{}, 1)},
+		fullFor: fullFor,
+	}
+	for i := range p.counts {
+		p.counts[i].turn = make(chan struct{}, 1)
+	}
+	return p
+}
+
+// A counting is how far this store has come with a count of a partition's rooms. What
+// is cut off goes on from there, whoever needs it next.
+type counting struct {
+	turn   chan struct{} // holds one while somebody counts, who owns the rest
+	number int64         // of the count
+	cursor string        // up to which its rooms have places
+	done   bool
+}
+
+// ended notes that a room has ended, whose place can be given to another.
+func (p *places) ended() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ends++
+	p.full = time.Time{}
+}
+
+// heard gives how many rooms have ended that this store has heard of.
+func (p *places) heard() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ends
+}
+
+// areFull notes that there was nothing to give back at a time, unless one has ended
+// since so many had been heard of. The next one may end some time later.
+func (p *places) areFull(at time.Time, next time.Duration, heard int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ends == heard {
+		p.full = at.Add(sooner(p.fullFor, next))
+	}
+}
+
+// wereFull says whether there was nothing to give back a short while ago.
+func (p *places) wereFull() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Now().Before(p.full)
+}
+
+// A single is what one caller does at a time, for all who wait for it.
+type single struct {
+	turn chan struct{} // holds one while it is done
+
+	mu          sync.Mutex
+	began, done int // which was the last to begin, and to succeed
+}
+
+// do calls f, unless another call that began later than do has succeeded. If that
+// fails, or its caller leaves, it is the next one's turn.
+func (s *single) do(ctx context.Context, f func() error) error {
+	s.mu.Lock()
+	asked := s.began
+	s.mu.Unlock()
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	s.mu.Lock()
+	if s.done > asked {
+		s.mu.Unlock()
+		return nil
+	}
+	s.began++
+	began := s.began
+	s.mu.Unlock()
+	err := f()
+	if err == nil {
+		s.mu.Lock()
+		s.done = began
+		s.mu.Unlock()
+	}
+	return err
+}
 
 // A placed room is one that has been admitted, under a ticket.
 type placedRoom struct {
@@ -34,6 +140,9 @@ type placedRoom struct {
 
 // admits says whether rooms need a place to begin.
 func (s *Store) admits() bool { return s.cfg.Apart && s.cfg.Partitions > 1 && s.cfg.MaxRooms > 0 }
+
+// RoomEnded says that a room has ended: there may be a place for another.
+func (s *Store) RoomEnded() { s.places.ended() }
 
 // admitted calls an entry into a room with a place for it, if it comes to that the
 // room is created. What is refused gives that back.
@@ -70,11 +179,12 @@ func (s *Store) admitted(ctx context.Context, room RoomID, enter func(admission 
 
 // admit gives a room a place, above a ticket: that and the number of the count that
 // it is of. At the limit it gives those back first whose rooms have ended, or never
-// came.
+// came, unless it is known that there are none.
 func (s *Store) admit(ctx context.Context, room RoomID, above int64) (number, ticket int64, err error) {
 	nodes, looked := s.keys.part(0), false
 	for range admitTries {
-		r, err := s.run(ctx, string(room), string(room), lua.Admit, []string{nodes}, string(room), s.keys.partition(room),
+		var r *reply
+		r, err = s.run(ctx, string(room), string(room), lua.Admit, []string{nodes}, string(room), s.keys.partition(room),
 			s.cfg.Partitions, s.cfg.MaxRooms, above)
 		switch {
 		case err == nil:
@@ -85,17 +195,36 @@ func (s *Store) admit(ctx context.Context, room RoomID, above int64) (number, ti
 				return 0, 0, err
 			}
 			continue
-		case !errors.Is(err, ErrRoomLimit) || looked:
+		case !errors.Is(err, ErrRoomLimit) || looked || s.places.wereFull():
 			return 0, 0, err
 		}
 		// That nothing has ended counts only if it was seen before the answer.
-		changed, err := s.seeToAdmissions(ctx)
-		if err != nil {
-			return 0, 0, err
+		seen := s.places.looks.do(ctx, func() error {
+			changed, err := s.look(ctx)
+			looked = !changed
+			return err
+		})
+		if seen != nil {
+			return 0, 0, opErr("admit", string(room), seen)
 		}
-		looked = !changed
 	}
-	return 0, 0, opErr("admit", string(room), ErrRoomLimit)
+	if errors.Is(err, errUncounted) {
+		err = opErr("admit", string(room), errors.New("the rooms have to be counted all the while"))
+	}
+	return 0, 0, err
+}
+
+// look is seeToAdmissions for who is at the limit. That there was nothing it remembers.
+func (s *Store) look(ctx context.Context) (changed bool, err error) {
+	if s.places.wereFull() {
+		return false, nil
+	}
+	began, heard := time.Now(), s.places.heard()
+	changed, next, err := s.seeToAdmissions(ctx)
+	if err == nil && !changed {
+		s.places.areFull(began, next, heard)
+	}
+	return changed, err
 }
 
 // placedRooms reads the rest of a reply.
@@ -157,8 +286,9 @@ func (s *Store) cameTo(ctx context.Context, p int, list []placedRoom, there func
 }
 
 // countOut gives the places of rooms of a partition back that have ended, and says how
-// many those were. It gives the number of the count of its rooms as well, 0 for none.
-func (s *Store) countOut(ctx context.Context, p int) (number int64, ended int, err error) {
+// many those were. It gives the number of the count of its rooms as well, 0 for none, and
+// after what time a room ends if nobody enters it, negative for none.
+func (s *Store) countOut(ctx context.Context, p int) (number int64, ended int, next time.Duration, err error) {
 	var done []placedRoom
 	for range admitTries {
 		args := []any{admissionBatch, len(done)}
@@ -167,12 +297,12 @@ func (s *Store) countOut(ctx context.Context, p int) (number int64, ended int, e
 		}
 		r, err := s.run(ctx, "", "", lua.Ended, []string{s.keys.part(p)}, args...)
 		if err != nil {
-			return 0, 0, err
+			return 0, 0, -1, err
 		}
-		number = r.int()
+		number, next = r.int(), millis(r.int())
 		done = r.placedRooms()
 		if err := opErr("ended", "", r.done()); err != nil {
-			return 0, 0, err
+			return 0, 0, -1, err
 		}
 		if len(done) == 0 {
 			break
@@ -181,84 +311,117 @@ func (s *Store) countOut(ctx context.Context, p int) (number int64, ended int, e
 			if errors.Is(err, errUncounted) {
 				err = nil // they wait until that is over
 			}
-			return number, ended, err
+			return number, ended, next, err
 		}
 		ended += len(done)
 	}
-	return number, ended, nil
+	return number, ended, next, nil
 }
 
-// countAll counts the rooms of partitions that a reply names.
+// countAll counts the rooms of partitions that a reply names, or waits until another
+// has: then they are to be asked for again.
 func (s *Store) countAll(ctx context.Context, r *reply) error {
-	var work sync.WaitGroup
-	errs := make([]error, len(r.fields))
-	for i, text := range r.fields {
+	var partitions []int
+	for _, text := range r.fields {
 		p, err := strconv.Atoi(text)
 		if err != nil || p < 0 || p >= s.cfg.Partitions {
 			return opErr("admit", "", fmt.Errorf("%w: partition %q", ErrBadReply, text))
 		}
-		work.Go(func() { errs[i] = s.count(ctx, p, 0) })
+		partitions = append(partitions, p)
 	}
-	work.Wait()
-	return errors.Join(errs...)
+	err := s.places.all.do(ctx, func() error {
+		var work sync.WaitGroup
+		errs := make([]error, len(partitions))
+		for i, p := range partitions {
+			work.Go(func() { errs[i] = s.count(ctx, p, 0) })
+		}
+		work.Wait()
+		return errors.Join(errs...)
+	})
+	return opErr("admit", "", err)
 }
 
 // count counts the rooms of a partition, so that each has a place, and nothing else
-// has. It does nothing if there has been a count above a number. Several may be at
-// it at once, and one that is cut off is begun anew.
+// has. It does nothing if there has been a count above a number. One that is cut off
+// goes on where it was; several stores may be at it at once, each from the beginning.
 func (s *Store) count(ctx context.Context, p int, above int64) error {
 	on := "partition " + strconv.Itoa(p)
-	nodes, part := []string{s.keys.part(0)}, []string{s.keys.part(p)}
-	r, err := s.run(ctx, on, on, lua.Census, nodes, p, above)
-	if err != nil || r.status == "again" {
-		return err
-	}
-	number := r.int()
-	if err := opErr("census", on, r.done()); err != nil {
-		return err
-	}
-	for after, first := "", true; first || after != ""; first = false {
-		r, err := s.run(ctx, on, on, lua.Tally, part, number, after, tallyBatch)
-		if errors.Is(err, ErrLate) {
-			return s.count(ctx, p, number)
-		}
-		if err != nil {
+	c := &s.places.counts[p]
+	for {
+		r, err := s.run(ctx, on, on, lua.Census, []string{s.keys.part(0)}, p, above)
+		if err != nil || r.status == "again" {
 			return err
 		}
-		after = r.text()
+		number := r.int()
+		if err := opErr("census", on, r.done()); err != nil {
+			return err
+		}
+		select {
+		case c.turn <- struct{}{}:
+		case <-ctx.Done():
+			return opErr("census", on, context.Cause(ctx))
+		}
+		again, err := s.goOnCounting(ctx, c, p, number)
+		<-c.turn
+		if err != nil || !again {
+			return err
+		}
+		above = number
+	}
+}
+
+// goOnCounting does what is left of a count of a partition's rooms. again says that
+// there has to be a later one.
+func (s *Store) goOnCounting(ctx context.Context, c *counting, p int, number int64) (again bool, err error) {
+	on := "partition " + strconv.Itoa(p)
+	nodes, part := []string{s.keys.part(0)}, []string{s.keys.part(p)}
+	if c.number != number {
+		c.number, c.cursor, c.done = number, "", false
+	}
+	for !c.done {
+		r, err := s.run(ctx, on, on, lua.Tally, part, number, c.cursor, s.tallyBatch)
+		if errors.Is(err, ErrLate) {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		cursor := r.text()
 		rooms := r.placedRooms()
 		if r.err != nil {
-			return opErr("tally", on, r.err)
+			return false, opErr("tally", on, r.err)
 		}
 		last := "0"
-		if after == "" {
+		if cursor == "" {
 			last = "1"
 		}
-		args := []any{p, number, s.cfg.Partitions, last, tallyBatch, len(rooms)}
+		args := []any{p, number, s.cfg.Partitions, last, s.tallyBatch, len(rooms)}
 		for _, a := range rooms {
 			args = append(args, string(a.room), a.ticket)
 		}
 		for more := true; more; args = append(args[:5:5], 0) {
 			r, err := s.run(ctx, on, on, lua.Register, nodes, args...)
 			if errors.Is(err, ErrLate) {
-				return nil // another has ended it, or begun a later one
+				return false, nil // another has ended it, or begun a later one
 			}
 			if err != nil {
-				return err
+				return false, err
 			}
 			more = r.text() == "1"
 		}
+		c.cursor, c.done = cursor, cursor == ""
 	}
-	return nil
+	return false, nil
 }
 
 // seeToAdmissions gives places back that were not used, or are not any more, and
 // counts the rooms of partitions where that has to be. It says whether there was
-// anything to do.
-func (s *Store) seeToAdmissions(ctx context.Context) (changed bool, err error) {
+// anything to do, and after what time there is if nobody enters a room, negative for
+// never.
+func (s *Store) seeToAdmissions(ctx context.Context) (changed bool, next time.Duration, err error) {
 	r, err := s.run(ctx, "", "", lua.Admissions, []string{s.keys.part(0)}, s.cfg.Partitions, ms(finishAfter), admissionBatch)
 	if err != nil {
-		return false, err
+		return false, -1, err
 	}
 	numbers := make([]int64, s.cfg.Partitions)
 	for p := range numbers {
@@ -266,16 +429,21 @@ func (s *Store) seeToAdmissions(ctx context.Context) (changed bool, err error) {
 	}
 	overdue := r.placedRooms()
 	if r.err != nil {
-		return false, opErr("admissions", "", r.err)
+		return false, -1, opErr("admissions", "", r.err)
 	}
-	did := make([]bool, s.cfg.Partitions)
+	did, nexts := make([]bool, s.cfg.Partitions), make([]time.Duration, s.cfg.Partitions)
 	err = s.everywhere(s.keys.parts(), func(p int, _ string) error {
-		number, ended, err := s.countOut(ctx, p)
+		number, ended, next, err := s.countOut(ctx, p)
+		nexts[p] = next
 		did[p] = ended > 0
 		if err == nil && (number == 0 || number != numbers[p]) {
 			did[p], err = true, s.count(ctx, p, numbers[p])
 		}
 		return err
 	})
-	return len(overdue) > 0 || slices.Contains(did, true), errors.Join(err, s.lookAfter(ctx, overdue))
+	next = -1
+	for _, n := range nexts {
+		next = sooner(next, n)
+	}
+	return len(overdue) > 0 || slices.Contains(did, true), next, errors.Join(err, s.lookAfter(ctx, overdue))
 }

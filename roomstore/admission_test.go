@@ -1,18 +1,22 @@
 package roomstore_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/roomgate/roomgate/internal/redistest"
+	"github.com/roomgate/roomgate/lua"
 	"github.com/roomgate/roomgate/roomstore"
 )
 
@@ -569,5 +573,384 @@ func TestStore_places_rolledBack(t *testing.T) {
 		w.refused(err, roomstore.ErrRoomLimit)
 		w.forget()
 		w.dropped = true // of the room that is there again nobody knows
+	})
+}
+
+// cutOff ends a request when so many calls of scripts have been sent.
+type cutOff struct {
+	mu   sync.Mutex
+	left int
+	end  func()
+}
+
+func (c *cutOff) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (c *cutOff) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (c *cutOff) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		c.mu.Lock()
+		for _, cmd := range cmds {
+			if len(keysOf(cmd)) > 0 {
+				if c.left--; c.left == 0 {
+					c.end()
+				}
+			}
+		}
+		c.mu.Unlock()
+		return next(ctx, cmds)
+	}
+}
+
+// observed gives a store of the deployment, and what counts the calls of its scripts. after,
+// if not nil, is called after each.
+func (w *world) observed(after func(script string)) (s *roomstore.Store, calls func(scripts ...string) int) {
+	w.Helper()
+	var mu sync.Mutex
+	all := map[string]int{}
+	cfg := w.cfg
+	cfg.Observe = func(script, _ string, _ time.Duration) {
+		mu.Lock()
+		all[script]++
+		mu.Unlock()
+		if after != nil {
+			after(script)
+		}
+	}
+	return w.stores(1, cfg)[0], func(scripts ...string) (n int) {
+		mu.Lock()
+		defer mu.Unlock()
+		for script, calls := range all {
+			if len(scripts) == 0 || slices.Contains(scripts, script) {
+				n += calls
+			}
+		}
+		return n
+	}
+}
+
+// toCount makes a deployment of two partitions with n rooms, which have to be counted.
+func toCount(t *testing.T, n int, cfg roomstore.Config) *world {
+	t.Helper()
+	cfg.Partitions, cfg.Apart = 2, true
+	w := newWorld(t, false, cfg)
+	for i := range n {
+		w.createEmpty(roomstore.RoomID(fmt.Sprintf("r%02d", i)), w.store)
+	}
+	w.uncount()
+	return w
+}
+
+// uncount has what is known of places be lost.
+func (w *world) uncount() {
+	w.Helper()
+	w.wipe(w.tag("0") + "ad")
+	w.wipe(w.tag("0") + "making")
+}
+
+func (w *world) createEmpty(room roomstore.RoomID, s *roomstore.Store) {
+	w.Helper()
+	_, _, err := s.Create(w.ctx(), roomstore.NewRoom{ID: room, Delay: 1000})
+	w.must(err)
+}
+
+// A count that takes longer than those who wait for it goes on with the next one.
+func TestStore_places_longCount(t *testing.T) {
+	t.Parallel()
+	const rooms, page = 40, 3
+	w := toCount(t, rooms, roomstore.Config{MaxRooms: rooms + 1})
+	cut := &cutOff{}
+	s := roomstore.New(runBatcher(t, w.hooked(cut), w.batcher()), w.cfg)
+	s.TallyBy(page)
+	for tries := 0; ; tries++ {
+		// create, admit, twice census; then pages of both partitions, two calls each.
+		ctx, cancel := context.WithCancel(w.ctx())
+		cut.mu.Lock()
+		cut.left, cut.end = 9, cancel
+		cut.mu.Unlock()
+		_, _, err := s.Create(ctx, roomstore.NewRoom{ID: "one more", Delay: 1000})
+		cancel()
+		if err == nil || errors.Is(err, roomstore.ErrExists) {
+			break
+		}
+		if !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		if tries > rooms {
+			t.Fatalf("not counted after %d tries", tries)
+		}
+	}
+	_, _, err := w.store.Create(w.ctx(), roomstore.NewRoom{ID: "too many", Delay: 1000})
+	w.refused(err, roomstore.ErrRoomLimit)
+}
+
+// Those who create rooms of a deployment whose rooms have to be counted have that done
+// once.
+func TestStore_places_countOnce(t *testing.T) {
+	t.Parallel()
+	const rooms, page, creators = 40, 3, 50
+	w := toCount(t, rooms, roomstore.Config{MaxRooms: rooms + creators})
+	var s *roomstore.Store
+	var calls func(scripts ...string) int
+	s, calls = w.observed(func(script string) {
+		if script == "census" { // all of them have to wait for it
+			eventually(t, func() bool { return calls("admit") >= creators })
+		}
+	})
+	s.TallyBy(page)
+	race(t, creators, nil, func(i int) error {
+		_, _, err := s.Create(w.ctx(), roomstore.NewRoom{ID: roomstore.RoomID(fmt.Sprint("c", i)), Delay: 1000})
+		return err
+	})
+	pages := 0
+	for p := range 2 {
+		n := 0
+		for i := range rooms {
+			if w.hash(fmt.Sprintf("r%02d", i)) == p {
+				n++
+			}
+		}
+		pages += n/page + 1
+	}
+	if n := calls("tally"); n != pages {
+		t.Errorf("rooms were listed %d times, they are %d pages", n, pages)
+	}
+	if n := calls("census"); n >= creators {
+		t.Errorf("%d creators asked %d times for a count", creators, n)
+	}
+}
+
+// Wherever a gateway dies that counts, another one counts all.
+func TestStore_places_countDies(t *testing.T) {
+	t.Parallel()
+	const rooms, page = 10, 2
+	w := toCount(t, rooms, roomstore.Config{MaxRooms: rooms + 1})
+	for calls := 1; ; calls++ {
+		dead, _ := w.dies(calls)
+		dead.TallyBy(page)
+		_, _, err := dead.Create(w.ctx(), roomstore.NewRoom{ID: "a", Delay: 1000})
+		s := w.stores(1, w.cfg)[0]
+		s.TallyBy(page)
+		if err != nil {
+			w.createEmpty("a", s)
+		}
+		_, _, over := s.Create(w.ctx(), roomstore.NewRoom{ID: "b", Delay: 1000})
+		w.refused(over, roomstore.ErrRoomLimit)
+		w.check()
+		if err == nil {
+			break
+		}
+		w.must(s.Destroy(w.ctx(), "a"))
+		w.uncount()
+	}
+}
+
+// A room that begins without a place while its partition is being counted, behind what
+// has been listed, is counted all the same.
+func TestStore_places_begunMeanwhile(t *testing.T) {
+	t.Parallel()
+	const rooms, page = 10, 2
+	for _, helpers := range []int{0, 1} {
+		t.Run(fmt.Sprintf("%d others count", helpers), func(t *testing.T) {
+			t.Parallel()
+			for calls := 1; ; calls++ {
+				w := toCount(t, rooms, roomstore.Config{MaxRooms: rooms + 4})
+				unlimited := w.cfg
+				unlimited.MaxRooms = 0
+				free := w.stores(1, unlimited)[0]
+				s, hold := w.holds(calls)
+				s.TallyBy(page)
+				done := make(chan error, 1)
+				go func() {
+					_, _, err := s.Create(w.ctx(), roomstore.NewRoom{ID: "mine", Delay: 1000})
+					done <- err
+				}()
+				reached := true
+				select {
+				case <-hold.reached:
+					for i := 0; i < 2; i++ {
+						id := "a"
+						for w.hash(id) != i {
+							id += "a"
+						}
+						w.createEmpty(roomstore.RoomID(id), free)
+					}
+					if helpers > 0 {
+						other, help := w.holds(6)
+						other.TallyBy(page)
+						helped := make(chan error, 1)
+						go func() {
+							_, _, err := other.Create(w.ctx(), roomstore.NewRoom{ID: "other", Delay: 1000})
+							helped <- err
+						}()
+						select {
+						case <-help.reached:
+							close(hold.goOn)
+							w.must(<-done)
+							done <- nil
+							close(help.goOn)
+							w.must(<-helped)
+						case err := <-helped:
+							w.must(err)
+							close(hold.goOn)
+						}
+					} else {
+						close(hold.goOn)
+					}
+					w.must(<-done)
+				case err := <-done:
+					w.must(err)
+					reached = false
+				}
+				w.check()
+				if w.Failed() || !reached {
+					return
+				}
+			}
+		})
+	}
+}
+
+// What a count has listed counts only as long as nothing has begun or ended beside it,
+// whoever has begun it, and no data was lost.
+func TestStore_places_tally(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false, roomstore.Config{Partitions: 2, Apart: true})
+	w.dropped = true
+	part := w.tag("1")
+	term := ""
+	begin := func(name string) {
+		term = name
+		w.must(w.rdb.Set(w.ctx(), part+"term", name, 0).Err())
+	}
+	drop := func() { w.must(w.rdb.HDel(w.ctx(), part+"clock", "counted").Err()) }
+	tally := func(number int, cursor, want string) (next string) {
+		t.Helper()
+		got, err := lua.Tally.Run(w.ctx(), w.rdb, []string{part, part + "term"}, number, cursor, 2, term).StringSlice()
+		w.must(err)
+		if got[0] != want {
+			t.Errorf("count %d after %q: got %q, want %q", number, cursor, got, want)
+		}
+		if want == "ok" {
+			next = got[1]
+		}
+		return next
+	}
+	begin("t1")
+	for _, id := range []string{"a", "b", "c", "d", "e"} {
+		w.must(w.rdb.ZAdd(w.ctx(), part+"rooms", redis.Z{Member: id}).Err())
+	}
+	first := tally(5, "", "ok")
+	tally(5, "", "ok") // another store
+	if next := tally(5, tally(5, first, "ok"), "ok"); next != "" {
+		t.Errorf("more after %q", next)
+	}
+	drop()
+	tally(5, first, "late")
+	tally(5, "", "late")
+	first = tally(6, "", "ok")
+	tally(5, "", "late")
+	drop()
+	second := tally(7, "", "ok")
+	drop()
+	tally(6, first, "late")
+	tally(6, "", "late")
+	begin("t2")
+	tally(7, "", "ok")
+	tally(7, second, "late")
+	w.must(w.rdb.HDel(w.ctx(), part+"clock", "tallied").Err()) // as an earlier version left it
+	tally(6, "", "late")
+}
+
+// At the limit a refusal costs one call more than any other, once it has been seen that
+// no room has ended, until the store hears of one.
+func TestStore_places_refusal(t *testing.T) {
+	const limit = 3
+	admitting(t, roomstore.Config{MaxRooms: limit, MaxRoomsPerUser: 100}, func(w *world) {
+		s, calls := w.observed(nil)
+		s.FullFor(time.Hour)
+		ana := w.login("ana", "a1")
+		enter := func(room roomstore.RoomID) error {
+			_, err := s.Enter(w.ctx(), ana, roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: room, Data: "ana/a1"})
+			return err
+		}
+		for i := range limit {
+			w.must(enter(roomstore.RoomID(fmt.Sprint("r", i))))
+		}
+		race(w.T, 50, nil, func(i int) error {
+			if err := enter(roomstore.RoomID(fmt.Sprint("x", i))); !errors.Is(err, roomstore.ErrRoomLimit) {
+				return fmt.Errorf("got %v, want %v", err, roomstore.ErrRoomLimit)
+			}
+			return nil
+		})
+		if n := calls("admissions"); n != 1 {
+			w.Errorf("of 50 who were refused %d looked for places to give back, want one", n)
+		}
+		before := calls()
+		w.refused(enter("y"), roomstore.ErrRoomLimit)
+		if n := calls() - before; n != 5 { // reserve, enter, admit, fence, free
+			w.Errorf("a refusal took %d calls, want 5", n)
+		}
+		_, err := s.Leave(w.ctx(), ana, "r0", "")
+		w.must(err)
+		w.must(enter("y"))
+		w.refused(enter("z"), roomstore.ErrRoomLimit)
+		w.forget()
+	})
+}
+
+// A room that ends while it is being looked whether any has is heard of.
+func TestStore_places_endsMeanwhile(t *testing.T) {
+	t.Parallel()
+	const limit = 2
+	w := newWorld(t, false, roomstore.Config{Partitions: 2, Apart: true, MaxRooms: limit})
+	var s *roomstore.Store
+	var looked atomic.Int64
+	s, _ = w.observed(func(script string) {
+		if script == "ended" && looked.Add(1) == int64(w.parts) {
+			w.must(s.Destroy(w.ctx(), "r0"))
+		}
+	})
+	s.FullFor(time.Hour)
+	for i := range limit {
+		w.createEmpty(roomstore.RoomID(fmt.Sprint("r", i)), s)
+	}
+	_, _, err := s.Create(w.ctx(), roomstore.NewRoom{ID: "x", Delay: 1000})
+	w.refused(err, roomstore.ErrRoomLimit)
+	w.createEmpty("x", s)
+}
+
+// What is known to be full is so until a room is past its deadline, at most.
+func TestStore_places_deadline(t *testing.T) {
+	admitting(t, roomstore.Config{MaxRooms: 1}, func(w *world) {
+		w.store.FullFor(time.Hour)
+		_, _, err := w.store.Create(w.ctx(), roomstore.NewRoom{ID: "a", Delay: 1})
+		w.must(err)
+		eventually(w.T, func() bool {
+			_, _, err := w.store.Create(w.ctx(), roomstore.NewRoom{ID: "b", Delay: 1000})
+			if err != nil {
+				w.refused(err, roomstore.ErrRoomLimit)
+			}
+			return err == nil
+		})
+	})
+}
+
+// That a room has ended which the store does not hear of it finds out after a while.
+func TestStore_places_unheard(t *testing.T) {
+	admitting(t, roomstore.Config{MaxRooms: 1}, func(w *world) {
+		other := w.stores(1, w.cfg)[0]
+		ana := w.login("ana", "a1")
+		w.enter(ana, "a")
+		_, err := w.try(ana, roomstore.EntryRequest{Room: "b"})
+		w.refused(err, roomstore.ErrRoomLimit)
+		w.must(other.Destroy(w.ctx(), "a"))
+		eventually(w.T, func() bool {
+			_, err := w.try(ana, roomstore.EntryRequest{Room: "b"})
+			if err != nil {
+				w.refused(err, roomstore.ErrRoomLimit)
+			}
+			return err == nil
+		})
+		w.forget()
 	})
 }

@@ -346,7 +346,7 @@ func TestAudit_silent(t *testing.T) {
 		stores := w.stores(2, w.cfg)
 		ctx, stop := context.WithCancel(w.ctx())
 		var work sync.WaitGroup
-		acts := int64(0)
+		var acts atomic.Int64
 		for i := range 8 {
 			work.Go(func() {
 				user := roomstore.UserID(fmt.Sprint("u", i/2))
@@ -377,7 +377,7 @@ func TestAudit_silent(t *testing.T) {
 						if roomstore.Refused(err) {
 							err = nil
 						}
-						atomic.AddInt64(&acts, 1)
+						acts.Add(1)
 					}
 					if err != nil && ctx.Err() == nil && !errors.Is(err, context.Canceled) {
 						w.Error(err)
@@ -399,16 +399,14 @@ func TestAudit_silent(t *testing.T) {
 			}
 		})
 		w.store.LookAgainAfter(2 * time.Second)
-		for range 2 {
+		// An audit that comes before there is anything to see is over at once.
+		for audits := 0; (audits < 2 || acts.Load() < 100) && !w.Failed(); audits++ {
 			for _, f := range w.audit(false) {
 				w.Errorf("%s: %s %s", f.Code, f.Subject, f.Detail)
 			}
 		}
 		stop()
 		work.Wait()
-		if atomic.LoadInt64(&acts) < 100 {
-			w.Errorf("there was little work beside it: %d acts", acts)
-		}
 	})
 }
 

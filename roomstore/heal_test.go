@@ -103,12 +103,17 @@ func (w *world) anew() {
 	}
 }
 
-// greet greets, and gives the term.
+// greet greets, and gives the term when all slots have said theirs: on a busy machine
+// one may take longer than the others wait for it.
 func (w *world) greet() roomstore.Greeting {
 	w.Helper()
-	g, err := w.store.Ask(w.ctx())
-	w.must(err)
-	return g
+	for {
+		g, err := w.store.Ask(w.ctx())
+		w.must(err)
+		if !g.Unheard {
+			return g
+		}
+	}
 }
 
 // open ends the time for putting back what is known.

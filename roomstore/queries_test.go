@@ -598,10 +598,14 @@ func (s *source) Eval(ctx context.Context, script string, _ []string, _ ...any) 
 // it calls.
 func (w *world) commandsOf(p *tap, script lua.Script) (commands [][]string) {
 	w.Helper()
+	text := script.Script
+	if w.apart {
+		text = script.Apart
+	}
 	var s source
-	script.Eval(w.ctx(), &s, nil)
+	text.Eval(w.ctx(), &s, nil)
 	p.mu.Lock()
-	args := p.calls[script.Hash()]
+	args := p.calls[text.Hash()]
 	p.mu.Unlock()
 	if args == nil {
 		w.Fatalf("%s was not called", script.Name)

@@ -78,8 +78,10 @@ type Store struct {
 	clock atomic.Pointer[reading]
 
 	leases sync.Map // node → time.Time of its last renewal; where slots lie apart
+	places *places
 
 	secondLook time.Duration // after which an audit looks again, where slots lie apart
+	tallyBatch int
 }
 
 // New returns a Store that sends its scripts through calls.
@@ -103,7 +105,8 @@ func New(calls *Batcher, cfg Config) *Store {
 	if cfg.Apart {
 		cfg.Terms.keys.apart = true
 	}
-	s := &Store{calls: calls, cfg: cfg, keys: cfg.Terms.keys, terms: cfg.Terms, secondLook: secondLook}
+	s := &Store{calls: calls, cfg: cfg, keys: cfg.Terms.keys, terms: cfg.Terms,
+		places: newPlaces(cfg.Partitions), secondLook: secondLook, tallyBatch: tallyBatch}
 	for _, script := range lua.All {
 		if text := s.text(script); text != nil && (cfg.Apart || !script.Step) {
 			calls.Register(text)
@@ -175,7 +178,9 @@ func (s *Store) call(ctx context.Context, lane, on string, script lua.Script, ke
 		} else {
 			r.status, r.fields = fields[0], fields[1:]
 			if s.cfg.Apart && script.Lists && r.status != "term" {
-				r.unlist()
+				if r.unlist() {
+					s.RoomEnded()
+				}
 			}
 			outcome = r.status
 			err = refusals[r.status]

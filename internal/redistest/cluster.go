@@ -25,7 +25,8 @@ const slots = 16384
 
 // nodeTimeout is after how long the nodes of a Cluster give one of them up. Where no
 // replica could take its place that is of no use, and long, so that nobody is given up
-// who is slow: the machine may be busy.
+// who is slow: the machine may be busy. Nodes also drop a link on which nothing came for
+// half of it, and what is published to those who listen at another node goes with it.
 func nodeTimeout(replicas bool) time.Duration {
 	if replicas {
 		return time.Second
