@@ -18,7 +18,7 @@ run: ## run one gateway for development on :8080, with an embedded Redis
 	$(GO) run ./cmd/roomgate --dev
 
 # Tests of the whole that make cluster runs on a Redis Cluster; all that can do with -cluster alone.
-ONCLUSTER = ^Test(Operations|Rooms_model|LinkLost_back|LeaveAllRoom|RoomAttributes_order|RollingRestart)$$
+ONCLUSTER = ^Test(Operations|Rooms_model|LinkLost_.*|LeaveAllRoom|RoomAttributes_order|RollingRestart|RequestKey_.*|Overlap_.*|Switch_.*|Resume_.*)$$
 
 .PHONY: test
 test: ## run everything that has to pass before a commit; installs what it needs
@@ -28,6 +28,7 @@ test: ## run everything that has to pass before a commit; installs what it needs
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
 	$(MAKE) --no-print-directory web
 	ROOMGATE_TEST_REQUIRE=1 CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 30m ./...
+	$(MAKE) --no-print-directory cluster
 
 .PHONY: cluster
 cluster: ## run tests of the whole on a Redis Cluster

@@ -23,6 +23,8 @@
 --
 -- Returns  {"ok", generation}
 --          {"late"}    the call came after valid_until
+--          {"fenced"}  a session of this ID is over, and its places are still to be
+--                      seen to, or it was sent away
 --          Of several sessions: a list of these.
 --          {"fenced"}  the node has been given up: for all of them
 --
@@ -48,10 +50,16 @@ local function login(user, uslot, session, device, valid_until)
   end
   local user_key = key(uslot, "user", user)
   local fields = call("HGETALL", user_key)
+  if call("HEXISTS", key(uslot, "gone", session), "") == 1 then
+    return { "fenced" }
+  end
   local replaced, others = {}, {}
   local again -- the same session, if this call is repeated
   local newest = 0 -- generation of the user's: which of two devices came later shows by it
   for i = 1, #fields, 2 do
+    if fields[i] == "e:" .. session then
+      return { "fenced" }
+    end
     local id = fields[i]:match("^s:(.*)$")
     if id then
       local s = session_record(fields[i + 1])

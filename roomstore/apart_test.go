@@ -302,6 +302,38 @@ func TestApart_givenUp(t *testing.T) {
 	})
 }
 
+// A session that is over, and whose places nobody has come to yet, is not begun again:
+// they would be taken from it.
+func TestApart_Login_over(t *testing.T) {
+	t.Parallel()
+	w := newWorldOn(t, redistest.New(t), nil, roomstore.Config{Partitions: 16, Apart: true})
+	w.lease("n1")
+	w.loginOn("n1", "ana", "a1", "")
+	w.enter(w.s("a1"), "a")
+	store, _ := w.dies(1) // the user's slot has it, the room's does not
+	store.Park(w.ctx(), w.s("a1"), time.Second)
+	w.pass(2 * time.Second)
+	w.lease("n1")
+	for calls := 1; len(w.sessionsOf("ana")) > 0; calls++ {
+		store, m := w.dies(calls)
+		store.Sweep(w.ctx(), "n1", nil)
+		if !m.dying {
+			t.Fatal("the session is not over")
+		}
+	}
+	if got := w.rdb.HGet(w.ctx(), w.part("a")+"info:a", "ana").Val(); !strings.Contains(got, "a1") {
+		t.Fatalf("its place is %q", got)
+	}
+	_, err := w.store.Login(w.ctx(), "n1", "ana", "a1", "")
+	w.refused(err, roomstore.ErrFenced)
+	w.pass(time.Minute)
+	w.lease("n1")
+	w.sweep("n1")
+	w.forget()
+	w.nothingLeft()
+	w.loginOn("n1", "ana", "a1", "")
+}
+
 // Wherever a gateway dies, a session that comes back to another one is in the rooms
 // that it is told, and in no others; and a switch has happened or has not.
 func TestApart_dead_returns(t *testing.T) {

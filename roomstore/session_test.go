@@ -243,11 +243,12 @@ func TestStore_Login_replacedIsEvicted(t *testing.T) {
 func TestStore_Login_replacedIsForgotten(t *testing.T) {
 	contract(t, roomstore.Config{}, func(w *world) {
 		for _, parked := range []bool{false, true} {
-			w.enter(w.loginOn("n1", "ana", "a1", "phone"), "a", "b")
+			first, second := roomstore.SessionID(fmt.Sprint("first-", parked)), roomstore.SessionID(fmt.Sprint("second-", parked))
+			w.enter(w.loginOn("n1", "ana", first, "phone"), "a", "b")
 			if parked {
-				w.park(w.s("a1"), time.Minute)
+				w.park(w.s(first), time.Minute)
 			}
-			now := w.loginOn("n1", "ana", "a2", "phone")
+			now := w.loginOn("n1", "ana", second, "phone")
 			w.must(w.store.Destroy(w.ctx(), "a"))
 			_, err := w.store.LeaveAll(w.ctx(), now, "", true)
 			w.must(err)
@@ -312,6 +313,24 @@ func TestStore_Login_again(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A session that was sent away is not begun again: who takes its word for what Redis
+// may have lost is told so.
+func TestStore_Login_sentAway(t *testing.T) {
+	contract(t, roomstore.Config{MaxDevices: 1}, func(w *world) {
+		w.loginOn("n1", "ana", "a1", "phone")
+		w.loginOn("n1", "ana", "a2", "phone") // replaces it
+		w.loginOn("n1", "ana", "a3", "")      // is one too many
+		w.forget()
+		before := w.dump()
+		for _, id := range []roomstore.SessionID{"a1", "a2"} {
+			_, err := w.store.Login(w.ctx(), "n1", "ana", id, "")
+			w.refused(err, roomstore.ErrFenced)
+		}
+		w.unchanged(before)
+		w.loginOn("n1", "ana", "a3", "")
+	})
 }
 
 // A node that was given up begins and resumes nothing.

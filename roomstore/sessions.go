@@ -14,8 +14,8 @@ import (
 // the same device is replaced; devices over the limit are sent away.
 //
 // Repeating it with the same ID begins it again and harms nothing. It fails
-// with [ErrFenced] if the node has been given up, and with [ErrLate] if Redis
-// got the call so late that nobody waits for it.
+// with [ErrFenced] if the node has been given up or the session is known to be
+// over, and with [ErrLate] if Redis got the call so late that nobody waits for it.
 func (s *Store) Login(ctx context.Context, node string, user UserID, id SessionID, device string) (Session, error) {
 	if err := s.showLife(ctx, node); err != nil {
 		return Session{}, err

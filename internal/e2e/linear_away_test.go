@@ -123,9 +123,11 @@ func (h *history) inTime(ctx context.Context) error {
 		return min(d.called, end) + ttl - 5*time.Millisecond // the clocks count whole ones
 	}
 	var signs [mostSessions][]*done
-	for i := range h.known {
-		if d := &h.known[i]; d.stay != nil && !d.early && !d.got.over {
-			signs[d.session] = append(signs[d.session], d)
+	for _, all := range [][]done{h.known, h.signs} {
+		for i := range all {
+			if d := &all[i]; d.stay != nil && !d.early && !d.got.over {
+				signs[d.session] = append(signs[d.session], d)
+			}
 		}
 	}
 	check := func(session, user uint8, what string, asked, at time.Duration) {

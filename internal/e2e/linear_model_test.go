@@ -88,6 +88,8 @@ type sighting struct {
 	epoch  int64
 	seq    int64 // 0: not told
 	unsure bool  // the room was over before anything could be told
+
+	elsewhere bool // another operation is about this room
 }
 
 const mostDoubts = 256
@@ -366,6 +368,9 @@ func (j *judge) resume(w world, o *operation, got *outcome) (bool, world) {
 		return true, w // it may be found in its rooms until it is evicted
 	}
 	for i, s := range got.places {
+		if s.elsewhere {
+			continue
+		}
 		room := &w.rooms[i]
 		at := room.of(o.session)
 		if at >= 0 {
@@ -442,10 +447,13 @@ func (got *outcome) say(o *operation) string {
 		var parts []string
 		for i, s := range got.places {
 			switch {
+			case s.elsewhere:
 			case s.unsure:
 				parts = append(parts, roomName(uint8(i))+"?")
 			case s.in:
 				parts = append(parts, fmt.Sprintf("%s at %d/%d", roomName(uint8(i)), s.epoch, s.seq))
+			default:
+				parts = append(parts, "not "+roomName(uint8(i)))
 			}
 		}
 		return "in " + strings.Join(parts, ", ")

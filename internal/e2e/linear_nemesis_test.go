@@ -242,13 +242,13 @@ func slotsMove(ctx context.Context, s *site, r *rand.Rand) {
 		}
 		to := s.cluster.Masters[r.IntN(3)]
 		if to != at[key] {
-			before := s.cluster.Client().Get(s.t.Context(), key+"term").Val()
+			before := s.rdb.Get(s.t.Context(), key+"term").Val()
 			s.cluster.Move(key, at[key], to, func() {})
 			at[key] = to
 			// As with a Redis that ends: nothing more before all have seen that nothing is
 			// lost.
 			for pause(ctx, 50*time.Millisecond) {
-				if term := s.cluster.Client().Get(s.t.Context(), key+"term").Val(); term != before && term != "" && !strings.Contains(term, "\x00") {
+				if term := s.rdb.Get(s.t.Context(), key+"term").Val(); term != before && term != "" && !strings.Contains(term, "\x00") {
 					break
 				}
 			}

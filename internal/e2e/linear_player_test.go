@@ -210,30 +210,58 @@ func (p *player) tryConnect(ctx context.Context, pending *done) error {
 			resume.got.places[n].unsure = true
 		}
 	}
-	if !p.h.site.plan.cluster || !r.Resumed {
-		p.h.note(resume)
+	if p.h.site.plan.cluster && r.Resumed {
+		p.noteApart(resume, open, pending)
 	} else {
-		// Each room is found as it was at a moment of its own, and what is under way
-		// there is fenced at that moment.
-		for n := range resume.got.places {
-			one := resume
-			one.got.places, one.settles = [mostRooms]sighting{}, doubts{}
-			for other := range one.got.places {
-				one.got.places[other].unsure = true
-			}
-			one.got.places[n] = resume.got.places[n]
-			for _, d := range open {
-				if int(d.room) == n || d.act == actSwitch && int(d.to) == n {
-					one.settles.add(d.doubt)
-				}
-			}
-			p.h.note(one)
-		}
+		p.h.note(resume)
 	}
 	if !r.Resumed {
 		return errors.Join(p.h.retire(p, r.SessionID), err)
 	}
 	return err
+}
+
+// noteApart notes a resume on a Cluster, which finds each room as it was at a moment of
+// its own, and fences what is under way there at that moment. Only the session itself
+// enters it anywhere, and it does nothing else meanwhile. So where it turns out to be in,
+// and had nothing under way, it was in at the beginning; and where it was found to be
+// out it still is at the end. open is what was under way, pending as connect has it.
+func (p *player) noteApart(resume done, open []done, pending *done) {
+	parts := func(at, until time.Duration, rooms ...int) {
+		if len(rooms) == 0 {
+			return
+		}
+		part := resume
+		part.called, part.answered, part.settles, part.stay = at, until, doubts{}, nil
+		for n := range part.got.places {
+			part.got.places[n] = sighting{elsewhere: true}
+		}
+		for _, n := range rooms {
+			part.got.places[n] = resume.got.places[n]
+			for _, d := range open {
+				if d.touches(n) {
+					part.settles.add(d.doubt)
+				}
+			}
+		}
+		p.h.note(part)
+	}
+	var in, out []int
+	for n, s := range resume.got.places[:p.h.rooms] {
+		underWay := pending != nil && pending.touches(n) ||
+			slices.ContainsFunc(open, func(d done) bool { return d.touches(n) })
+		switch {
+		case s.unsure || !s.in:
+			out = append(out, n)
+		case s.seq == 0 && !underWay:
+			in = append(in, n)
+		default:
+			parts(resume.called, resume.answered, n)
+		}
+	}
+	parts(resume.called, resume.called, in...)
+	parts(resume.answered, resume.answered, out...)
+	p.h.sign(resume)
 }
 
 // forget has the client begin another session, without a word about the one that
@@ -562,6 +590,9 @@ func (p *player) perform(ctx context.Context, o operation, lose bool) (got *outc
 		p.h.repeats.Add(1)
 	}
 }
+
+// touches says whether an operation is about a room.
+func (o *operation) touches(n int) bool { return int(o.room) == n || int(o.to) == n }
 
 // shares says whether two operations are about a room of each other.
 func (o *operation) shares(other *operation) bool {

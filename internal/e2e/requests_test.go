@@ -418,7 +418,7 @@ func TestRequestKey_kept(t *testing.T) {
 func TestRequestKey_reuse(t *testing.T) {
 	t.Parallel()
 	server, _ := anyRedis(t)
-	a, b := startPair(t, server.Addr())
+	a, b := startPair(t, server.Addr(), "--partitions=1") // on a Cluster no partition knows of another's keys
 	bo := enroll(b, t, "bo")
 	bo.enter("R")
 	bo.enter("S")

@@ -4,6 +4,7 @@ package redistest
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,13 +23,16 @@ import (
 // slots is how many hash slots a Cluster has.
 const slots = 16384
 
-// nodeTimeout is after how long the nodes of a Cluster give one of them up.
-const nodeTimeout = time.Second
-
-// patientTimeout is the same for a Cluster that all tests of a package share, none of whose
-// nodes ends before them. Nodes drop a link on which nothing came for half of it, and
-// what is published to those who listen at another node goes with it.
-const patientTimeout = 15 * time.Second
+// nodeTimeout is after how long the nodes of a Cluster give one of them up. Where no
+// replica could take its place that is of no use, and long, so that nobody is given up
+// who is slow: the machine may be busy. Nodes also drop a link on which nothing came for
+// half of it, and what is published to those who listen at another node goes with it.
+func nodeTimeout(replicas bool) time.Duration {
+	if replicas {
+		return time.Second
+	}
+	return 15 * time.Second
+}
 
 // A Cluster is a Redis Cluster of one test.
 type Cluster struct {
@@ -44,7 +48,7 @@ type Cluster struct {
 // the others. The arguments are as for [Start].
 func StartCluster(t testing.TB, masters int, replicas bool, args ...string) *Cluster {
 	t.Helper()
-	return form(t, masters, replicas, func() *Server { return Start(t, append(clusterArgs(t), args...)...) })
+	return form(t, masters, replicas, func() *Server { return Start(t, append(clusterArgs(t, replicas), args...)...) })
 }
 
 // StartClusterTLS is [StartCluster] for masters that speak TLS among each other, and
@@ -52,7 +56,7 @@ func StartCluster(t testing.TB, masters int, replicas bool, args ...string) *Clu
 func StartClusterTLS(t testing.TB, certs *TLS, masters int) (c *Cluster, addrs []string) {
 	t.Helper()
 	c = form(t, masters, false, func() *Server {
-		s, addr := StartTLS(t, certs, append(clusterArgs(t), "--tls-cluster", "yes", "--tls-replication", "yes")...)
+		s, addr := StartTLS(t, certs, append(clusterArgs(t, false), "--tls-cluster", "yes", "--tls-replication", "yes")...)
 		addrs = append(addrs, addr)
 		return s
 	})
@@ -68,8 +72,7 @@ func NewCluster(t testing.TB) *Cluster {
 			return // the next line says so
 		}
 		sharedCluster = form(t, 3, false, func() *Server {
-			args := append([]string{"--dir", os.TempDir(), "--cluster-config-file", "redistest-" + Prefix() + ".conf"}, clusterArgs(t)...)
-			args = append(args, "--cluster-node-timeout", strconv.FormatInt(patientTimeout.Milliseconds(), 10))
+			args := append([]string{"--dir", os.TempDir(), "--cluster-config-file", "redistest-" + Prefix() + ".conf"}, clusterArgs(t, false)...)
 			p, err := start([]string{binary}, args)
 			if err != nil {
 				t.Fatal(err)
@@ -92,14 +95,14 @@ var (
 	sharedCluster *Cluster
 )
 
-func clusterArgs(t testing.TB) []string {
+func clusterArgs(t testing.TB, replicas bool) []string {
 	t.Helper()
 	bus, err := freeport.New()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return []string{"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus),
-		"--cluster-node-timeout", strconv.FormatInt(nodeTimeout.Milliseconds(), 10), "--cluster-replica-validity-factor", "0",
+		"--cluster-node-timeout", strconv.FormatInt(nodeTimeout(replicas).Milliseconds(), 10), "--cluster-replica-validity-factor", "0",
 		"--repl-diskless-sync-delay", "0", "--cluster-require-full-coverage", "no"}
 }
 
@@ -135,7 +138,8 @@ func form(t testing.TB, masters int, replicas bool, node func() *Server) *Cluste
 
 func (c *Cluster) all() []*Server { return append(append([]*Server(nil), c.Masters...), c.Replicas...) }
 
-// Settled returns when every node that lives says that all is well.
+// Settled returns when every node that lives says that all is well, and all say the same
+// of who has which slot: whoever then asks any of them knows it.
 func (c *Cluster) Settled() {
 	c.t.Helper()
 	for _, s := range c.all() {
@@ -150,6 +154,27 @@ func (c *Cluster) Settled() {
 				!strings.Contains(nodes, "handshake")
 		})
 	}
+	var living []*redis.Client
+	for _, s := range c.all() {
+		if !s.killed {
+			living = append(living, s.Client(c.t))
+		}
+	}
+	c.until("the nodes agree on who has which slot", func() bool {
+		said := map[string]bool{}
+		for _, rdb := range living {
+			ranges, err := rdb.ClusterSlots(context.Background()).Result()
+			if err != nil {
+				return false
+			}
+			text := ""
+			for _, r := range ranges {
+				text += fmt.Sprintln(r.Start, r.End, r.Nodes[0].ID)
+			}
+			said[text] = true
+		}
+		return len(said) == 1
+	})
 	for _, r := range c.Replicas {
 		if r.killed {
 			continue
@@ -210,8 +235,13 @@ func (c *Cluster) Move(key string, from, to *Server, during func()) {
 	c.do(from, "cluster", "setslot", slot, "migrating", c.ID(to))
 	n := int(a.ClusterCountKeysInSlot(ctx, int(slot)).Val())
 	host, port, _ := net.SplitHostPort(to.Addr())
-	for moved := 0; ; moved++ {
-		keys, err := a.ClusterGetKeysInSlot(ctx, int(slot), 1).Result()
+	for moved := 0; ; {
+		// Many at once, since what needs them all stands still until they have moved.
+		count := 100
+		if moved < n/2 {
+			count = min(count, n/2-moved)
+		}
+		keys, err := a.ClusterGetKeysInSlot(ctx, int(slot), count).Result()
 		if err != nil {
 			c.t.Fatal(err)
 		}
@@ -221,9 +251,14 @@ func (c *Cluster) Move(key string, from, to *Server, during func()) {
 		if len(keys) == 0 {
 			break
 		}
-		if err := a.Migrate(ctx, host, port, keys[0], 0, 10*time.Second).Err(); err != nil {
+		args := []any{"migrate", host, port, "", 0, (10 * time.Second).Milliseconds(), "keys"}
+		for _, key := range keys {
+			args = append(args, key)
+		}
+		if err := a.Do(ctx, args...).Err(); err != nil {
 			c.t.Fatal(err)
 		}
+		moved += len(keys)
 	}
 	for _, s := range []*Server{to, from} {
 		c.do(s, "cluster", "setslot", slot, "node", c.ID(to))
