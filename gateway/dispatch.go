@@ -358,8 +358,8 @@ func attemptIn[T any](ctx context.Context, c *conn, call func(context.Context) (
 			if errors.Is(err, roomstore.ErrBadReply) {
 				c.g.log.Error("the store broke its contract", "err", err)
 			}
-			// That it came too late says nothing of those before it.
-			return v, open && errors.Is(err, roomstore.ErrLate), err
+			// That it came too late, or that Redis is full by now, says nothing of those before it.
+			return v, open && (errors.Is(err, roomstore.ErrLate) || errors.Is(err, roomstore.ErrMemory)), err
 		}
 		open = open || unknown(err)
 		select {

@@ -591,7 +591,7 @@ func TestConn_strange(t *testing.T) {
 
 // A session that a lost resume has brought to a gateway is parked, unless a socket has
 // come for it since: also one whose resume is under way.
-func TestGateway_disown(t *testing.T) {
+func TestGateway_disowning(t *testing.T) {
 	t.Parallel()
 	door := faultproxy.StartRedis(t, redistest.New(t).Options().Addr)
 	s := serveOn(t, Config{}, redistest.New(t), door.Addr())
@@ -662,7 +662,10 @@ func TestGateway_disown(t *testing.T) {
 			s.mu.Unlock()
 			tt.do(who)
 			now := in(who)
-			if err := s.disown(t.Context(), who, time.Minute, true); !errors.Is(err, tt.want) {
+			settled := false
+			disown := s.disowning(who, time.Minute, func() bool { return settled })
+			settled = true
+			if err := disown(t.Context()); !errors.Is(err, tt.want) {
 				t.Errorf("got %v, want %v", err, tt.want)
 			}
 			if !tt.here {
@@ -671,6 +674,33 @@ func TestGateway_disown(t *testing.T) {
 			if got := in(who); got != now {
 				t.Errorf("it is here under generation %d, want %d", got, now)
 			}
+		})
+	}
+}
+
+// When it cannot be found out any more what became of an entry or a switch that failed,
+// since the session is not this gateway's, its connection ends before anything else that
+// was asked is answered: who comes back is told which rooms it is in.
+func TestConn_pursuit_fenced(t *testing.T) {
+	t.Parallel()
+	for name, rest := range map[string]func(s *session){
+		"entry":  func(s *session) { s.c.undo(s, roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "R", RequestKey: "1"}, &claim{}) },
+		"switch": func(s *session) { s.c.settle(s, "Q", roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "R", RequestKey: "1"}, &claim{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := serve(t, Config{})
+			c := g.login("ana")
+			g.mu.Lock()
+			var s *session
+			for _, s = range g.sessions {
+			}
+			g.mu.Unlock()
+			if err := g.store.Park(t.Context(), s.who, time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			rest(s)
+			c.ends(protocol.CloseServiceRestart)
 		})
 	}
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -294,7 +295,7 @@ func (h *healing) heal(ctx context.Context, f *feed, known roomstore.Record) err
 func (h *healing) tidy(ctx context.Context, ready string) error {
 	g := h.g
 	for _, stray := range h.strays {
-		h.leave("stray "+string(stray.Session.ID)+" "+string(stray.Room), func(ctx context.Context) error {
+		h.leave(fmt.Sprint("stray ", stray.Session.ID, stray.Session.Generation, stray.Room), func(ctx context.Context) error {
 			g.mu.Lock()
 			s := g.sessions[stray.Session.ID]
 			g.mu.Unlock()
@@ -314,11 +315,10 @@ func (h *healing) tidy(ctx context.Context, ready string) error {
 			return err
 		}
 		for _, who := range held {
-			h.leave("held "+string(who.ID), func(ctx context.Context) error {
-				// Its client may come back, if it has not logged out. A resume that is under
-				// way has yet to be seen to under this term.
-				return g.disown(ctx, who, g.cfg.SessionTTL, false)
-			})
+			// Its client may come back, if it has not logged out. A resume that is under way
+			// has yet to be seen to under this term, until we go on under it.
+			settled := func() bool { return h.knew == ready }
+			h.leave("held "+who.Node+" "+string(who.ID), g.disowning(who, g.cfg.SessionTTL, settled))
 		}
 	}
 	h.tryLeft(ctx)
@@ -411,9 +411,10 @@ func (h *hub) all() []*feed {
 
 // testify puts back, on the word of a client that resumes, what Redis has lost of
 // its session: the session itself, its places, and that the rooms were further.
-// It says whether the resume is to be asked for again.
+// It says whether the resume is to be asked for again, and whether the session may have
+// been begun here.
 func (c *conn) testify(node string, user roomstore.UserID, p *protocol.LoginParams, goesOn bool, rooms []roomstore.Return,
-	named map[roomstore.RoomID]sight) (again bool) {
+	named map[roomstore.RoomID]sight) (again, begun bool) {
 	witness := func(known roomstore.Record) error {
 		_, _, err := attempt(c, func(ctx context.Context) ([]roomstore.SessionID, error) {
 			return c.g.store.Witness(ctx, node, known)
@@ -426,10 +427,10 @@ func (c *conn) testify(node string, user roomstore.UserID, p *protocol.LoginPara
 				again = witness(roomstore.Record{Room: back.Room, Position: seen.Position}) == nil || again
 			}
 		}
-		return again
+		return again, false
 	}
 	if len(named) == 0 || len(named) > maxTestified || strings.Trim(p.Resume.SessionID, sessionAlphabet) != "" {
-		return false
+		return false, false
 	}
 	var present []roomstore.RoomID
 	for room, seen := range named {
@@ -437,22 +438,22 @@ func (c *conn) testify(node string, user roomstore.UserID, p *protocol.LoginPara
 		case err == nil:
 			present = append(present, room)
 		case !errors.Is(err, roomstore.ErrNoRoom) && !errors.Is(err, roomstore.ErrRecreated):
-			return false
+			return false, false
 		}
 	}
 	if len(present) == 0 {
-		return false
+		return false, false
 	}
-	who, _, err := attempt(c, func(ctx context.Context) (roomstore.Session, error) {
+	who, open, err := attempt(c, func(ctx context.Context) (roomstore.Session, error) {
 		return c.g.store.Login(ctx, node, user, roomstore.SessionID(p.Resume.SessionID), p.DeviceID)
 	})
 	if err != nil {
-		return false
+		return false, open
 	}
 	for _, room := range present {
 		witness(roomstore.Record{Room: room, Position: named[room].Position, Members: []roomstore.Placed{{Session: who, Data: userInfo(p)}}})
 	}
-	return true
+	return true, true
 }
 
 // sessionAlphabet is what session IDs are made of.

@@ -92,6 +92,9 @@ func (c *conn) logIn(p *protocol.LoginParams, bad *protocol.Error, answer reply)
 	}
 	c.comeBack(s, rooms, named)
 	s.arrived.Store(true)
+	if rest != nil { // which what the client asks for next need not wait for
+		c.g.hub.background(func(context.Context) { rest() })
+	}
 	return nil
 }
 
@@ -192,14 +195,21 @@ func (c *conn) begin(node string, user roomstore.UserID, p *protocol.LoginParams
 			b.who, b.rooms, b.ok, err = c.g.store.Resume(ctx, node, user, roomstore.SessionID(p.Resume.SessionID), ids)
 			return b, err
 		}
+		lost := roomstore.Session{User: user, ID: roomstore.SessionID(p.Resume.SessionID), Node: node}
+		abandon := func() { c.g.abandon(lost, c.g.cfg.SessionTTL) }
 		b, open, err := attempt(c, resume)
-		if err == nil && c.testify(node, user, p, b.ok, b.rooms, named) {
-			b, open, err = attempt(c, resume)
+		if err == nil {
+			again, begun := c.testify(node, user, p, b.ok, b.rooms, named)
+			if begun {
+				rest = abandon
+			}
+			if again {
+				b, open, err = attempt(c, resume)
+			}
 		}
 		if err != nil {
 			if open {
-				lost := roomstore.Session{User: user, ID: roomstore.SessionID(p.Resume.SessionID), Node: node}
-				rest = func() { c.g.abandon(lost, c.g.cfg.SessionTTL) }
+				rest = abandon
 			}
 			return who, nil, false, rest, err
 		}
@@ -214,7 +224,13 @@ func (c *conn) begin(node string, user roomstore.UserID, p *protocol.LoginParams
 	}
 	who, open, err := attempt(c, login)
 	if err != nil && open {
-		rest = func() { c.g.abandon(roomstore.Session{User: user, ID: id, Node: node}, 0) }
+		before, mine := rest, roomstore.Session{User: user, ID: id, Node: node}
+		rest = func() {
+			if before != nil {
+				before()
+			}
+			c.g.abandon(mine, 0)
+		}
 	}
 	return who, rooms, false, rest, err
 }

@@ -483,6 +483,16 @@ func (s *session) fenced() {
 	s.lost(lost[s.who.ID])
 }
 
+// strange closes the connection if a refusal says that its session is not this node's any
+// more: what became of a request that failed the client is told when it comes back, and
+// it is not to be answered before. It is always false.
+func (s *session) strange(err error) bool {
+	if errors.Is(err, roomstore.ErrFenced) {
+		s.fenced()
+	}
+	return false
+}
+
 // verify closes the connection if its session is not this node's any more.
 func (s *session) verify() {
 	ctx, cancel := context.WithTimeout(s.c.g.backing(), s.c.g.cfg.RedisTimeout)

@@ -289,7 +289,7 @@ func (c *conn) settle(s *session, from roomstore.RoomID, req roomstore.EntryRequ
 	}, func(got switched) bool {
 		o = got
 		return left.agrees(c.g.backing(), o.left)
-	}, nil)
+	}, s.strange)
 	if !came || cl.repeated() {
 		return
 	}
@@ -320,7 +320,11 @@ func (c *conn) undo(s *session, req roomstore.EntryRequest, cl *claim) {
 	e, known, err := pursue(c, func(ctx context.Context) (roomstore.Entry, error) {
 		return c.g.store.Entered(ctx, s.who, req)
 	})
-	if !known || err != nil || e.Gone || e.Later {
+	if err != nil {
+		s.strange(err)
+		return
+	}
+	if !known || e.Gone || e.Later {
 		return
 	}
 	if f := s.in(req.Room); f != nil && f.follows(s.who.ID, e.Position) {
@@ -332,6 +336,7 @@ func (c *conn) undo(s *session, req roomstore.EntryRequest, cl *claim) {
 	_, _, err = pursue(c, func(ctx context.Context) (roomstore.Position, error) {
 		return c.g.store.Undo(ctx, s.who, req)
 	})
+	s.strange(err)
 	if err != nil && !roomstore.Refused(err) {
 		c.g.log.Warn("entry not taken back", "room", req.Room, "user", s.who.User, "err", err)
 	}

@@ -183,30 +183,37 @@ func (g *Gateway) abandon(who roomstore.Session, left time.Duration) {
 		return
 	case <-time.After(2 * roomstore.Lateness):
 	}
-	g.untilKnown(ctx, who, func(ctx context.Context) error { return g.disown(ctx, who, left, true) })
+	g.untilKnown(ctx, who, g.disowning(who, left, func() bool { return true }))
 }
 
 var errReturning = errors.New("its client is coming back")
 
-// disown parks a session that the store has on a node of ours, if there is no socket for
-// it here. Of who only Node, User and ID count. With settled that cannot be known while a
-// resume of it is under way, and it fails.
-func (g *Gateway) disown(ctx context.Context, who roomstore.Session, left time.Duration, settled bool) error {
-	// First of all: who comes after this has a higher generation, and is not parked.
-	who, there, err := g.store.Attached(ctx, who)
-	if err != nil || !there {
-		return err
+// disowning gives the call, which may be repeated, that parks a session that the store has
+// on a node of ours, if there is no socket for it here. Of who only Node, User and ID
+// count. When calls are settled that cannot be known while a resume of it is under way,
+// and it fails.
+func (g *Gateway) disowning(who roomstore.Session, left time.Duration, settled func() bool) func(context.Context) error {
+	decided := false
+	return func(ctx context.Context) error {
+		if !decided {
+			// First of all: who comes after this has a higher generation, and is not parked.
+			at, there, err := g.store.Attached(ctx, who)
+			if err != nil || !there {
+				return err
+			}
+			g.mu.Lock()
+			s, coming := g.sessions[at.ID], g.coming[at.ID]
+			g.mu.Unlock()
+			switch {
+			case s != nil && s.who.Generation >= at.Generation:
+				return nil
+			case coming > 0 && settled():
+				return errReturning
+			}
+			who, decided = at, true
+		}
+		return g.store.Park(ctx, who, left)
 	}
-	g.mu.Lock()
-	s, coming := g.sessions[who.ID], g.coming[who.ID]
-	g.mu.Unlock()
-	switch {
-	case s != nil && s.who.Generation >= who.Generation:
-		return nil
-	case settled && coming > 0:
-		return errReturning
-	}
-	return g.store.Park(ctx, who, left)
 }
 
 // comes notes that a resume of a session is under way here, until over is called.

@@ -42,6 +42,8 @@ end
 local now_ms, now_us = now()
 local awake_ms = awake(control, now_ms)
 
+local begun = false -- any of them
+
 -- login gives what is answered for one session.
 local function login(user, uslot, session, device, valid_until)
   -- Decide.
@@ -143,6 +145,7 @@ local function login(user, uslot, session, device, valid_until)
     generation = generation, node = node, deadline = "", login = began, device = device,
   }))
   later("SADD", key(uslot, "nodesessions", node), session .. NUL .. user)
+  begun = true
   return { "ok", generation }
 end
 
@@ -151,5 +154,7 @@ for i = 0, count - 1 do
   replies[i + 1] = login(ARGV[10 + 5 * i], slot(control, ARGV[11 + 5 * i]), ARGV[12 + 5 * i], ARGV[13 + 5 * i], ARGV[14 + 5 * i])
 end
 write_later()
-shows_life(control, node, awake_ms)
+if begun then
+  shows_life(control, node, awake_ms)
+end
 return count > 1 and replies or replies[1]

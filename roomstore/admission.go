@@ -311,7 +311,7 @@ func (s *Store) countOut(ctx context.Context, p int) (number int64, ended int, n
 			if errors.Is(err, errUncounted) {
 				err = nil // they wait until that is over
 			}
-			return number, ended, next, err
+			return number, ended + len(done), next, err
 		}
 		ended += len(done)
 	}

@@ -110,6 +110,7 @@ func (w *world) greet() roomstore.Greeting {
 	for {
 		g, err := w.store.Ask(w.ctx())
 		w.must(err)
+		w.must(w.ctx().Err())
 		if !g.Unheard {
 			return g
 		}
