@@ -679,13 +679,17 @@ func TestGateway_disowning(t *testing.T) {
 }
 
 // When it cannot be found out any more what became of an entry or a switch that failed,
-// since the session is not this gateway's, its connection ends before anything else that
-// was asked is answered: who comes back is told which rooms it is in.
+// since the session is not this gateway's, its connection ends: who comes back is told which
+// rooms it is in.
 func TestConn_pursuit_fenced(t *testing.T) {
 	t.Parallel()
 	for name, rest := range map[string]func(s *session){
-		"entry":  func(s *session) { s.c.undo(s, roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "R", RequestKey: "1"}, &claim{}) },
-		"switch": func(s *session) { s.c.settle(s, "Q", roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "R", RequestKey: "1"}, &claim{}) },
+		"entry": func(s *session) {
+			s.c.undo(s, roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "R", RequestKey: "1"}, &claim{})
+		},
+		"switch": func(s *session) {
+			s.c.settle(s, "Q", roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "R", RequestKey: "1"}, &claim{})
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -700,6 +704,11 @@ func TestConn_pursuit_fenced(t *testing.T) {
 				t.Fatal(err)
 			}
 			rest(s)
+			select {
+			case <-s.c.gone:
+			default:
+				t.Error("the connection goes on")
+			}
 			c.ends(protocol.CloseServiceRestart)
 		})
 	}

@@ -484,8 +484,8 @@ func (s *session) fenced() {
 }
 
 // strange closes the connection if a refusal says that its session is not this node's any
-// more: what became of a request that failed the client is told when it comes back, and
-// it is not to be answered before. It is always false.
+// more: what became of a request that failed the client is told when it comes back. It is
+// always false.
 func (s *session) strange(err error) bool {
 	if errors.Is(err, roomstore.ErrFenced) {
 		s.fenced()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/roomgate/roomgate/internal/faultproxy"
+	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/internal/redistest"
 )
 
@@ -96,7 +97,7 @@ func (s *site) open(n int) {
 		g = startGateway(s.t, clusterURL(s.cluster), append([]string{"--partitions=1"}, s.flags...)...)
 	} else {
 		link = faultproxy.StartRedis(s.t, s.server.Addr())
-		g = startGateway(s.t, link.Addr(), s.flags...)
+		g = gatetest.Supervise(s.t, link.Addr(), s.flags...)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
