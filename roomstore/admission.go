@@ -26,8 +26,9 @@ const (
 	// tallyBatch is how many rooms one call of a count lists.
 	tallyBatch = 500
 	// fullFor is how long it counts that no room has ended whose place is to be given
-	// back: so long others may be refused, if the store has not heard of its end.
-	fullFor = time.Second
+	// back: so long others would be refused, if the store has not heard of its end. So
+	// it does not count at all; of those who are refused at once one looks.
+	fullFor = 0
 )
 
 // places is what a store keeps so that of many who create rooms at once, or one after
