@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -317,12 +316,10 @@ type fakeHistory struct {
 	positions func() map[roomstore.RoomID]roomstore.Position
 	life      func(roomstore.Position) roomstore.Life // nil: one that goes back to no other
 	absent    func([]roomstore.Session) []roomstore.Session
-	ended     atomic.Int64 // rooms that it was told the end of
 }
 
 func (h *fakeHistory) Topic(room roomstore.RoomID) string { return "ch:" + string(room) }
 func (h *fakeHistory) Path(roomstore.RoomID) int          { return 0 }
-func (h *fakeHistory) RoomEnded()                         { h.ended.Add(1) }
 
 func (h *fakeHistory) Catchup(ctx context.Context, room roomstore.RoomID, after roomstore.Position) (roomstore.History, error) {
 	return h.catchup(ctx, room, after)

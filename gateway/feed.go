@@ -233,7 +233,6 @@ func (f *feed) pass(e roomstore.Event) {
 	f.show(e, e.Seq)
 	switch e.Kind {
 	case roomstore.KindDestroyed:
-		f.hub.store.RoomEnded()
 		f.over(protocol.RoomNotExist)
 		return
 	case roomstore.KindJoined:

@@ -867,22 +867,6 @@ func TestFeed_gone_next(t *testing.T) {
 	})
 }
 
-// The store hears that a room has ended: there may be a place for another one.
-func TestFeed_gone_told(t *testing.T) {
-	play(t, func(t *testing.T, st *stage) {
-		st.admit("ana", entry(1, 1))
-		ended := &st.hub.store.(*fakeHistory).ended
-		st.deliver(message(1, 2, "zoe", "hi"))
-		if n := ended.Load(); n != 0 {
-			t.Errorf("the store was told of %d ends of a room that is there", n)
-		}
-		st.deliver(destroyed(1, 3))
-		if n := ended.Load(); n != 1 {
-			t.Errorf("the store was told of %d ends, want one", n)
-		}
-	})
-}
-
 // The repeat of an old departure does not end a membership that has begun since.
 func TestDeparture_agrees_enteredSince(t *testing.T) {
 	healed := []string{"R connecting networkInterrupted", "R connected success 2.9", "R lost 0-9"}

@@ -24,7 +24,6 @@ type history interface {
 	Positions(context.Context, []roomstore.RoomID) (map[roomstore.RoomID]roomstore.Position, error)
 	Lives(context.Context, []roomstore.RoomID) (map[roomstore.RoomID]roomstore.Life, error)
 	Absent(context.Context, roomstore.RoomID, []roomstore.Session) ([]roomstore.Session, error)
-	RoomEnded()
 }
 
 // topics is what feeds need of the bus.

@@ -9,9 +9,8 @@
 -- ARGV[2]  count  of those that have been counted out; two arguments each follow
 -- ARGV[3]  room, ticket, …
 --
--- Returns  {"ok", number, next, room, ticket, …}  number is that of the count of the
---                         partition's rooms, "0" for none; next is in how many ms a
---                         room is past its deadline, "-1" if none has one
+-- Returns  {"ok", number, room, ticket, …}  number is that of the count of the partition's
+--                         rooms, "0" for none
 --
 -- Publishes  "d" and "destroyed" for rooms finished
 
@@ -25,10 +24,10 @@ for i = 0, count - 1 do
   end
 end
 local now_ms = now()
-local _, next_ms = take(part .. "due", now_ms, limit, function(entry)
+take(part .. "due", now_ms, limit, function(entry)
   finish_due(part, entry, now_ms)
 end)
-local reply = { "ok", count_number(part), number(next_ms) }
+local reply = { "ok", count_number(part) }
 for _, id in ipairs(call("ZRANGEBYSCORE", index, "-inf", "+inf", "LIMIT", 0, limit)) do
   reply[#reply + 1] = id
   reply[#reply + 1] = number(tonumber(call("ZSCORE", index, id)))

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"time"
+	"sync/atomic"
 
 	"github.com/roomgate/roomgate/lua"
 )
@@ -25,29 +25,20 @@ const (
 	admissionBatch = 100
 	// tallyBatch is how many rooms one call of a count lists.
 	tallyBatch = 500
-	// fullFor is how long it counts that no room has ended whose place is to be given
-	// back: so long others would be refused, if the store has not heard of its end. So
-	// it does not count at all; of those who are refused at once one looks.
-	fullFor = 0
 )
 
-// places is what a store keeps so that of many who create rooms at once, or one after
-// another, not each has to find out the same.
+// places is what a store keeps so that of many who create rooms at once not each has to
+// find out the same.
 type places struct {
-	counts  []counting // by partition
-	all     single     // counts of all partitions that lack one
-	looks   single     // for places to give back
-	fullFor time.Duration
-
-	mu   sync.Mutex
-	ends int       // of rooms that this store has heard of
-	full time.Time // until when it counts that nothing has ended
+	counts []counting  // by partition
+	all    single      // counts of all partitions that lack one
+	looks  single      // for places to give back
+	found  atomic.Bool // whether the last look that succeeded found any
 }
 
 func newPlaces(partitions int) *places {
 	p := &places{
 		counts: make([]counting, partitions), all: single{turn: make(chan struct{}, 1)}, looks: single{turn: make(chan struct{}, 1)},
-		fullFor: fullFor,
 	}
 	for i := range p.counts {
 		p.counts[i].turn = make(chan struct{}, 1)
@@ -62,38 +53,6 @@ type counting struct {
 	number int64         // of the count
 	cursor string        // up to which its rooms have places
 	done   bool
-}
-
-// ended notes that a room has ended, whose place can be given to another.
-func (p *places) ended() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.ends++
-	p.full = time.Time{}
-}
-
-// heard gives how many rooms have ended that this store has heard of.
-func (p *places) heard() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.ends
-}
-
-// areFull notes that there was nothing to give back at a time, unless one has ended
-// since so many had been heard of. The next one may end some time later.
-func (p *places) areFull(at time.Time, next time.Duration, heard int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.ends == heard {
-		p.full = at.Add(sooner(p.fullFor, next))
-	}
-}
-
-// wereFull says whether there was nothing to give back a short while ago.
-func (p *places) wereFull() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return time.Now().Before(p.full)
 }
 
 // A single is what one caller does at a time, for all who wait for it.
@@ -142,9 +101,6 @@ type placedRoom struct {
 // admits says whether rooms need a place to begin.
 func (s *Store) admits() bool { return s.cfg.Apart && s.cfg.Partitions > 1 && s.cfg.MaxRooms > 0 }
 
-// RoomEnded says that a room has ended: there may be a place for another.
-func (s *Store) RoomEnded() { s.places.ended() }
-
 // admitted calls an entry into a room with a place for it, if it comes to that the
 // room is created. What is refused gives that back.
 func (s *Store) admitted(ctx context.Context, room RoomID, enter func(admission string) (*reply, error)) (*reply, error) {
@@ -180,7 +136,7 @@ func (s *Store) admitted(ctx context.Context, room RoomID, enter func(admission 
 
 // admit gives a room a place, above a ticket: that and the number of the count that
 // it is of. At the limit it gives those back first whose rooms have ended, or never
-// came, unless it is known that there are none.
+// came. Of many who are there at once one looks for those.
 func (s *Store) admit(ctx context.Context, room RoomID, above int64) (number, ticket int64, err error) {
 	nodes, looked := s.keys.part(0), false
 	for range admitTries {
@@ -196,36 +152,26 @@ func (s *Store) admit(ctx context.Context, room RoomID, above int64) (number, ti
 				return 0, 0, err
 			}
 			continue
-		case !errors.Is(err, ErrRoomLimit) || looked || s.places.wereFull():
+		case !errors.Is(err, ErrRoomLimit) || looked:
 			return 0, 0, err
 		}
 		// That nothing has ended counts only if it was seen before the answer.
 		seen := s.places.looks.do(ctx, func() error {
-			changed, err := s.look(ctx)
-			looked = !changed
+			changed, err := s.seeToAdmissions(ctx)
+			if err == nil {
+				s.places.found.Store(changed)
+			}
 			return err
 		})
 		if seen != nil {
 			return 0, 0, opErr("admit", string(room), seen)
 		}
+		looked = !s.places.found.Load()
 	}
 	if errors.Is(err, errUncounted) {
 		err = opErr("admit", string(room), errors.New("the rooms have to be counted all the while"))
 	}
 	return 0, 0, err
-}
-
-// look is seeToAdmissions for who is at the limit. That there was nothing it remembers.
-func (s *Store) look(ctx context.Context) (changed bool, err error) {
-	if s.places.wereFull() {
-		return false, nil
-	}
-	began, heard := time.Now(), s.places.heard()
-	changed, next, err := s.seeToAdmissions(ctx)
-	if err == nil && !changed {
-		s.places.areFull(began, next, heard)
-	}
-	return changed, err
 }
 
 // placedRooms reads the rest of a reply.
@@ -287,9 +233,8 @@ func (s *Store) cameTo(ctx context.Context, p int, list []placedRoom, there func
 }
 
 // countOut gives the places of rooms of a partition back that have ended, and says how
-// many those were. It gives the number of the count of its rooms as well, 0 for none, and
-// after what time a room ends if nobody enters it, negative for none.
-func (s *Store) countOut(ctx context.Context, p int) (number int64, ended int, next time.Duration, err error) {
+// many those were. It gives the number of the count of its rooms as well, 0 for none.
+func (s *Store) countOut(ctx context.Context, p int) (number int64, ended int, err error) {
 	var done []placedRoom
 	for range admitTries {
 		args := []any{admissionBatch, len(done)}
@@ -298,12 +243,12 @@ func (s *Store) countOut(ctx context.Context, p int) (number int64, ended int, n
 		}
 		r, err := s.run(ctx, "", "", lua.Ended, []string{s.keys.part(p)}, args...)
 		if err != nil {
-			return 0, 0, -1, err
+			return 0, 0, err
 		}
-		number, next = r.int(), millis(r.int())
+		number = r.int()
 		done = r.placedRooms()
 		if err := opErr("ended", "", r.done()); err != nil {
-			return 0, 0, -1, err
+			return 0, 0, err
 		}
 		if len(done) == 0 {
 			break
@@ -312,11 +257,11 @@ func (s *Store) countOut(ctx context.Context, p int) (number int64, ended int, n
 			if errors.Is(err, errUncounted) {
 				err = nil // they wait until that is over
 			}
-			return number, ended + len(done), next, err
+			return number, ended + len(done), err
 		}
 		ended += len(done)
 	}
-	return number, ended, next, nil
+	return number, ended, nil
 }
 
 // countAll counts the rooms of partitions that a reply names, or waits until another
@@ -417,12 +362,11 @@ func (s *Store) goOnCounting(ctx context.Context, c *counting, p int, number int
 
 // seeToAdmissions gives places back that were not used, or are not any more, and
 // counts the rooms of partitions where that has to be. It says whether there was
-// anything to do, and after what time there is if nobody enters a room, negative for
-// never.
-func (s *Store) seeToAdmissions(ctx context.Context) (changed bool, next time.Duration, err error) {
+// anything to do.
+func (s *Store) seeToAdmissions(ctx context.Context) (changed bool, err error) {
 	r, err := s.run(ctx, "", "", lua.Admissions, []string{s.keys.part(0)}, s.cfg.Partitions, ms(finishAfter), admissionBatch)
 	if err != nil {
-		return false, -1, err
+		return false, err
 	}
 	numbers := make([]int64, s.cfg.Partitions)
 	for p := range numbers {
@@ -430,21 +374,16 @@ func (s *Store) seeToAdmissions(ctx context.Context) (changed bool, next time.Du
 	}
 	overdue := r.placedRooms()
 	if r.err != nil {
-		return false, -1, opErr("admissions", "", r.err)
+		return false, opErr("admissions", "", r.err)
 	}
-	did, nexts := make([]bool, s.cfg.Partitions), make([]time.Duration, s.cfg.Partitions)
+	did := make([]bool, s.cfg.Partitions)
 	err = s.everywhere(s.keys.parts(), func(p int, _ string) error {
-		number, ended, next, err := s.countOut(ctx, p)
-		nexts[p] = next
+		number, ended, err := s.countOut(ctx, p)
 		did[p] = ended > 0
 		if err == nil && (number == 0 || number != numbers[p]) {
 			did[p], err = true, s.count(ctx, p, numbers[p])
 		}
 		return err
 	})
-	next = -1
-	for _, n := range nexts {
-		next = sooner(next, n)
-	}
-	return len(overdue) > 0 || slices.Contains(did, true), next, errors.Join(err, s.lookAfter(ctx, overdue))
+	return len(overdue) > 0 || slices.Contains(did, true), errors.Join(err, s.lookAfter(ctx, overdue))
 }

@@ -36,7 +36,7 @@ const (
 // A todo is what a script lists that is to be done in another slot: a reservation,
 // and what about it.
 type todo struct {
-	what    string // "free", "held", "order", "park", "quit", "stray" or "switch"; see unlist
+	what    string // "free", "held", "order", "park", "quit", "stray" or "switch"
 	user    UserID
 	session SessionID
 	room    RoomID
@@ -45,31 +45,25 @@ type todo struct {
 	detail  string // "order": itself; "park": the generation; "quit": why; "switch": see lib/apart.lua
 }
 
-// unlist takes what a script listed from the end of its reply. ended says that a room
-// has ended, about which nothing is to be done.
-func (r *reply) unlist() (ended bool) {
+// unlist takes what a script listed from the end of its reply.
+func (r *reply) unlist() {
 	n := len(r.fields)
 	if n == 0 {
 		r.fail("no list")
-		return false
+		return
 	}
 	count, err := strconv.Atoi(r.fields[n-1])
 	first := n - 1 - 7*count
 	if err != nil || count < 0 || first < 0 {
 		r.fail("list of " + r.fields[n-1])
-		return false
+		return
 	}
 	for f := r.fields[first : n-1]; len(f) > 0; f = f[7:] {
-		if f[0] == "ended" {
-			ended = true
-			continue
-		}
 		r.listed = append(r.listed, todo{
 			what: f[0], user: UserID(f[1]), session: SessionID(f[2]), room: RoomID(f[3]), ticket: f[4], node: f[5], detail: f[6],
 		})
 	}
 	r.fields = r.fields[:first]
-	return ended
 }
 
 // of gives the user's hash and the prefix of the slot it is in.
@@ -685,7 +679,7 @@ func (s *Store) sweepApart(ctx context.Context, node string, claims []Lapse) (Sw
 	if s.admits() {
 		call, cancel := s.step(ctx)
 		defer cancel()
-		_, _, failed := s.seeToAdmissions(call)
+		_, failed := s.seeToAdmissions(call)
 		err = errors.Join(err, failed)
 	}
 	return done, err

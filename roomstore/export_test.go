@@ -7,6 +7,3 @@ func (s *Store) LookAgainAfter(d time.Duration) { s.secondLook = d }
 
 // TallyBy has counts of a store list so many rooms at a time.
 func (s *Store) TallyBy(rooms int) { s.tallyBatch = rooms }
-
-// FullFor has a store remember for so long that there is no place for another room.
-func (s *Store) FullFor(d time.Duration) { s.places.fullFor = d }

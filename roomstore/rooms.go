@@ -330,9 +330,6 @@ func (s *Store) send(ctx context.Context, script lua.Script, who Session, m Mess
 func (s *Store) Destroy(ctx context.Context, room RoomID) error {
 	_, err := s.run(ctx, string(room), string(room), lua.Destroy,
 		[]string{s.keys.part(s.keys.partition(room))}, string(room))
-	if err == nil {
-		s.RoomEnded()
-	}
 	return err
 }
 

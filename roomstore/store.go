@@ -178,9 +178,7 @@ func (s *Store) call(ctx context.Context, lane, on string, script lua.Script, ke
 		} else {
 			r.status, r.fields = fields[0], fields[1:]
 			if s.cfg.Apart && script.Lists && r.status != "term" {
-				if r.unlist() {
-					s.RoomEnded()
-				}
+				r.unlist()
 			}
 			outcome = r.status
 			err = refusals[r.status]

@@ -338,7 +338,6 @@ func (w *world) expire(room roomstore.RoomID) {
 	at := w.now().UnixMilli() - 1000
 	w.must(w.rdb.HSet(w.ctx(), key, "deadline", at).Err())
 	w.must(w.rdb.ZAdd(w.ctx(), due, redis.Z{Score: float64(at), Member: string(room) + "\x00" + epoch}).Err())
-	w.store.RoomEnded() // what it knows of deadlines would be over, too
 }
 
 // block puts a user on a room's block list, until a time or, with 0, for ever.

@@ -108,11 +108,6 @@ local function give_place(part, id, user_key, user, m)
   list("free", user, m.session, id, ticket, m.node, "")
 end
 
--- tell_end lists that a room has ended: there is a place for another.
-local function tell_end(id)
-  list("ended", "", "", id, "0", "", "")
-end
-
 local function take_place(part, id, room, user_key, user, mine, other)
   if other then
     give_place(part, id, user_key, user, other)

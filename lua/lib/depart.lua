@@ -46,13 +46,12 @@ local function expire(part, id, room, now_ms, delay_ms)
   keep_for(part, id, delay_ms + ORPHAN_MS)
 end
 
--- emptied applies the emptiness rule: destroyed at once, which it says, or after its
--- delay.
+-- emptied applies the emptiness rule: destroyed at once, or after its delay.
 local function emptied(part, id, room, now_ms)
   local delay_ms = tonumber(room.delay) * 1000
   if delay_ms == 0 then
     finish(part, id, room, "emptied", now_ms)
-    return true
+    return
   end
   local k = key(part, "room", id)
   if call("HGET", k, "keep") == "0" then
@@ -105,9 +104,7 @@ local function depart(part, id, room, user_key, user, m, reason, extended, reque
     bequeath(part, id, room, user, now_ms, limits)
   end
   if count == 0 then -- seldom
-    if emptied(part, id, room, now_ms) then
-      tell_end(id)
-    end
+    emptied(part, id, room, now_ms)
   end
   return seq
 end

@@ -73,10 +73,6 @@ local function give_place(part, id, user_key, user, m)
   call("HDEL", user_key, "r:" .. id)
 end
 
--- tell_end is for the caller to know that a room has ended.
-local function tell_end()
-end
-
 -- rooms_of_user counts the rooms a user is in, over all devices. Below the
 -- limit the size of the hash says enough; at the limit each room of the list is
 -- looked at and those the user is no longer in are dropped from it.
