@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/roomgate/roomgate/internal/faultproxy"
-	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/internal/redistest"
 )
 
@@ -97,7 +96,7 @@ func (s *site) open(n int) {
 		g = startGateway(s.t, clusterURL(s.cluster), append([]string{"--partitions=1"}, s.flags...)...)
 	} else {
 		link = faultproxy.StartRedis(s.t, s.server.Addr())
-		g = gatetest.Supervise(s.t, link.Addr(), s.flags...)
+		g = startGateway(s.t, link.Addr(), s.flags...)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

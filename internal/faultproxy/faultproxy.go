@@ -9,6 +9,7 @@ package faultproxy
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -38,6 +39,7 @@ type Proxy struct {
 	lossOf   string // the calls that loss is about have this in them
 	lost     int    // calls, or their answers
 	refusing bool
+	refused  int           // connections
 	held     chan struct{} // closed when carrying goes on; nil: it does
 	ended    bool
 	links    map[*link]struct{}
@@ -57,7 +59,7 @@ func start(t testing.TB, target string, redis bool) *Proxy {
 		t.Fatal(err)
 	}
 	p := &Proxy{target: target, redis: redis, ln: ln, links: map[*link]struct{}{}}
-	p.work.Go(p.accept)
+	p.work.Go(func() { p.accept(t) })
 	t.Cleanup(p.end)
 	return p
 }
@@ -78,6 +80,13 @@ func (p *Proxy) Refuse(yes bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.refusing = yes
+}
+
+// Refused is how many connections have been refused.
+func (p *Proxy) Refused() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refused
 }
 
 // Hold has nothing carried any more, in either direction and by no connection,
@@ -201,10 +210,13 @@ func (p *Proxy) standing() []*link {
 }
 
 // accept serves connections until the listener is closed.
-func (p *Proxy) accept() {
+func (p *Proxy) accept(t testing.TB) {
 	for {
 		client, err := p.ln.Accept()
 		if err != nil {
+			if !errors.Is(err, net.ErrClosed) {
+				t.Errorf("the proxy in front of %s serves no more connections: %v", p.target, err)
+			}
 			return
 		}
 		p.work.Go(func() { p.serve(client) })
@@ -217,6 +229,9 @@ func (p *Proxy) serve(client net.Conn) {
 	l := &link{p: p, client: client}
 	p.mu.Lock()
 	refused := p.refusing || p.ended
+	if refused {
+		p.refused++
+	}
 	p.mu.Unlock()
 	if refused {
 		return
