@@ -27,11 +27,12 @@ const (
 	longestTurn  = 5 * time.Second
 	longestPaced = 10 * time.Second
 
-	// returnEvery is how far apart groups of sessions that come back ask the store, and
-	// groups of those that are to be parked, and so how long one of them may wait for
-	// the others. So many need not.
-	returnEvery  = 100 * time.Millisecond
-	returnAtOnce = 8
+	// How far apart groups of sessions that come back ask the store, and groups of those
+	// that are parked, and so how long one of them may wait for the others. Few need not.
+	// At the pace of endedAPace those are enough to be cheap, and not enough to be heard.
+	returnEvery = 100 * time.Millisecond
+	parkEvery   = 5 * time.Millisecond
+	fewAtOnce   = 8
 	// parkedAtOnce is how many sessions are parked at a time: what waits for Redis
 	// behind them does not wait for long.
 	parkedAtOnce = 64
@@ -74,9 +75,11 @@ func paceOf(aPause float64) time.Duration {
 }
 
 // A turnstile lets those through who come now and then, and has a crowd go on in
-// groups: of those who come within returnEvery all but the first few wait for its end,
+// groups: of those who come within a time all but the first few wait for its end,
 // and next time all do.
 type turnstile struct {
+	every time.Duration
+
 	mu    sync.Mutex
 	began time.Time // the time within which come is counted
 	come  int
@@ -86,13 +89,13 @@ type turnstile struct {
 func (t *turnstile) pass() {
 	t.mu.Lock()
 	now := time.Now()
-	if ago := now.Sub(t.began); ago >= returnEvery {
-		t.crowd = t.come > returnAtOnce && ago < 2*returnEvery
+	if ago := now.Sub(t.began); ago >= t.every {
+		t.crowd = t.come > fewAtOnce && ago < 2*t.every
 		t.began, t.come = now, 0
 	}
 	var wait time.Duration
-	if t.come++; t.crowd || t.come > returnAtOnce {
-		wait = t.began.Add(returnEvery).Sub(now)
+	if t.come++; t.crowd || t.come > fewAtOnce {
+		wait = t.began.Add(t.every).Sub(now)
 	}
 	t.mu.Unlock()
 	time.Sleep(wait)

@@ -21,7 +21,7 @@ import (
 func TestTurnstile(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var gate turnstile
+		gate := turnstile{every: returnEvery}
 		began := time.Now()
 		var mu sync.Mutex
 		groups := map[time.Duration]int{}
@@ -37,7 +37,7 @@ func TestTurnstile(t *testing.T) {
 			}
 			synctest.Wait()
 		}
-		come(returnAtOnce - 1)
+		come(fewAtOnce - 1)
 		time.Sleep(returnEvery / 2)
 		come(1 + 3) // the last of the first, and three too many
 		time.Sleep(returnEvery / 4)
@@ -50,7 +50,7 @@ func TestTurnstile(t *testing.T) {
 		come(1)
 		wg.Wait()
 		want := map[time.Duration]int{
-			0: returnAtOnce - 1, returnEvery / 2: 1, returnEvery: 5, 2 * returnEvery: 3 + 2, 5 * returnEvery: 1,
+			0: fewAtOnce - 1, returnEvery / 2: 1, returnEvery: 5, 2 * returnEvery: 3 + 2, 5 * returnEvery: 1,
 		}
 		if d := cmp.Diff(want, groups); d != "" {
 			t.Errorf("how many passed when (-want +got):\n%s", d)

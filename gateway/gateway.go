@@ -125,8 +125,9 @@ func New(store *roomstore.Store, bus Bus, verifier auth.Verifier, cfg Config) *G
 	g := &Gateway{
 		cfg: cfg, store: store, bus: bus, verifier: verifier, log: cfg.Log,
 		born: time.Now(), open: map[*conn]struct{}{}, sessions: map[roomstore.SessionID]*session{},
-		early:   map[roomstore.SessionID]earlyOrder{},
-		coming:  map[roomstore.SessionID]int{},
+		early:     map[roomstore.SessionID]earlyOrder{},
+		coming:    map[roomstore.SessionID]int{},
+		returning: turnstile{every: returnEvery}, leaving: turnstile{every: parkEvery},
 		parking: make(slots, parkedAtOnce),
 	}
 	g.begins.every, g.begins.spoken = paceOf(admittedAPace), &g.stats.spoken
