@@ -1,9 +1,11 @@
 package roomstore_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -124,6 +126,64 @@ func TestCluster_slotMoves(t *testing.T) {
 			t.Errorf("%s is at seq %d, %d messages were stored", tk.room, at[tk.room].Seq, len(tk.seqs))
 		}
 	}
+}
+
+// A connection to a Cluster is greeted in a few round trips, however many slots there are:
+// gateways make many connections at once.
+func TestCluster_greetsTogether(t *testing.T) {
+	t.Parallel()
+	const parts, most = 64, 8
+	c := redistest.NewCluster(t)
+	prefix := redistest.Prefix()
+	terms := roomstore.NewTerms(prefix, parts)
+	var asked sync.Map // how often each connection has called scripts
+	options := c.Options()
+	options.OnConnect = terms.OnConnect
+	options.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		n := &atomic.Int64{}
+		asked.Store(n, nil)
+		return &countedWrites{conn, n}, nil
+	}
+	rdb := redis.NewClusterClient(options)
+	t.Cleanup(func() { rdb.Close() })
+	calls := runBatcher(t, rdb, roomstore.BatcherConfig{Slots: roomstore.ClusterSlots(prefix, parts), Timeout: 10 * time.Second})
+	roomstore.New(calls, roomstore.Config{Prefix: prefix, Partitions: parts, Apart: true, Terms: terms})
+	if err := rdb.ForEachMaster(t.Context(), func(ctx context.Context, master *redis.Client) error {
+		conn := master.Conn()
+		defer conn.Close()
+		return conn.Ping(ctx).Err()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	connections := 0
+	asked.Range(func(n, _ any) bool {
+		if writes := n.(*atomic.Int64).Load(); writes > most {
+			t.Errorf("a connection has asked %d times, want at most %d", writes, most)
+		} else if writes > 0 {
+			connections++
+		}
+		return true
+	})
+	if connections < len(c.Masters) {
+		t.Errorf("there were %d connections, so this shows nothing", connections)
+	}
+}
+
+// countedWrites counts the writes to a connection that have calls of scripts.
+type countedWrites struct {
+	net.Conn
+	n *atomic.Int64
+}
+
+func (c *countedWrites) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte("evalsha")) || bytes.Contains(b, []byte("eval\r\n")) {
+		c.n.Add(1)
+	}
+	return c.Conn.Write(b)
 }
 
 // A master that dies concerns its own partitions: calls about others go on. When its
