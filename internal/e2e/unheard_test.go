@@ -45,7 +45,7 @@ func TestResume_placeCameBack(t *testing.T) {
 // it was answered as failed.
 func TestRedisAway_entryOfNextLife(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	link := linkTo(t, server)
 	a, b := startGateway(t, link.Addr()), startGateway(t, server.Addr())
 	ana, bo := enroll(a, t, "ana"), enroll(b, t, "bo")
@@ -65,7 +65,7 @@ func TestRedisAway_entryOfNextLife(t *testing.T) {
 	if len(heard) == 1 {
 		ana.hears("R disconnected roomNotExist")
 	}
-	if rdb.HExists(t.Context(), "rg:{0}:info:R", "ana").Val() {
+	if rdb.HExists(t.Context(), roomKey(rdb, "info", "R"), "ana").Val() {
 		t.Error("ana is in R, and does not know")
 	}
 }

@@ -102,7 +102,17 @@ func Start(t testing.TB, redis string, flags ...string) *Gateway {
 	return g
 }
 
+// FlagsOf gives the flags that gateways have on a Redis, at an address or a URL, besides
+// those that all have.
+func FlagsOf(redis string) []string {
+	if strings.Contains(redis, "addr=") && !strings.Contains(redis, "master_name=") {
+		return []string{fmt.Sprintf("--partitions=%d", ClusterPartitions)}
+	}
+	return nil
+}
+
 func flagsFor(redis string, flags []string) []string {
+	flags = append(FlagsOf(redis), flags...)
 	if !strings.Contains(redis, "://") {
 		redis = "redis://" + redis
 	}
