@@ -595,10 +595,17 @@ func (l *lane) exec(ctx context.Context, pipe redis.Pipeliner) error {
 
 // unsent notes in the commands why they have neither a result nor an error. If
 // there was no connection since Redis refused what a new one begins with, as it
-// does while it loads its data, go-redis tells only Exec.
+// does while it loads its data, go-redis tells only Exec. What a node of a Cluster
+// refuses so is as if it had refused the commands: see insist.
 func (l *lane) unsent(why error) {
+	refused := l.b.cluster != nil && elsewhere(why)
 	for _, c := range l.cmds {
-		if cmd, ok := c.(*redis.Cmd); ok && cmd.Err() == nil && cmd.Val() == nil {
+		cmd, ok := c.(*redis.Cmd)
+		switch {
+		case !ok || cmd.Err() != nil || cmd.Val() != nil:
+		case refused:
+			cmd.SetErr(why)
+		default:
 			cmd.SetErr(fmt.Errorf("%w: %v", ErrNotSent, why))
 		}
 	}

@@ -262,6 +262,93 @@ func TestCluster_masterDies(t *testing.T) {
 	}
 }
 
+// A call waits for a node that serves nobody yet, also where there is no connection since
+// it cannot be greeted.
+func TestCluster_greetingRefused(t *testing.T) {
+	t.Parallel()
+	c := redistest.NewCluster(t)
+	prefix := redistest.Prefix()
+	options := c.Options()
+	var refused atomic.Int64
+	options.OnConnect = func(context.Context, *redis.Conn) error {
+		if refused.Add(1) <= 3 {
+			return refusal("CLUSTERDOWN The cluster is down")
+		}
+		return nil
+	}
+	rdb := redis.NewClusterClient(options)
+	t.Cleanup(func() { rdb.Close() })
+	calls := runBatcher(t, rdb, roomstore.BatcherConfig{Slots: roomstore.ClusterSlots(prefix, 1), Timeout: 10 * time.Second})
+	key := prefix + ":{0}:list"
+	if _, err := calls.Do(t.Context(), "", appendScript, []string{key}, []any{"v"}); err != nil || refused.Load() <= 3 {
+		t.Errorf("got %v after %d connections, want that it waits", err, refused.Load())
+	}
+}
+
+// refusal is an answer of Redis.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+func (refusal) RedisError()     {}
+
+// A master that comes back with what it had a while ago stores nothing under the term of
+// before: it would give positions away again. It serves nobody at first, and whoever has
+// connected to it meanwhile may not have greeted it.
+func TestCluster_masterRolledBack(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("it starts a Cluster")
+	}
+	c := redistest.StartCluster(t, 3, false)
+	prefix := redistest.Prefix()
+	terms := roomstore.NewTerms(prefix, 4)
+	options := c.Options()
+	options.OnConnect = terms.OnConnect
+	options.DialTimeout, options.ReadTimeout = time.Second, time.Second
+	rdb := redis.NewClusterClient(options)
+	t.Cleanup(func() { rdb.Close() })
+	calls := runBatcher(t, rdb, roomstore.BatcherConfig{Slots: roomstore.ClusterSlots(prefix, 4), Timeout: time.Second})
+	store := roomstore.New(calls, roomstore.Config{Prefix: prefix, Partitions: 4, Apart: true, Terms: terms})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
+	defer cancel()
+	w := &world{T: t, rdb: rdb, store: store, prefix: prefix, parts: 4, apart: true, end: ctx, sessions: map[roomstore.SessionID]roomstore.Session{}}
+	w.must(store.Greet(ctx))
+	who := w.login("ana", "s1")
+	w.enter(who, "R")
+	n := 0
+	send := func() (roomstore.Sent, error) {
+		n++
+		ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		return store.Send(ctx, who, roomstore.Message{Room: "R", RequestKey: roomstore.RequestKey(fmt.Sprint(n)), ID: fmt.Sprint(n), Payload: "{}"})
+	}
+	master := masterOf(t, c, rdb, w.part("R"))
+	w.must(master.Client(t).Save(ctx).Err())
+	for range 3 {
+		_, err := send()
+		w.must(err)
+	}
+	const enough = 5 // times after all is well again
+	tried := make(chan error, 1000)
+	var over atomic.Bool
+	var trying sync.WaitGroup
+	defer trying.Wait()
+	defer over.Store(true)
+	master.Restart()
+	trying.Go(func() {
+		for !over.Load() && len(tried) < cap(tried) {
+			_, err := send()
+			tried <- err
+		}
+	})
+	c.Settled()
+	for left := len(tried) + enough; left > 0; left-- {
+		if err := <-tried; err == nil {
+			t.Fatal("a message is stored under the term of before")
+		}
+	}
+}
+
 // While a master is away what a slot of another has lost is put back, and calls into
 // it go on; when the replica has taken over, so it is with the slots of that master. Of
 // all other slots nothing is touched.

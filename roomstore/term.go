@@ -86,7 +86,7 @@ func (t *Terms) OnConnect(ctx context.Context, c *redis.Conn) error {
 				_, err = t.greeted(fields, part(knew, i))
 			}
 			switch {
-			case err == nil, elsewhere(err): // this connection is to one of the masters, or to none of them
+			case err == nil, elsewhere(err) && !down(err): // this connection is to one of the masters, or to none of them
 			case redis.HasErrorPrefix(err, "NOSCRIPT"), forbids(err):
 				unknown = append(unknown, i)
 			default:
@@ -98,7 +98,7 @@ func (t *Terms) OnConnect(ctx context.Context, c *redis.Conn) error {
 		}
 		// The server has the script once it was called in full, and whether it may be asked
 		// is known.
-		if _, err := t.greetSlot(ctx, slots[unknown[0]], part(knew, unknown[0]), eval); err != nil && !elsewhere(err) {
+		if _, err := t.greetSlot(ctx, slots[unknown[0]], part(knew, unknown[0]), eval); err != nil && (!elsewhere(err) || down(err)) {
 			return err
 		}
 		left = unknown[1:]
@@ -114,6 +114,14 @@ func elsewhere(err error) bool {
 		}
 	}
 	return false
+}
+
+// down says whether a node of a Cluster answered that it serves nobody, as a master does
+// for two seconds when it has been started. Then it does not say which slots are its own:
+// what is not greeted now would be served by it later, under the term of before.
+func down(err error) bool {
+	answer := redis.Error(nil)
+	return errors.As(err, &answer) && strings.HasPrefix(answer.Error(), "CLUSTERDOWN The cluster is down")
 }
 
 // part gives the term of the slot of a number: where slots lie apart a term is the terms of

@@ -13,7 +13,7 @@ func TestCrowd(t *testing.T) {
 	t.Parallel()
 	const crowd = 150
 	server, rdb := anyRedis(t)
-	a := startGateway(t, server.Addr())
+	a := startGateway(t, server.Addr(), "--rate-limits=false")
 	speaker := enroll(a, t, "speaker")
 	speaker.enter("R")
 	all := make([]*wire, crowd)
@@ -34,7 +34,7 @@ func TestCrowd(t *testing.T) {
 	eventually(t, "all are parked", func() bool {
 		return sizeOf(t, rdb, inPartitions(rdb, "parked")) == crowd
 	})
-	if n := commands(t, rdb)["evalsha"] - before; n > crowd/2 {
+	if n := commands(t, rdb)["evalsha"] - before; n > crowd/2 && server.Cluster == nil { // there the users are in many slots
 		t.Errorf("%d scripts were called when %d links were lost", n, crowd)
 	}
 	for i := range all {

@@ -873,7 +873,7 @@ func (c *chronicle) event(room, payload string) {
 // why not.
 func TestLimits(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := redisServer(t) // the chronicle is in the order of one Redis
 	seed := seedOf(t)
 	for _, partitions := range []int{1, 16} {
 		t.Run(fmt.Sprintf("P=%d", partitions), func(t *testing.T) {

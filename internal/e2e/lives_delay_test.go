@@ -354,7 +354,7 @@ func TestDelay_noGateway(t *testing.T) {
 	eventually(t, "the rooms to be over", func() bool { _, over := book.counts(); return over >= len(rooms) })
 	t.Logf("%.0f rooms of %d were ended by the sweep, %.0f of them before all was asked", b.Metric("roomgate_gateway_rooms_finished_total"), len(rooms), before)
 	bo.ask(protocol.MethodLogout, `{}`, nil)
-	eventually(t, "nothing to be left", func() bool { return len(leftovers(t, rdb, "rg")) == 0 })
+	nothingLeft(t, rdb, "rg")
 	for _, room := range rooms {
 		lives := 1
 		if room == "enter" || room == "create" {
@@ -421,7 +421,7 @@ func TestDelay_orphan(t *testing.T) {
 	eventually(t, "the other end", func() bool { _, over := book.counts(); return over == 2 })
 	bo.settled()
 	bo.ask(protocol.MethodLogout, `{}`, nil)
-	eventually(t, "nothing to be left", func() bool { return len(leftovers(t, rdb, "rg")) == 0 })
+	nothingLeft(t, rdb, "rg")
 	for _, room := range rooms {
 		for _, l := range book.of(room) {
 			if l.ended != 1 {

@@ -300,6 +300,18 @@ func leftovers(t testing.TB, rdb redis.UniversalClient, prefix string) (left []s
 	return left
 }
 
+// nothingLeft waits until there are no leftovers.
+func nothingLeft(t testing.TB, rdb redis.UniversalClient, prefix string) {
+	t.Helper()
+	var left []string
+	defer func() {
+		if t.Failed() {
+			t.Logf("left are %q", left)
+		}
+	}()
+	eventually(t, "nothing to be left", func() bool { left = leftovers(t, rdb, prefix); return len(left) == 0 })
+}
+
 // A lodger begins and ends lives of rooms by all roads, some of rooms that are
 // its own and some of rooms that others are in, too.
 type lodger struct {

@@ -273,7 +273,7 @@ func TestMetrics(t *testing.T) {
 func TestIdle(t *testing.T) {
 	t.Parallel()
 	const people = 1000
-	server, rdb := anyRedis(t)
+	server, rdb := redisServer(t) // TestCluster_idle is about a Cluster
 	g := startGateway(t, server.Addr(), "--partitions=16", "--session-ttl=60s", "--lease-ttl=10s", "--heartbeat-interval=10s",
 		"--drain-window=25s", "--redis-timeout=2s")
 	var here, away []*wire
