@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -87,45 +85,6 @@ func newRates() *rates {
 		messages: rate.NewLimiter(10, 10),
 		commands: rate.NewLimiter(30, 30),
 	}
-}
-
-// accept serves the WebSocket endpoint. It returns when the connection stands;
-// a goroutine of its own waits for the client, so that what net/http keeps for a
-// request is freed.
-func (g *Gateway) accept(w http.ResponseWriter, r *http.Request) {
-	if offered := r.Header.Values("Sec-WebSocket-Protocol"); len(offered) > 0 {
-		var names []string
-		for name := range strings.SplitSeq(strings.Join(offered, ","), ",") {
-			names = append(names, strings.TrimSpace(name))
-		}
-		if !slices.Contains(names, protocol.Subprotocol) {
-			http.Error(w, "none of the subprotocols offered is "+protocol.Subprotocol, http.StatusBadRequest)
-			return
-		}
-	}
-	g.begins.wait() // here and not before, where health checks and backends would wait, too
-	h := &hijacker{ResponseWriter: w, wrap: func(c net.Conn) *socket {
-		s := newSocket(c, g.cfg.QueueBytes)
-		s.out = &g.writers
-		return s
-	}}
-	options := &websocket.AcceptOptions{
-		Subprotocols: []string{protocol.Subprotocol}, OriginPatterns: g.cfg.AllowedOrigins,
-		InsecureSkipVerify: slices.Contains(g.cfg.AllowedOrigins, "*"),
-	}
-	ws, err := websocket.Accept(h, r, options)
-	if err != nil {
-		g.log.Debug("handshake refused", "addr", r.RemoteAddr, "err", err)
-		return // Accept has answered
-	}
-	ws.SetReadLimit(protocol.MaxMessage)
-	c := &conn{g: g, ws: ws, sock: h.socket, gone: make(chan struct{}), said: make(chan struct{})}
-	if !g.add(c) {
-		c.shut(protocol.CloseTryAgainLater, closeReason(g.cfg.ReconnectAfter))
-		return
-	}
-	c.login = time.AfterFunc(g.cfg.LoginTimeout, func() { c.close(protocol.CloseLoginTimeout, "no login in time") })
-	go c.wait() // conns waits for it
 }
 
 // wait is a connection at rest: it waits until the client has sent something, with

@@ -14,7 +14,7 @@ const (
 	// While rooms speak a gateway lets as many connections in in this time, and cleans
 	// up as many whose sockets have closed, for each processor.
 	pause         = time.Millisecond
-	admittedAPace = 0.5
+	admittedAPace = 0.35
 	endedAPace    = 2
 	// calm is how long after the last message they may be more.
 	calm = 100 * time.Millisecond

@@ -141,7 +141,9 @@ func serveRooms(t testing.TB, cfg Config, own *redis.Client, events string, room
 	}
 	defaults(&cfg.DrainWindow, 100*time.Millisecond)
 	s.Gateway = New(store, bus, auth.Dev{}, cfg)
-	server := httptest.NewServer(s.Handler())
+	server := httptest.NewUnstartedServer(s.Handler())
+	server.Listener = s.Listen(server.Listener)
+	server.Start()
 	s.url = "ws" + strings.TrimPrefix(server.URL, "http") + protocol.Path
 
 	backing, release := context.WithCancel(context.Background())

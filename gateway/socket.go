@@ -1,13 +1,11 @@
 package gateway
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"slices"
 	"sync"
@@ -232,7 +230,9 @@ func pongAt(b []byte) (n int, whole bool) {
 }
 
 // received are buffers for what comes from clients, and other small ones.
-var received = sync.Pool{New: func() any { b := make([]byte, 4096); return &b }}
+var received = sync.Pool{New: func() any { b := make([]byte, receivedSize); return &b }}
+
+const receivedSize = 4096
 
 // fetch waits for bytes and puts them behind those that have come, and notes
 // that the client lives. Only half a header or pong may be there already.
@@ -650,43 +650,6 @@ func (s *socket) flushed() {
 	for s.writing && s.err == nil {
 		s.moved.Wait()
 	}
-}
-
-// hijacker hands a WebSocket library the socket in place of the server's
-// connection, with buffers as small as a connection at rest deserves.
-type hijacker struct {
-	http.ResponseWriter
-	wrap   func(net.Conn) *socket
-	socket *socket
-}
-
-const (
-	// kernelBuffer is what the system may hold for a client that does not read,
-	// beside what we do. Left to itself it takes megabytes.
-	kernelBuffer = 256 << 10
-
-	readBuffer  = 16  // what comes is buffered by the socket
-	writeBuffer = 256 // more than a control frame
-)
-
-// Hijack implements [http.Hijacker].
-func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	c, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
-	if err != nil {
-		return nil, nil, err
-	}
-	// What the client sent right behind its handshake is in the server's buffer.
-	early, err := rw.Reader.Peek(rw.Reader.Buffered())
-	if err != nil {
-		c.Close()
-		return nil, nil, err
-	}
-	if tcp, ok := c.(*net.TCPConn); ok {
-		tcp.SetWriteBuffer(kernelBuffer) // if it fails, the system's own bound holds
-	}
-	h.socket = h.wrap(c)
-	h.socket.early = bytes.Clone(early)
-	return h.socket, bufio.NewReadWriter(bufio.NewReaderSize(h.socket, readBuffer), bufio.NewWriterSize(h.socket, writeBuffer)), nil
 }
 
 // pingFrame is an empty ping (RFC 6455, section 5.5.2).

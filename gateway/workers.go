@@ -26,6 +26,10 @@ const idleWorkers = 256
 func (w *workers) do(job func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.stopped {
+		go job() // nobody waits for it here
+		return
+	}
 	last := len(w.idle) - 1
 	if last < 0 {
 		w.running.Go(func() { w.work(job) })

@@ -179,7 +179,7 @@ func serve(ctx context.Context, gw *gateway.Gateway, public, internal net.Listen
 			return nil
 		})
 	}
-	listen(outside, public)
+	listen(outside, gw.Listen(public))
 	listen(inside, internal)
 	err := gw.Run(ctx) // listens for as long as clients are being seen out
 

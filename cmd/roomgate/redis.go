@@ -371,16 +371,18 @@ func checkRedis(ctx context.Context, cfg *Config, options redis.Options, sentine
 	defer cancel()
 	rdb := redis.NewClient(&options)
 	defer rdb.Close()
+	ask := func() (info string, err error) {
+		if sentinels != nil {
+			if err := sentinels.ask(ctx, askedLately); err != nil {
+				return "", err
+			}
+		}
+		return rdb.Info(ctx).Result()
+	}
 	var info string
 	var err error
 	for backoff := 100 * time.Millisecond; ; backoff = min(2*backoff, time.Second) {
-		if sentinels != nil {
-			err = sentinels.ask(ctx, askedLately)
-		}
-		if err == nil {
-			info, err = rdb.Info(ctx).Result()
-		}
-		if err == nil || hopeless(err) {
+		if info, err = ask(); err == nil || hopeless(err) {
 			break
 		}
 		select {

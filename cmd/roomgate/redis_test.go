@@ -16,6 +16,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/roomgate/roomgate/internal/faultproxy"
 	"github.com/roomgate/roomgate/internal/redistest"
 )
 
@@ -91,6 +92,38 @@ func TestOpenRedis_unfit(t *testing.T) {
 	evicting := redistest.Start(t, "--maxmemory-policy", "allkeys-lru")
 	wants(t, reach(t, "redis://"+evicting.Addr()), "maxmemory-policy allkeys-lru", "noeviction")
 	wants(t, unfit(t.Context(), &Config{}, nil, "redis_version:6.2.14\r\nredis_mode:standalone\r\nrole:master\r\n"), "is version 6.2.14, 7.0 or later is needed")
+}
+
+// A Redis, or Sentinels, that do not serve yet are waited for.
+func TestOpenRedis_late(t *testing.T) {
+	t.Parallel()
+	plain, s := redistest.Start(t, "--maxmemory-policy", "noeviction"), redistest.StartSentinel(t)
+	for name, tt := range map[string]struct {
+		addr string
+		url  func(addr string) string
+	}{
+		"redis":    {plain.Addr(), func(addr string) string { return "redis://" + addr }},
+		"sentinel": {s.Sentinels[0].Addr(), func(addr string) string { return redistest.SentinelURL(addr) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			link := faultproxy.Start(t, tt.addr)
+			link.Refuse(true)
+			opened := make(chan error, 1)
+			go func() { opened <- reach(t, tt.url(link.Addr())) }()
+			for link.Refused() == 0 {
+				select {
+				case err := <-opened:
+					t.Fatalf("ended before it was refused: %v", err)
+				case <-time.After(time.Millisecond):
+				}
+			}
+			link.Refuse(false)
+			if err := <-opened; err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 // Sentinels are told from what they watch over, and what they do not know is

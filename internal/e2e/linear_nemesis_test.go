@@ -97,7 +97,7 @@ func (s *site) open(n int) {
 		g = startGateway(s.t, gatetest.ClusterURL(s.cluster.Addrs()), append([]string{"--partitions=1"}, s.flags...)...)
 	} else {
 		link = faultproxy.StartRedis(s.t, s.server.Addr())
-		g = gatetest.Supervise(s.t, link.Addr(), s.flags...)
+		g = startGateway(s.t, link.Addr(), s.flags...)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -9,6 +9,7 @@ package faultproxy
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -38,6 +39,7 @@ type Proxy struct {
 	lossOf   string // the calls that loss is about have this in them
 	lost     int    // calls, or their answers
 	refusing bool
+	refused  int           // connections
 	held     chan struct{} // closed when carrying goes on; nil: it does
 	ended    bool
 	links    map[*link]struct{}
@@ -104,7 +106,7 @@ func start(t testing.TB, target string, redis bool) *Proxy {
 func serving(t testing.TB, doors []door, redis bool) *Proxy {
 	p := &Proxy{redis: redis, doors: doors, links: map[*link]struct{}{}}
 	for _, d := range doors {
-		p.work.Go(func() { p.accept(d) })
+		p.work.Go(func() { p.accept(t, d) })
 	}
 	t.Cleanup(p.end)
 	return p
@@ -134,6 +136,13 @@ func (p *Proxy) Refuse(yes bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.refusing = yes
+}
+
+// Refused is how many connections have been refused.
+func (p *Proxy) Refused() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refused
 }
 
 // Hold has nothing carried any more, in either direction and by no connection,
@@ -257,10 +266,13 @@ func (p *Proxy) standing() []*link {
 }
 
 // accept serves connections until the listener is closed.
-func (p *Proxy) accept(d door) {
+func (p *Proxy) accept(t testing.TB, d door) {
 	for {
 		client, err := d.ln.Accept()
 		if err != nil {
+			if !errors.Is(err, net.ErrClosed) {
+				t.Errorf("the proxy in front of %s serves no more connections: %v", d.target, err)
+			}
 			return
 		}
 		p.work.Go(func() { p.serve(client, d.target) })
@@ -273,6 +285,9 @@ func (p *Proxy) serve(client net.Conn, target string) {
 	l := &link{p: p, client: client}
 	p.mu.Lock()
 	refused := p.refusing || p.ended
+	if refused {
+		p.refused++
+	}
 	p.mu.Unlock()
 	if refused {
 		return

@@ -113,7 +113,7 @@ func silent(t *testing.T, c net.Conn) {
 func TestStartCluster(t *testing.T) {
 	t.Parallel()
 	targets := []string{serve(t, says("+a\r\n")), serve(t, says("+b\r\n"))}
-	p := StartCluster(t, targets)
+	p := faultproxy.StartCluster(t, targets)
 	addrs := p.Addrs()
 	if len(addrs) != len(targets) {
 		t.Fatalf("it listens at %q, want as many as %q", addrs, targets)

@@ -97,7 +97,15 @@ type Gateway struct {
 // is ready. Flags given replace those of the same name that all gateways get.
 func Start(t testing.TB, redis string, flags ...string) *Gateway {
 	t.Helper()
-	g := Launch(t, flagsFor(redis, flags))
+	flags = append(FlagsOf(redis), flags...)
+	if !strings.Contains(redis, "://") {
+		redis = "redis://" + redis
+	}
+	g := Launch(t, append([]string{
+		"--dev", "--redis-url=" + redis, "--redis-timeout=1s",
+		fmt.Sprintf("--session-ttl=%v", SessionTTL), fmt.Sprintf("--lease-ttl=%v", LeaseTTL),
+		fmt.Sprintf("--heartbeat-interval=%v", Heartbeat), fmt.Sprintf("--drain-window=%v", Drain),
+	}, flags...))
 	Eventually(t, "the gateway to be ready", g.Ready)
 	return g
 }
@@ -111,51 +119,9 @@ func FlagsOf(redis string) []string {
 	return nil
 }
 
-func flagsFor(redis string, flags []string) []string {
-	flags = append(FlagsOf(redis), flags...)
-	if !strings.Contains(redis, "://") {
-		redis = "redis://" + redis
-	}
-	return append([]string{
-		"--dev", "--redis-url=" + redis, "--redis-timeout=1s",
-		fmt.Sprintf("--session-ttl=%v", SessionTTL), fmt.Sprintf("--lease-ttl=%v", LeaseTTL),
-		fmt.Sprintf("--heartbeat-interval=%v", Heartbeat), fmt.Sprintf("--drain-window=%v", Drain),
-	}, flags...)
-}
-
-// supervised is how often Supervise starts a gateway at most.
-const supervised = 3
-
-// Supervise is Start for where Redis may be slow to answer: a gateway that ends because it
-// had no answer for as long as it waits is started again, as docker-compose.yml has it.
-func Supervise(t testing.TB, redis string, flags ...string) *Gateway {
-	t.Helper()
-	for i := 1; ; i++ {
-		g, err := launch(t, flagsFor(redis, flags))
-		if err == nil {
-			Eventually(t, "the gateway to be ready", g.Ready)
-			return g
-		}
-		if i == supervised || !strings.Contains(err.Error(), " does not answer: ") {
-			t.Fatal(err)
-		}
-		t.Logf("started again: %v", err)
-	}
-}
-
 // Launch starts a gateway and returns when it listens. "--no-dev" takes the
 // flag --dev away.
 func Launch(t testing.TB, flags []string) *Gateway {
-	t.Helper()
-	g, err := launch(t, flags)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return g
-}
-
-// launch is Launch for a gateway that may end instead; err is what it said.
-func launch(t testing.TB, flags []string) (*Gateway, error) {
 	t.Helper()
 	path, err := binary()
 	if err != nil {
@@ -203,10 +169,9 @@ func launch(t testing.TB, flags []string) (*Gateway, error) {
 			t.Logf("gateway %d at %s said:\n%s", g.Cmd.Process.Pid, g.Addr, g.Out.Tail(150))
 		}
 	})
-	over := false
 	Eventually(t, "the gateway to listen", func() bool {
-		if over = g.Over(); over {
-			return true
+		if g.Over() {
+			t.Fatalf("gateway %q ended:\n%s", args, g.Out.Tail(50))
 		}
 		line, ok := g.Said("listening")
 		if ok {
@@ -214,10 +179,7 @@ func launch(t testing.TB, flags []string) (*Gateway, error) {
 		}
 		return ok
 	})
-	if over {
-		return nil, fmt.Errorf("gateway %q ended:\n%s", args, g.Out.Tail(50))
-	}
-	return g, nil
+	return g
 }
 
 // URL is what clients connect to.
