@@ -77,11 +77,15 @@ func TestChaos(t *testing.T) {
 		first = 1 + rand.Uint64N(1_000_000)
 	}
 	t.Logf("SEED=%d", first)
+	world, flags := "", ""
+	if *onCluster {
+		world, flags = " CLUSTER=1", " -cluster"
+	}
 	if *playFor > 0 {
 		began := time.Now()
 		for n := first; !t.Failed() && (n == first || time.Since(began) < *playFor); n++ {
 			t.Run(fmt.Sprintf("seed=%d", n), func(t *testing.T) {
-				playWorld(t, n, fmt.Sprintf("make chaos SEED=%d FOR=1s", n), known(), 8)
+				playWorld(t, n, fmt.Sprintf("make chaos SEED=%d FOR=1s%s", n, world), known(), 8)
 			})
 		}
 		return
@@ -89,14 +93,14 @@ func TestChaos(t *testing.T) {
 	for _, n := range []uint64{2, 3} {
 		t.Run(fmt.Sprintf("seed=%d", n), func(t *testing.T) {
 			t.Parallel()
-			again := fmt.Sprintf("go test -run 'TestChaos/^seed=%d$' ./internal/chaos", n)
+			again := fmt.Sprintf("go test -run 'TestChaos/^seed=%d$' ./internal/chaos%s", n, flags)
 			playWorld(t, n, again, named(t, shares[n]...), 3)
 		})
 	}
 	if *onCluster {
 		t.Run("a Cluster's own", func(t *testing.T) {
 			t.Parallel()
-			playWorld(t, first, fmt.Sprintf("go test -run \"TestChaos/own\" ./internal/chaos -cluster -seed=%d", first), clusterFaults, 3)
+			playWorld(t, first, fmt.Sprintf("go test -run TestChaos/own ./internal/chaos -cluster -seed=%d", first), clusterFaults, 3)
 		})
 	}
 	t.Run("random", func(t *testing.T) {
@@ -107,7 +111,7 @@ func TestChaos(t *testing.T) {
 		for _, i := range r.Perm(len(all))[:6] {
 			some = append(some, all[i])
 		}
-		playWorld(t, first, fmt.Sprintf("go test -run 'TestChaos/^random$' ./internal/chaos -seed=%d", first), some, 3)
+		playWorld(t, first, fmt.Sprintf("go test -run 'TestChaos/^random$' ./internal/chaos%s -seed=%d", flags, first), some, 3)
 	})
 }
 
