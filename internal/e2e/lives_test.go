@@ -291,8 +291,8 @@ func leftovers(t testing.TB, rdb redis.UniversalClient, prefix string) (left []s
 		switch {
 		case key == prefix+":nodes" || key == prefix+":partitions":
 		case key == prefix+":{0}:nodes" || kind == "partitions":
-		case slices.Contains([]string{"clock", "dead", "term", "origin"}, kind):
-		case (kind == "did" || kind == "gone" || kind == "gateway") && rdb.PTTL(t.Context(), key).Val() > 0:
+		case slices.Contains([]string{"clock", "dead", "term", "origin", "admissions"}, kind):
+		case slices.Contains([]string{"did", "gone", "gateway", "barred"}, kind) && rdb.PTTL(t.Context(), key).Val() > 0:
 		default:
 			left = append(left, key)
 		}
