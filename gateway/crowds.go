@@ -27,9 +27,10 @@ const (
 	longestTurn  = 5 * time.Second
 	longestPaced = 10 * time.Second
 
-	// returnEvery is how far apart groups of sessions that come back ask the store,
-	// and so how long one of them may wait for the others. So many need not.
-	returnEvery  = 50 * time.Millisecond
+	// returnEvery is how far apart groups of sessions that come back ask the store, and
+	// groups of those that are to be parked, and so how long one of them may wait for
+	// the others. So many need not.
+	returnEvery  = 100 * time.Millisecond
 	returnAtOnce = 8
 	// parkedAtOnce is how many sessions are parked at a time: what waits for Redis
 	// behind them does not wait for long.

@@ -228,21 +228,30 @@ func TestGateway_parking(t *testing.T) {
 	s.until("ana is parked", func() bool { return parked("3") })
 }
 
-// Sessions that come back are gathered where the store asks for several as one, and only
-// there: where slots lie apart they would wait for nothing.
-func TestGateway_returning(t *testing.T) {
+// Sessions that come back, and those that are parked, are gathered where the store asks
+// for several as one, and only there: where slots lie apart they would wait for nothing.
+func TestGateway_gathers(t *testing.T) {
 	t.Parallel()
 	for _, apart := range []bool{false, true} {
 		rdb := redistest.New(t)
 		s := serveRooms(t, Config{}, rdb, rdb.Options().Addr, roomstore.Config{Partitions: 4, Apart: apart})
+		gathered := func(what string, by *turnstile) {
+			t.Helper()
+			by.mu.Lock()
+			defer by.mu.Unlock()
+			if gathered := by.come > 0; gathered == apart {
+				t.Errorf("apart %t: %s: gathered %t", apart, what, gathered)
+			}
+		}
 		c := s.dial()
 		c.send(protocol.MethodLogin, `{"userID":"ana","resume":{"sessionID":"s","rooms":[]}}`)
 		c.hears("answer 1")
-		s.returning.mu.Lock()
-		gathered := s.returning.come > 0
-		s.returning.mu.Unlock()
-		if gathered == apart {
-			t.Errorf("apart %t: gathered %t", apart, gathered)
-		}
+		gathered("coming back", &s.returning)
+		c.ws.CloseNow()
+		s.until("ana is parked", func() bool {
+			keys, err := s.rdb.Keys(t.Context(), s.prefix+":*:parked").Result()
+			return err == nil && len(keys) == 1
+		})
+		gathered("parking", &s.leaving)
 	}
 }

@@ -74,8 +74,9 @@ type Gateway struct {
 	stats    Stats
 	born     time.Time
 
-	returning turnstile // of sessions
-	parking   slots     // for sessions whose sockets have closed
+	returning turnstile // for sessions whose clients are back
+	leaving   turnstile // for sessions whose sockets have closed, before parking
+	parking   slots     // for them
 	begins    pacer     // for those who connect
 	ends      pacer     // for connections whose sockets have closed
 

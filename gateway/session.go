@@ -164,6 +164,9 @@ func (g *Gateway) park(ctx context.Context, who roomstore.Session, silent time.D
 	if slow {
 		park = g.store.ParkSlow
 	}
+	if !g.store.Apart() { // where nothing is asked in groups
+		g.leaving.pass()
+	}
 	g.untilKnown(ctx, who, func(ctx context.Context) error {
 		// Not for longer than one attempt: where slots lie apart, one may be away.
 		if !g.parking.take(ctx) {
