@@ -18,7 +18,7 @@ run: ## run one gateway for development on :8080, with an embedded Redis
 	$(GO) run ./cmd/roomgate --dev
 
 # Tests of the whole that make cluster runs on a Redis Cluster; all that can do with -cluster alone.
-ONCLUSTER = ^Test(Operations|Rooms_model|LinkLost_.*|LeaveAllRoom|RoomAttributes_order|RollingRestart|RequestKey_.*|Overlap_.*|Switch_.*|Resume_.*)$$
+ONCLUSTER = ^Test(Operations|Rooms_model|LinkLost_.*|LeaveAllRoom|RoomAttributes_order|RollingRestart|RequestKey_.*|Overlap_.*|Switch_.*|Resume_.*|Killed_switching|GatewayDies|Devices_(enterAtOnce|loginsAtOnce|orderLost|replaced.*))$$
 
 .PHONY: test
 test: ## run everything that has to pass before a commit; installs what it needs
@@ -77,9 +77,9 @@ fuzz: ## fuzz every fuzz test for FUZZTIME (10s)
 
 FOR ?= 10m
 .PHONY: chaos
-chaos: ## let everything go wrong under load, FOR a time (10m); SEED=n repeats a world
+chaos: ## let everything go wrong under load, FOR a time (10m); SEED=n repeats a world; CLUSTER=1: on a Redis Cluster
 	@.ci/tools
-	ROOMGATE_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 0 -run '^TestChaos$$' ./internal/chaos -for $(FOR) $(if $(SEED),-seed $(SEED))
+	ROOMGATE_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 0 -run '^TestChaos$$' ./internal/chaos -for $(FOR) $(if $(SEED),-seed $(SEED)) $(if $(CLUSTER),-cluster)
 
 .PHONY: lint
 lint: ## vet and staticcheck

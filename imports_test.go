@@ -72,7 +72,7 @@ var allowed = map[string][]string{
 	"internal/apitest":    {"net/http", openapi, openapiValidator},
 	"internal/faultproxy": {},
 	"internal/freeport":   {},
-	"internal/gatetest":   {"net/http", goleak},
+	"internal/gatetest":   {"net/http", goleak, goredis, module + "internal/faultproxy", module + "internal/redistest"},
 	"internal/redistest":  {goredis, miniredis, module + "internal/freeport"},
 }
 

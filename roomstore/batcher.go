@@ -95,7 +95,17 @@ type Batcher struct {
 	// On Redis Cluster.
 	cluster *redis.ClusterClient
 	bySlot  map[string]*lane // by what keys begin with; "" for all others
-	masters sync.Map         // *redis.Client → *sync.RWMutex, lane.inFlight
+	masters sync.Map         // *redis.Client → *server
+}
+
+// server is what the lanes of one Redis share.
+type server struct {
+	loaded atomic.Uint64 // the version of the scripts that it has
+
+	// inFlight is held shared while a pipeline is under way, and alone while sources
+	// are. Otherwise what one lane loads would let the rest of another's pipeline succeed
+	// behind calls of it that did not.
+	inFlight sync.RWMutex
 }
 
 // lane is a queue of calls and the pipelines made of it.
@@ -109,12 +119,7 @@ type lane struct {
 
 	// Owned by the lane's goroutine.
 	rdb    redis.UniversalClient // that the batch goes to
-	loaded uint64                // the version of the scripts that it has
-
-	// inFlight is held shared while a pipeline to rdb is under way, and alone while
-	// sources are. Otherwise what one lane loads would let the rest of another's
-	// pipeline succeed behind calls of it that did not.
-	inFlight *sync.RWMutex
+	server *server               // which that is
 
 	batch []*call
 	cmds  []redis.Cmder
@@ -164,9 +169,9 @@ func NewBatcher(rdb redis.UniversalClient, cfg BatcherConfig) *Batcher {
 		}
 		return b
 	}
-	var inFlight sync.RWMutex
+	one := &server{}
 	for range cfg.Lanes {
-		b.lanes = append(b.lanes, &lane{b: b, rdb: rdb, inFlight: &inFlight, wake: make(chan struct{}, 1)})
+		b.lanes = append(b.lanes, &lane{b: b, rdb: rdb, server: one, wake: make(chan struct{}, 1)})
 	}
 	return b
 }
@@ -564,13 +569,11 @@ func (l *lane) attempt(ctx context.Context, chosen func(redis.Cmder) bool) {
 			return
 		}
 	}
-	if version := l.b.version.Load(); version != l.loaded && l.load(ctx) == nil {
-		l.loaded = version
-	}
+	l.load(ctx)
 	choose()
-	l.inFlight.RLock()
+	l.server.inFlight.RLock()
 	l.exec(ctx, l.rdb.Pipeline())
-	l.inFlight.RUnlock()
+	l.server.inFlight.RUnlock()
 	if l.unknown() {
 		l.resend(ctx)
 	}
@@ -592,24 +595,39 @@ func (l *lane) exec(ctx context.Context, pipe redis.Pipeliner) error {
 
 // unsent notes in the commands why they have neither a result nor an error. If
 // there was no connection since Redis refused what a new one begins with, as it
-// does while it loads its data, go-redis tells only Exec.
+// does while it loads its data, go-redis tells only Exec. What a node of a Cluster
+// refuses so is as if it had refused the commands: see insist.
 func (l *lane) unsent(why error) {
+	refused := l.b.cluster != nil && elsewhere(why)
 	for _, c := range l.cmds {
-		if cmd, ok := c.(*redis.Cmd); ok && cmd.Err() == nil && cmd.Val() == nil {
+		cmd, ok := c.(*redis.Cmd)
+		switch {
+		case !ok || cmd.Err() != nil || cmd.Val() != nil:
+		case refused:
+			cmd.SetErr(why)
+		default:
 			cmd.SetErr(fmt.Errorf("%w: %v", ErrNotSent, why))
 		}
 	}
 }
 
-// load gives Redis all scripts. As in resend they come in one transaction, so
-// that Redis never knows some and has forgotten others.
-func (l *lane) load(ctx context.Context) error {
-	l.inFlight.Lock()
-	defer l.inFlight.Unlock()
-	if l.cmds = l.b.loads(ctx); len(l.cmds) == 0 {
-		return nil
+// load gives Redis all scripts if it may lack some. As in resend they come in one
+// transaction, so that Redis never knows some and has forgotten others. The first lane
+// does it for all of that server: each for itself, they would hold it up for longer than
+// a pipeline may take, and then begin anew.
+func (l *lane) load(ctx context.Context) {
+	version := l.b.version.Load()
+	if l.server.loaded.Load() >= version {
+		return
 	}
-	return l.exec(ctx, l.rdb.TxPipeline())
+	l.server.inFlight.Lock()
+	defer l.server.inFlight.Unlock()
+	if l.server.loaded.Load() >= version {
+		return
+	}
+	if l.cmds = l.b.loads(ctx); len(l.cmds) == 0 || l.exec(ctx, l.rdb.TxPipeline()) == nil {
+		l.server.loaded.Store(version)
+	}
 }
 
 // unknown leaves in cmds those that call a script which Redis does not know and
@@ -638,8 +656,8 @@ func (l *lane) unknown() bool {
 
 // resend sends calls again by source, behind all other scripts.
 func (l *lane) resend(ctx context.Context) {
-	l.inFlight.Lock()
-	defer l.inFlight.Unlock()
+	l.server.inFlight.Lock()
+	defer l.server.inFlight.Unlock()
 	l.cmds = append(l.b.loads(ctx), l.cmds...)
 	l.exec(ctx, l.rdb.TxPipeline())
 }

@@ -169,6 +169,32 @@ func TestBatcher_Register(t *testing.T) {
 	}
 }
 
+// Redis is given the scripts once, however many lanes come to it at once.
+func TestBatcher_Register_once(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	rdb := s.Client(t)
+	b := roomstore.NewBatcher(rdb, roomstore.BatcherConfig{Lanes: 16})
+	b.Register(appendScript, failScript)
+	s.Pause()
+	defer start(t, b)()
+	var callers sync.WaitGroup
+	for i := range 64 {
+		callers.Go(func() {
+			key := strconv.Itoa(i)
+			if _, err := b.Do(t.Context(), key, appendScript, []string{key}, []any{"v"}); err != nil {
+				t.Errorf("call %d: %v", i, err)
+			}
+		})
+	}
+	s.Resume()
+	callers.Wait()
+	info, err := rdb.Info(t.Context(), "commandstats").Result()
+	if want := "cmdstat_script|load:calls=2,"; err != nil || !strings.Contains(info, want) {
+		t.Errorf("%v, got %s, want %q in it", err, info, want)
+	}
+}
+
 // What Redis answers to one call does not touch its neighbours in the pipeline.
 func TestBatcher_errorOfOneCall(t *testing.T) {
 	t.Parallel()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -33,8 +32,8 @@ func (l *lane) find(ctx context.Context) error {
 		return err
 	}
 	if l.rdb != redis.UniversalClient(master) {
-		held, _ := l.b.masters.LoadOrStore(master, &sync.RWMutex{})
-		l.rdb, l.loaded, l.inFlight = master, 0, held.(*sync.RWMutex)
+		known, _ := l.b.masters.LoadOrStore(master, &server{})
+		l.rdb, l.server = master, known.(*server)
 	}
 	return nil
 }

@@ -1,9 +1,11 @@
 package roomstore_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -126,6 +128,64 @@ func TestCluster_slotMoves(t *testing.T) {
 	}
 }
 
+// A connection to a Cluster is greeted in a few round trips, however many slots there are:
+// gateways make many connections at once.
+func TestCluster_greetsTogether(t *testing.T) {
+	t.Parallel()
+	const parts, most = 64, 8
+	c := redistest.NewCluster(t)
+	prefix := redistest.Prefix()
+	terms := roomstore.NewTerms(prefix, parts)
+	var asked sync.Map // how often each connection has called scripts
+	options := c.Options()
+	options.OnConnect = terms.OnConnect
+	options.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		n := &atomic.Int64{}
+		asked.Store(n, nil)
+		return &countedWrites{conn, n}, nil
+	}
+	rdb := redis.NewClusterClient(options)
+	t.Cleanup(func() { rdb.Close() })
+	calls := runBatcher(t, rdb, roomstore.BatcherConfig{Slots: roomstore.ClusterSlots(prefix, parts), Timeout: 10 * time.Second})
+	roomstore.New(calls, roomstore.Config{Prefix: prefix, Partitions: parts, Apart: true, Terms: terms})
+	if err := rdb.ForEachMaster(t.Context(), func(ctx context.Context, master *redis.Client) error {
+		conn := master.Conn()
+		defer conn.Close()
+		return conn.Ping(ctx).Err()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	connections := 0
+	asked.Range(func(n, _ any) bool {
+		if writes := n.(*atomic.Int64).Load(); writes > most {
+			t.Errorf("a connection has asked %d times, want at most %d", writes, most)
+		} else if writes > 0 {
+			connections++
+		}
+		return true
+	})
+	if connections < len(c.Masters) {
+		t.Errorf("there were %d connections, so this shows nothing", connections)
+	}
+}
+
+// countedWrites counts the writes to a connection that have calls of scripts.
+type countedWrites struct {
+	net.Conn
+	n *atomic.Int64
+}
+
+func (c *countedWrites) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte("evalsha")) || bytes.Contains(b, []byte("eval\r\n")) {
+		c.n.Add(1)
+	}
+	return c.Conn.Write(b)
+}
+
 // A master that dies concerns its own partitions: calls about others go on. When its
 // replica has taken over, its slots have a new term, which the others do not.
 func TestCluster_masterDies(t *testing.T) {
@@ -198,6 +258,93 @@ func TestCluster_masterDies(t *testing.T) {
 		}
 		if len(tk.seqs) == 0 {
 			t.Errorf("%s: nothing was stored", tk.room)
+		}
+	}
+}
+
+// A call waits for a node that serves nobody yet, also where there is no connection since
+// it cannot be greeted.
+func TestCluster_greetingRefused(t *testing.T) {
+	t.Parallel()
+	c := redistest.NewCluster(t)
+	prefix := redistest.Prefix()
+	options := c.Options()
+	var refused atomic.Int64
+	options.OnConnect = func(context.Context, *redis.Conn) error {
+		if refused.Add(1) <= 3 {
+			return refusal("CLUSTERDOWN The cluster is down")
+		}
+		return nil
+	}
+	rdb := redis.NewClusterClient(options)
+	t.Cleanup(func() { rdb.Close() })
+	calls := runBatcher(t, rdb, roomstore.BatcherConfig{Slots: roomstore.ClusterSlots(prefix, 1), Timeout: 10 * time.Second})
+	key := prefix + ":{0}:list"
+	if _, err := calls.Do(t.Context(), "", appendScript, []string{key}, []any{"v"}); err != nil || refused.Load() <= 3 {
+		t.Errorf("got %v after %d connections, want that it waits", err, refused.Load())
+	}
+}
+
+// refusal is an answer of Redis.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+func (refusal) RedisError()     {}
+
+// A master that comes back with what it had a while ago stores nothing under the term of
+// before: it would give positions away again. It serves nobody at first, and whoever has
+// connected to it meanwhile may not have greeted it.
+func TestCluster_masterRolledBack(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("it starts a Cluster")
+	}
+	c := redistest.StartCluster(t, 3, false)
+	prefix := redistest.Prefix()
+	terms := roomstore.NewTerms(prefix, 4)
+	options := c.Options()
+	options.OnConnect = terms.OnConnect
+	options.DialTimeout, options.ReadTimeout = time.Second, time.Second
+	rdb := redis.NewClusterClient(options)
+	t.Cleanup(func() { rdb.Close() })
+	calls := runBatcher(t, rdb, roomstore.BatcherConfig{Slots: roomstore.ClusterSlots(prefix, 4), Timeout: time.Second})
+	store := roomstore.New(calls, roomstore.Config{Prefix: prefix, Partitions: 4, Apart: true, Terms: terms})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
+	defer cancel()
+	w := &world{T: t, rdb: rdb, store: store, prefix: prefix, parts: 4, apart: true, end: ctx, sessions: map[roomstore.SessionID]roomstore.Session{}}
+	w.must(store.Greet(ctx))
+	who := w.login("ana", "s1")
+	w.enter(who, "R")
+	n := 0
+	send := func() (roomstore.Sent, error) {
+		n++
+		ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		return store.Send(ctx, who, roomstore.Message{Room: "R", RequestKey: roomstore.RequestKey(fmt.Sprint(n)), ID: fmt.Sprint(n), Payload: "{}"})
+	}
+	master := masterOf(t, c, rdb, w.part("R"))
+	w.must(master.Client(t).Save(ctx).Err())
+	for range 3 {
+		_, err := send()
+		w.must(err)
+	}
+	const enough = 5 // times after all is well again
+	tried := make(chan error, 1000)
+	var over atomic.Bool
+	var trying sync.WaitGroup
+	defer trying.Wait()
+	defer over.Store(true)
+	master.Restart()
+	trying.Go(func() {
+		for !over.Load() && len(tried) < cap(tried) {
+			_, err := send()
+			tried <- err
+		}
+	})
+	c.Settled()
+	for left := len(tried) + enough; left > 0; left-- {
+		if err := <-tried; err == nil {
+			t.Fatal("a message is stored under the term of before")
 		}
 	}
 }

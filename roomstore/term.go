@@ -64,12 +64,44 @@ func (t *Terms) OnConnect(ctx context.Context, c *redis.Conn) error {
 		return err
 	}
 	knew, _ := t.current()
-	for i, slot := range t.keys.slots() {
-		// This connection is to one of the masters, or to none of them.
-		_, err := t.greetSlot(ctx, slot, part(knew, i), eval)
-		if err != nil && !elsewhere(err) {
+	slots := t.keys.slots()
+	left := make([]int, len(slots))
+	for i := range left {
+		left[i] = i
+	}
+	// They go together: one after the other would be a hundred round trips for a connection,
+	// and a gateway makes many at once.
+	for len(left) > 0 {
+		pipeline := c.Pipeline()
+		said := make([]*redis.Cmd, len(left))
+		for n, i := range left {
+			keys, args := t.greeting(slots[i], part(knew, i), !t.mute.Load())
+			said[n] = lua.Greet.EvalSha(ctx, pipeline, keys, args...)
+		}
+		pipeline.Exec(ctx) // each has an answer of its own, or how it failed
+		var unknown []int
+		for n, i := range left {
+			fields, err := said[n].StringSlice()
+			if err == nil {
+				_, err = t.greeted(fields, part(knew, i))
+			}
+			switch {
+			case err == nil, elsewhere(err) && !down(err): // this connection is to one of the masters, or to none of them
+			case redis.HasErrorPrefix(err, "NOSCRIPT"), forbids(err):
+				unknown = append(unknown, i)
+			default:
+				return opErr(lua.Greet.Name, "", err)
+			}
+		}
+		if len(unknown) == 0 {
+			break
+		}
+		// The server has the script once it was called in full, and whether it may be asked
+		// is known.
+		if _, err := t.greetSlot(ctx, slots[unknown[0]], part(knew, unknown[0]), eval); err != nil && (!elsewhere(err) || down(err)) {
 			return err
 		}
+		left = unknown[1:]
 	}
 	return nil
 }
@@ -82,6 +114,14 @@ func elsewhere(err error) bool {
 		}
 	}
 	return false
+}
+
+// down says whether a node of a Cluster answered that it serves nobody, as a master does
+// for two seconds when it has been started. Then it does not say which slots are its own:
+// what is not greeted now would be served by it later, under the term of before.
+func down(err error) bool {
+	answer := redis.Error(nil)
+	return errors.As(err, &answer) && strings.HasPrefix(answer.Error(), "CLUSTERDOWN The cluster is down")
 }
 
 // part gives the term of the slot of a number: where slots lie apart a term is the terms of
@@ -198,24 +238,37 @@ func (t *Terms) greet(ctx context.Context, eval func(context.Context, []string, 
 }
 
 func (t *Terms) greetSlot(ctx context.Context, slot, knew string, eval func(context.Context, []string, []any) ([]string, error)) (Greeting, error) {
-	say := func(ask string) ([]string, error) {
-		return eval(ctx, []string{t.keys.partitionsKey(slot), t.keys.term(slot), t.keys.origin(slot), t.keys.control(slot)},
-			[]any{t.keys.partitions, knew, rand.Text(), ms(t.settle), ask})
+	say := func(ask bool) ([]string, error) {
+		keys, args := t.greeting(slot, knew, ask)
+		return eval(ctx, keys, args)
 	}
-	ask := "1"
-	if t.mute.Load() {
-		ask = "0"
-	}
+	ask := !t.mute.Load()
 	fields, err := say(ask)
-	if ask == "1" && forbids(err) {
+	if ask && forbids(err) {
 		// Some services do not let clients ask; then only a lack of data shows.
-		if fields, err = say("0"); err == nil {
+		if fields, err = say(false); err == nil {
 			t.mute.Store(true)
 		}
 	}
 	if err != nil {
 		return Greeting{}, &OpError{Op: lua.Greet.Name, Err: err}
 	}
+	return t.greeted(fields, knew)
+}
+
+// greeting gives what a slot is greeted with; ask says whether its server is asked for
+// its run_id.
+func (t *Terms) greeting(slot, knew string, ask bool) (keys []string, args []any) {
+	asked := "0"
+	if ask {
+		asked = "1"
+	}
+	return []string{t.keys.partitionsKey(slot), t.keys.term(slot), t.keys.origin(slot), t.keys.control(slot)},
+		[]any{t.keys.partitions, knew, rand.Text(), ms(t.settle), asked}
+}
+
+// greeted reads what a slot has answered.
+func (t *Terms) greeted(fields []string, knew string) (Greeting, error) {
 	r := &reply{fields: fields}
 	switch r.status = r.text(); r.status {
 	case "ok":

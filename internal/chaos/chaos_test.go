@@ -5,7 +5,7 @@
 //
 // A world is one deployment: three gateways as processes of their own, each
 // with a proxy between it and Redis and one between it and half of the clients,
-// a redis-server, and ten users with clients of the Go SDK. The users enter and
+// a redis-server, or with -cluster three that are a Cluster, and ten users with clients of the Go SDK. The users enter and
 // leave rooms, talk, lose their links, go away and come back, log out, and have
 // each other kicked and rooms destroyed through the server API. Meanwhile
 // faults happen, one or two at a time. In between the load pauses, all comes to
@@ -43,6 +43,8 @@ import (
 )
 
 var (
+	onCluster = flag.Bool("cluster", false, "on a Redis Cluster of three masters, with 64 partitions")
+
 	playFor = flag.Duration("for", 0, "play worlds for so long, instead of the few of the short form")
 	seed    = flag.Uint64("seed", 0, "of the first world; 0: a random one")
 )
@@ -75,11 +77,15 @@ func TestChaos(t *testing.T) {
 		first = 1 + rand.Uint64N(1_000_000)
 	}
 	t.Logf("SEED=%d", first)
+	world, flags := "", ""
+	if *onCluster {
+		world, flags = " CLUSTER=1", " -cluster"
+	}
 	if *playFor > 0 {
 		began := time.Now()
 		for n := first; !t.Failed() && (n == first || time.Since(began) < *playFor); n++ {
 			t.Run(fmt.Sprintf("seed=%d", n), func(t *testing.T) {
-				playWorld(t, n, fmt.Sprintf("make chaos SEED=%d FOR=1s", n), faults, 8)
+				playWorld(t, n, fmt.Sprintf("make chaos SEED=%d FOR=1s%s", n, world), known(), 8)
 			})
 		}
 		return
@@ -87,18 +93,25 @@ func TestChaos(t *testing.T) {
 	for _, n := range []uint64{2, 3} {
 		t.Run(fmt.Sprintf("seed=%d", n), func(t *testing.T) {
 			t.Parallel()
-			again := fmt.Sprintf("go test -run 'TestChaos/^seed=%d$' ./internal/chaos", n)
+			again := fmt.Sprintf("go test -run 'TestChaos/^seed=%d$' ./internal/chaos%s", n, flags)
 			playWorld(t, n, again, named(t, shares[n]...), 3)
+		})
+	}
+	if *onCluster {
+		t.Run("a Cluster's own", func(t *testing.T) {
+			t.Parallel()
+			playWorld(t, first, fmt.Sprintf("go test -run TestChaos/own ./internal/chaos -cluster -seed=%d", first), clusterFaults, 3)
 		})
 	}
 	t.Run("random", func(t *testing.T) {
 		t.Parallel()
 		r := rand.New(rand.NewPCG(first, 1))
 		var some []fault
-		for _, i := range r.Perm(len(faults))[:6] {
-			some = append(some, faults[i])
+		all := known()
+		for _, i := range r.Perm(len(all))[:6] {
+			some = append(some, all[i])
 		}
-		playWorld(t, first, fmt.Sprintf("go test -run 'TestChaos/^random$' ./internal/chaos -seed=%d", first), some, 3)
+		playWorld(t, first, fmt.Sprintf("go test -run 'TestChaos/^random$' ./internal/chaos%s -seed=%d", flags, first), some, 3)
 	})
 }
 

@@ -3,6 +3,7 @@
 package chaos
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -13,7 +14,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/roomgate/roomgate/internal/faultproxy"
+	"github.com/roomgate/roomgate/internal/gatetest"
+	"github.com/roomgate/roomgate/internal/redistest"
 )
 
 // A fault is something that goes wrong for a while.
@@ -171,15 +175,7 @@ var faults = []fault{
 	{name: "Redis stands still for 5 s", redis: true, lasts: exactly(5 * time.Second), begin: standStill},
 	{name: "Redis stands still for 12 s", redis: true, lasts: exactly(12 * time.Second), begin: standStill},
 	{name: "Redis restarts", redis: true, begin: func(w *world, _ int) func() {
-		if !w.keepsLog() {
-			// With the snapshot that it takes now, and the load goes on.
-			w.must(w.rdb.Save(w.ctx).Err())
-			w.bustle(20)
-			defer w.lost()
-		}
-		over := w.outage(nil, false)
-		w.server.Restart()
-		over()
+		w.restart(w.server.Each())
 		return nothing
 	}},
 	{name: "Redis forgets all scripts", redis: true, begin: func(w *world, _ int) func() {
@@ -188,15 +184,20 @@ var faults = []fault{
 	}},
 	{name: "Redis is full", redis: true, lasts: between(time.Second, 3*time.Second), begin: func(w *world, _ int) func() {
 		over := w.outage(nil, false)
-		w.must(w.rdb.ConfigSet(w.ctx, "maxmemory", "1").Err())
+		limit := func(bytes string) {
+			for _, s := range w.server.Each() {
+				w.must(s.Client(w.t).ConfigSet(w.ctx, "maxmemory", bytes).Err())
+			}
+		}
+		limit("1")
 		return func() {
-			w.must(w.rdb.ConfigSet(w.ctx, "maxmemory", "0").Err())
+			limit("0")
 			over()
 		}
 	}},
 	{name: "all data is flushed", redis: true, begin: func(w *world, _ int) func() {
 		w.lost()
-		w.must(w.rdb.FlushAll(w.ctx).Err())
+		gatetest.FlushAll(w.t, w.rdb)
 		w.lost()
 		return nothing
 	}},
@@ -204,13 +205,92 @@ var faults = []fault{
 		over := w.outage(nil, false)
 		w.lost()
 		w.server.Kill()
-		w.must(os.RemoveAll(filepath.Join(w.dir, "appendonlydir")))
-		w.must(os.RemoveAll(filepath.Join(w.dir, "dump.rdb")))
+		for _, s := range w.server.Each() {
+			w.must(os.RemoveAll(filepath.Join(s.Dir(), "appendonlydir")))
+			w.must(os.RemoveAll(filepath.Join(s.Dir(), "dump.rdb")))
+		}
 		w.server.Restart()
 		w.lost()
 		over()
 		return nothing
 	}},
+}
+
+// clusterFaults are those that only a Cluster has.
+var clusterFaults = []fault{
+	{name: "a room's slot moves to another master", redis: true, begin: func(w *world, i int) func() {
+		w.move(gatetest.RoomKey(w.rdb, "room", rooms[i]), i)
+		return nothing
+	}},
+	{name: "a user's slot moves to another master", redis: true, begin: func(w *world, i int) func() {
+		w.move(gatetest.UserKey(w.rdb, w.people[i].user), i)
+		return nothing
+	}},
+	{name: "the slot of the leases moves to another master", redis: true, begin: func(w *world, i int) func() {
+		w.move(gatetest.NodesKey(w.rdb), i)
+		return nothing
+	}},
+	{name: "one master restarts", redis: true, begin: func(w *world, i int) func() {
+		w.restart(w.server.Cluster.Masters[i : i+1])
+		return nothing
+	}},
+	{name: "one master stands still for 1 s", redis: true, lasts: exactly(time.Second), begin: oneStandsStill},
+	{name: "one master stands still for 4 s", redis: true, lasts: exactly(4 * time.Second), begin: oneStandsStill},
+}
+
+// known are the faults that there are here.
+func known() []fault {
+	if *onCluster {
+		return slices.Concat(faults, clusterFaults)
+	}
+	return faults
+}
+
+// move has a slot move to the master in place i, or to the next one if it is there.
+func (w *world) move(key string, i int) {
+	masters := w.server.Cluster.Masters
+	at := slices.IndexFunc(masters, func(m *redistest.Server) bool {
+		_, err := m.Client(w.t).Exists(w.ctx, key).Result()
+		return err == nil // the others say where it is
+	})
+	if at < 0 {
+		w.t.Fatalf("no master has the slot of %s", key)
+	}
+	if i == at {
+		i = (i + 1) % len(masters)
+	}
+	w.server.Cluster.Move(key, masters[at], masters[i], func() {})
+}
+
+func oneStandsStill(w *world, i int) func() {
+	over := w.outage(nil, true)
+	master := w.server.Cluster.Masters[i]
+	master.Pause()
+	return func() {
+		master.Resume()
+		over()
+	}
+}
+
+// restart has servers end and begin again: with all they had if they keep a log, and
+// else with the snapshot that they take now, while the load goes on.
+func (w *world) restart(servers []*redistest.Server) {
+	if !w.keepsLog() {
+		for _, s := range servers {
+			w.must(s.Client(w.t).Save(w.ctx).Err())
+		}
+		w.bustle(20)
+		w.lost() // one after the other
+		defer w.lost()
+	}
+	over := w.outage(nil, false)
+	for _, s := range servers {
+		s.Restart()
+	}
+	if w.server.Cluster != nil {
+		w.server.Cluster.Settled()
+	}
+	over()
 }
 
 func standStill(w *world, _ int) func() {
@@ -231,14 +311,16 @@ func (w *world) must(err error) {
 
 // killConnections has Redis close the gateways' connections of a type.
 func (w *world) killConnections(kind string) {
-	list, err := w.rdb.Do(w.ctx, "CLIENT", "LIST", "TYPE", kind).Text()
-	w.must(err)
-	for line := range strings.Lines(list) {
-		id, _, _ := strings.Cut(strings.TrimPrefix(line, "id="), " ")
-		if strings.Contains(line, " name=roomgate ") {
-			w.rdb.Do(w.ctx, "CLIENT", "KILL", "ID", id) // it may have gone by itself
+	w.must(gatetest.EachMaster(w.ctx, w.rdb, func(ctx context.Context, master *redis.Client) error {
+		list, err := master.Do(ctx, "CLIENT", "LIST", "TYPE", kind).Text()
+		for line := range strings.Lines(list) {
+			id, _, _ := strings.Cut(strings.TrimPrefix(line, "id="), " ")
+			if strings.Contains(line, " name=roomgate ") {
+				master.Do(ctx, "CLIENT", "KILL", "ID", id) // it may have gone by itself
+			}
 		}
-	}
+		return err
+	}))
 }
 
 // weather decides the fates of messages about rooms.

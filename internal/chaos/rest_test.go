@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roomgate/roomgate/internal/gatetest"
@@ -28,19 +29,19 @@ type stored struct {
 	meta       map[string]string
 }
 
-// look reads the rooms from Redis. There is one partition.
+// look reads the rooms from Redis.
 func (w *world) look() (map[string]stored, error) {
 	out := map[string]stored{}
 	for _, room := range rooms {
-		meta, err := w.rdb.HGetAll(w.ctx, "rg:{0}:room:"+room).Result()
+		meta, err := w.rdb.HGetAll(w.ctx, gatetest.RoomKey(w.rdb, "room", room)).Result()
 		if err != nil {
 			return nil, err
 		}
-		members, err := w.rdb.ZRange(w.ctx, "rg:{0}:members:"+room, 0, -1).Result()
+		members, err := w.rdb.ZRange(w.ctx, gatetest.RoomKey(w.rdb, "members", room), 0, -1).Result()
 		if err != nil {
 			return nil, err
 		}
-		info, err := w.rdb.HGetAll(w.ctx, "rg:{0}:info:"+room).Result()
+		info, err := w.rdb.HGetAll(w.ctx, gatetest.RoomKey(w.rdb, "info", room)).Result()
 		if err != nil {
 			return nil, err
 		}
@@ -114,10 +115,16 @@ func (w *world) unsettled() string {
 			return fmt.Sprintf("%s, which is empty, to end", room)
 		}
 	}
-	for _, key := range []string{"rg:{0}:parked", "rg:{u0}:parked"} {
-		left, err := w.rdb.ZRange(w.ctx, key, 0, -1).Result()
-		if err != nil || len(left) > 0 {
-			return fmt.Sprintf("%s to be empty: %q %v", key, left, err)
+	parked := map[string]*redis.StringSliceCmd{}
+	_, err = w.rdb.Pipelined(w.ctx, func(p redis.Pipeliner) error {
+		for _, key := range append(gatetest.InPartitions(w.rdb, "parked"), gatetest.InUsers(w.rdb, "parked")...) {
+			parked[key] = p.ZRange(w.ctx, key, 0, -1)
+		}
+		return nil
+	})
+	for key, left := range parked {
+		if err != nil || len(left.Val()) > 0 {
+			return fmt.Sprintf("%s to be empty: %q %v", key, left.Val(), err)
 		}
 	}
 	return ""
@@ -176,7 +183,7 @@ func (w *world) rest() {
 		if want := "The " + room; r.meta["name"] != want || r.meta["delay"] != strconv.Itoa(delays[room]) {
 			w.blame("%s has the name %q and the delay %q", room, r.meta["name"], r.meta["delay"])
 		}
-		attributes := gatetest.AttributeValues(w.rdb.HGetAll(w.ctx, "rg:{0}:attrs:"+room).Val())
+		attributes := gatetest.AttributeValues(w.rdb.HGetAll(w.ctx, gatetest.RoomKey(w.rdb, "attrs", room)).Val())
 		if d := cmp.Diff(map[string]string{"room": room}, attributes); d != "" {
 			w.blame("attributes of %s (-want +got):\n%s", room, d)
 		}
@@ -442,8 +449,12 @@ func (w *world) fsck() {
 	w.must(err)
 	ctx, cancel := context.WithTimeout(w.ctx, patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, path, "fsck", "--redis-url=redis://"+w.server.Addr(), fmt.Sprintf("--redis-timeout=%v", redisTimeout),
-		fmt.Sprintf("--session-ttl=%v", sessionTTL), fmt.Sprintf("--lease-ttl=%v", leaseTTL), fmt.Sprintf("--heartbeat-interval=%v", heartbeat))
+	url := w.server.Addr()
+	if !strings.Contains(url, "://") {
+		url = "redis://" + url
+	}
+	cmd := exec.CommandContext(ctx, path, slices.Concat([]string{"fsck", "--redis-url=" + url, fmt.Sprintf("--redis-timeout=%v", redisTimeout),
+		fmt.Sprintf("--session-ttl=%v", sessionTTL), fmt.Sprintf("--lease-ttl=%v", leaseTTL), fmt.Sprintf("--heartbeat-interval=%v", heartbeat)}, gatetest.FlagsOf(url))...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil || !strings.HasPrefix(out.String(), "found 0, ") {
@@ -468,21 +479,16 @@ func (w *world) close() {
 	w.verdict()
 	w.until("nothing to be left", patience, func() string {
 		var left []string
-		keys := w.rdb.Scan(w.ctx, 0, "*", 1000).Iterator()
-		for keys.Next(w.ctx) {
-			key := keys.Val()
+		for _, key := range gatetest.KeysOf(w.t, w.rdb, "") {
 			_, kind, _ := strings.Cut(strings.TrimPrefix(key, "rg:"), "}:")
 			kind, _, _ = strings.Cut(kind, ":")
 			switch {
-			case key == "rg:nodes" || key == "rg:partitions":
+			case key == gatetest.NodesKey(w.rdb) || key == "rg:partitions" || kind == "partitions":
 			case slices.Contains([]string{"clock", "dead", "term", "origin", "audited"}, kind):
 			case slices.Contains([]string{"did", "gone", "slow", "gateway"}, kind) && w.rdb.PTTL(w.ctx, key).Val() > 0:
 			default:
 				left = append(left, key)
 			}
-		}
-		if err := keys.Err(); err != nil {
-			return err.Error()
 		}
 		if len(left) == 0 {
 			return ""

@@ -20,7 +20,6 @@ import (
 
 	"github.com/roomgate/roomgate/internal/faultproxy"
 	"github.com/roomgate/roomgate/internal/gatetest"
-	"github.com/roomgate/roomgate/internal/redistest"
 )
 
 // The times of the gateways here. A session outlives what a client needs to
@@ -62,7 +61,7 @@ var delays = map[string]int{"R0": 0, "R1": 1, "a:members": 2, "R{3}": 0}
 type station struct {
 	*gatetest.Gateway
 	name string
-	link *faultproxy.Proxy // between it and Redis
+	link *gatetest.Link    // between it and Redis
 	door *faultproxy.Proxy // between it and those clients that come this way
 }
 
@@ -79,11 +78,10 @@ type world struct {
 	t      *testing.T
 	seed   uint64
 	repeat string // the command that plays it again
-	server *redistest.Server
-	rdb    *redis.Client
+	server *gatetest.Servers
+	rdb    redis.UniversalClient
 	ctx    context.Context // of the players
 	rand   *rand.Rand      // of the schedule
-	dir    string          // Redis's, if it keeps snapshots
 	people []*player
 	began  time.Time
 
@@ -123,13 +121,12 @@ func newWorld(t *testing.T, seed uint64, repeat string) *world {
 		cancel()
 		w.playing.Wait()
 	})
-	w.dir = t.TempDir()
-	args := []string{"--dir", w.dir}
+	var args []string
 	if w.keepsLog() {
-		args = append(args, "--appendonly", "yes", "--appendfsync", "always")
+		args = []string{"--appendonly", "yes", "--appendfsync", "always"}
 	}
-	w.server = redistest.Start(t, args...)
-	w.rdb = w.server.Client(t)
+	w.server = gatetest.StartServers(t, *onCluster, args...)
+	w.rdb = w.server.Open(t)
 	w.at = make([]*station, stations)
 	for i := range stations {
 		w.open(i)
@@ -150,7 +147,7 @@ func (w *world) keepsLog() bool { return w.seed%2 == 0 }
 
 // open starts a gateway in a place.
 func (w *world) open(i int) {
-	s := &station{link: faultproxy.StartRedis(w.t, w.server.Addr())}
+	s := &station{link: w.server.Link(w.t)}
 	w.mu.Lock()
 	s.name = fmt.Sprintf("gw-%d-%d", i, len(w.all))
 	w.mu.Unlock()

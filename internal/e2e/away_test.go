@@ -29,7 +29,7 @@ func TestGatewayDies(t *testing.T) {
 	// Longer than it takes to find the gateway dead, so that an eviction at that
 	// moment would be early.
 	const ttl = 5 * time.Second
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	a, b := startPair(t, server.Addr(), fmt.Sprintf("--session-ttl=%v", ttl))
 	door := faultproxy.Start(t, b.Addr) // ana's way to the other gateway
 	cy, eve := meet(t, "cy", b.URL()), enroll(b, t, "eve")
@@ -46,7 +46,7 @@ func TestGatewayDies(t *testing.T) {
 	door.Refuse(true)
 	node := a.Node()
 	a.Kill()
-	leaseEnd, err := rdb.ZScore(t.Context(), "rg:nodes", node).Result()
+	leaseEnd, err := rdb.ZScore(t.Context(), nodesKey(rdb), node).Result()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func TestGatewayDies(t *testing.T) {
 	ana.hears("R cy: four")
 	cy.hears("R +fay 5", "R +dee 6", "R -eve 5", "R -fay 4", "R ana: still here")
 
-	at := book.eviction("bob") - paused(t, rdb)
+	at := book.eviction("bob") - paused(t, rdb, "R")
 	late := time.Duration(at-deadline) * time.Millisecond
 	t.Logf("bob was evicted %v after his deadline", late)
 	if late < 0 || late > lateness {
@@ -91,8 +91,8 @@ func TestGatewayDies(t *testing.T) {
 	}
 	// Nothing of the dead gateway is left behind.
 	eventually(t, "the dead gateway to be forgotten", func() bool {
-		return rdb.ZScore(t.Context(), "rg:nodes", node).Err() != nil &&
-			rdb.Exists(t.Context(), "rg:{0}:node:"+node, "rg:{u0}:nodesessions:"+node).Val() == 0
+		return rdb.ZScore(t.Context(), nodesKey(rdb), node).Err() != nil &&
+			sizeOf(t, rdb, append(inPartitions(rdb, "node:"+node), inUsers(rdb, "nodesessions:"+node)...)) == 0
 	})
 }
 
@@ -100,7 +100,7 @@ func TestGatewayDies(t *testing.T) {
 // a session TTL after the last sign of life, and not before.
 func TestLinkLost_neverBack(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	a, b := startPair(t, server.Addr())
 	cy := enroll(b, t, "cy")
 	cy.enter("R")
@@ -222,7 +222,7 @@ func TestLinkLost_backTwice(t *testing.T) {
 // new one. The old one is closed, and its late clean-up changes nothing.
 func TestResume_takesOver(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	a, b := startPair(t, server.Addr())
 	for _, tt := range []struct {
 		name string
@@ -274,7 +274,7 @@ func TestResume_takesOver(t *testing.T) {
 // place there.
 func TestResume_outcomes(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	a, b := startPair(t, server.Addr())
 	for _, tt := range []struct {
 		name    string

@@ -17,9 +17,9 @@ import (
 )
 
 // generation is that of a user's only session.
-func generation(t testing.TB, rdb *redis.Client, user string) int64 {
+func generation(t testing.TB, rdb redis.UniversalClient, user string) int64 {
 	t.Helper()
-	fields, err := rdb.HGetAll(t.Context(), "rg:{u0}:user:"+user).Result()
+	fields, err := rdb.HGetAll(t.Context(), userKey(rdb, user)).Result()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestRedisClock(t *testing.T) {
 			passed := func(ahead time.Duration) {
 				t.Helper()
 				eventually(t, "the step to be noted", func() bool {
-					off := time.Duration(paused(t, rdb))*time.Millisecond - ahead
+					off := time.Duration(paused(t, rdb, "R"))*time.Millisecond - ahead
 					return off.Abs() < 30*time.Second
 				})
 			}
@@ -127,7 +127,7 @@ func TestRedisClock(t *testing.T) {
 				return g && b
 			})
 			eventually(t, "a sweep, from which a step shows", func() bool {
-				return rdb.HExists(t.Context(), "rg:{0}:clock", "last").Val()
+				return rdb.HExists(t.Context(), partOf("rg", partitionsOf(rdb), "R")+"clock", "last").Val()
 			})
 
 			server.SetClock(step)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/protocol"
 )
@@ -27,7 +28,7 @@ func stageOnCluster(t *testing.T) *clustered {
 	c := redistest.StartCluster(t, 3, true)
 	rdb := c.Client()
 	d := &disaster{t: t, stop: make(chan struct{}), rdb: rdb, parts: clusterPartitions}
-	return &clustered{d.begin(clusterURL(c)), c, rdb}
+	return &clustered{d.begin(gatetest.ClusterURL(c.Addrs())), c, rdb}
 }
 
 // settled waits until all nodes agree on who has which slot, and looks through a client
@@ -193,7 +194,7 @@ func TestCluster_idle(t *testing.T) {
 			c := redistest.StartCluster(t, 3, false)
 			var gates []*gateway
 			for range 3 {
-				gates = append(gates, startGateway(t, clusterURL(c), fmt.Sprintf("--partitions=%d", partitions),
+				gates = append(gates, startGateway(t, gatetest.ClusterURL(c.Addrs()), fmt.Sprintf("--partitions=%d", partitions),
 					"--session-ttl=60s", "--lease-ttl=10s", "--heartbeat-interval=10s", "--drain-window=25s", "--redis-timeout=2s"))
 			}
 			for i := range 300 {
@@ -238,14 +239,14 @@ func TestCluster_limitAndAudit(t *testing.T) {
 	}
 	c := redistest.StartCluster(t, 3, false)
 	flags := []string{"--partitions=4", "--max-rooms=3"}
-	a, b := startPair(t, clusterURL(c), flags...)
+	a, b := startPair(t, gatetest.ClusterURL(c.Addrs()), flags...)
 	ana, bo := enroll(a, t, "ana"), enroll(b, t, "bo")
 	ana.enter("R")
 	ana.enter("S")
 	bo.enter("T")
 	bo.send(protocol.MethodEnterRoom, createZ)
 	bo.hears("Z connecting activeEnter", "Z disconnected enterFailed", "error 6000324")
-	if status, printed := fsck(t, clusterURL(c), flags...); status != 0 || !strings.HasPrefix(printed, "found 0, ") {
+	if status, printed := fsck(t, gatetest.ClusterURL(c.Addrs()), flags...); status != 0 || !strings.HasPrefix(printed, "found 0, ") {
 		t.Fatalf("got status %d: %s", status, printed)
 	}
 	rdb := c.Client()
@@ -266,7 +267,7 @@ func TestCluster_limitAndAudit(t *testing.T) {
 		}
 	}
 	rdb.ZAdd(t.Context(), places[0], redis.Z{Score: 1, Member: "none"})
-	status, printed := fsck(t, clusterURL(c), append(flags, "--fix")...)
+	status, printed := fsck(t, gatetest.ClusterURL(c.Addrs()), append(flags, "--fix")...)
 	for _, want := range []string{"reservation  ana in R is not in the user's list", "found 2, repaired 2, left 0"} {
 		if !strings.Contains(printed, want) || status != 0 {
 			t.Errorf("got status %d, %q is not in %s", status, want, printed)

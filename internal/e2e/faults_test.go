@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -71,7 +72,7 @@ type crowd struct {
 }
 
 // gather brings people together. All of them are known to the book.
-func gather(t *testing.T, rdb *redis.Client, gates ...*gateway) *crowd {
+func gather(t *testing.T, rdb redis.UniversalClient, gates ...*gateway) *crowd {
 	c := &crowd{t: t, book: follow(t, rdb, "R"), sent: map[string]bool{}}
 	for i := range 8 {
 		p := meet(t, fmt.Sprintf("s%d", i), gates[i%len(gates)].URL())
@@ -281,10 +282,10 @@ func lineOf(e roomstore.Event) string {
 // event of the time it is in the room once, in order, none missing.
 func TestPubSub_badWeather(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	links := []*faultproxy.Proxy{linkTo(t, server), linkTo(t, server)}
+	links := []*link{linkTo(t, server), linkTo(t, server)}
 	a := startGateway(t, links[0].Addr(), "--rate-limits=false")
 	b := startGateway(t, links[1].Addr(), "--rate-limits=false")
 	c := gather(t, rdb, a, b)
@@ -312,7 +313,7 @@ func TestRedis_connectionsKilled(t *testing.T) {
 	for _, kind := range []string{"pubsub", "normal"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			server, rdb := redisServer(t)
+			server, rdb := anyRedis(t)
 			a, b := startPair(t, server.Addr(), "--rate-limits=false")
 			c := gather(t, rdb, a, b)
 			c.rush(80)
@@ -342,21 +343,24 @@ func TestRedis_connectionsKilled(t *testing.T) {
 }
 
 // killConnections cuts the gateways' connections of a type.
-func killConnections(t *testing.T, rdb *redis.Client, kind string) (n int) {
+func killConnections(t *testing.T, rdb redis.UniversalClient, kind string) (n int) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	list, err := rdb.Do(ctx, "CLIENT", "LIST", "TYPE", kind).Text()
+	var killed atomic.Int64
+	err := eachMaster(ctx, rdb, func(ctx context.Context, master *redis.Client) error {
+		list, err := master.Do(ctx, "CLIENT", "LIST", "TYPE", kind).Text()
+		for line := range strings.Lines(list) {
+			id, _, _ := strings.Cut(strings.TrimPrefix(line, "id="), " ")
+			if strings.Contains(line, " name=roomgate ") && master.Do(ctx, "CLIENT", "KILL", "ID", id).Err() == nil {
+				killed.Add(1)
+			}
+		}
+		return err
+	})
 	if err != nil {
 		t.Error(err)
-		return 0
 	}
-	for line := range strings.Lines(list) {
-		id, _, _ := strings.Cut(strings.TrimPrefix(line, "id="), " ")
-		if strings.Contains(line, " name=roomgate ") && rdb.Do(ctx, "CLIENT", "KILL", "ID", id).Err() == nil {
-			n++
-		}
-	}
-	return n
+	return int(killed.Load())
 }
 
 // A subscription that is open and brings nothing is noticed by the third probe
@@ -432,7 +436,7 @@ func TestPubSub_deaf(t *testing.T) {
 // hears of the end first, and then of its entry like anybody else.
 func TestPubSub_endOvertaken(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	link := linkTo(t, server)
 	g := startGateway(t, link.Addr())
 	ana, book := enroll(g, t, "ana"), follow(t, rdb, "R")

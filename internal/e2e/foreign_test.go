@@ -22,7 +22,7 @@ import (
 // whether to come back.
 func TestWire_closes(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	g := startGateway(t, server.Addr())
 	for _, tt := range []struct {
 		name string
@@ -85,7 +85,7 @@ func TestWire_closes(t *testing.T) {
 // connection.
 func TestWire_pongIsLife(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	g := startGateway(t, server.Addr())
 	w := enroll(g, t, "ana")
 	during(t, rdb, sessionTTL+2*heartbeat)

@@ -86,7 +86,7 @@ func TestGatewayFrozen(t *testing.T) {
 		messages        = 5
 		spread          = 5 * time.Second // of the goodbyes
 	)
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	flags := []string{"--session-ttl=30s", "--lease-ttl=3s", "--heartbeat-interval=10s", "--drain-window=25s", "--log-ttl=2m", "--redis-timeout=2500ms",
 		"--rate-limits=false"}
 	frozen := startGateway(t, server.Addr(), flags...)
@@ -168,7 +168,7 @@ func TestGatewayFrozen(t *testing.T) {
 	}
 	eventually(t, "the others to take over all that the gateway had", func() bool {
 		return b.Metric("roomgate_gateway_claimed_total")+c.Metric("roomgate_gateway_claimed_total") == people &&
-			rdb.ZScore(t.Context(), "rg:nodes", node).Err() != nil
+			rdb.ZScore(t.Context(), nodesKey(rdb), node).Err() != nil
 	})
 	t.Logf("given up and taken over after %v", time.Since(began))
 
@@ -232,7 +232,7 @@ func TestGatewayFrozen(t *testing.T) {
 	unshaken(t, b, c)
 
 	// Nobody is away, so that nobody can be taken for gone.
-	if n := rdb.ZCard(t.Context(), "rg:{0}:parked").Val() + rdb.ZCard(t.Context(), "rg:{u0}:parked").Val(); n != 0 {
+	if n := sizeOf(t, rdb, append(inPartitions(rdb, "parked"), inUsers(rdb, "parked")...)); n != 0 {
 		t.Errorf("%d are still taken to be away", n)
 	}
 	for _, g := range []*gateway{frozen, b, c} {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -33,8 +34,9 @@ func fsck(t testing.TB, redisAt string, flags ...string) (status int, printed st
 	if !strings.Contains(redisAt, "://") {
 		redisAt = "redis://" + redisAt
 	}
-	args := append([]string{"fsck", "--redis-url=" + redisAt,
-		fmt.Sprintf("--session-ttl=%v", sessionTTL), fmt.Sprintf("--lease-ttl=%v", leaseTTL), "--heartbeat-interval=1s", "--redis-timeout=1s"}, flags...)
+	args := slices.Concat([]string{"fsck", "--redis-url=" + redisAt,
+		fmt.Sprintf("--session-ttl=%v", sessionTTL), fmt.Sprintf("--lease-ttl=%v", leaseTTL), "--heartbeat-interval=1s", "--redis-timeout=1s"},
+		gatetest.FlagsOf(redisAt), flags)
 	cmd := exec.CommandContext(ctx, path, args...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -48,7 +50,7 @@ func fsck(t testing.TB, redisAt string, flags ...string) (status int, printed st
 // is killed, and after all have gone.
 func TestFsck_healthy(t *testing.T) {
 	t.Parallel()
-	for _, partitions := range []int{1, 16} {
+	for _, partitions := range partitionings() {
 		t.Run(fmt.Sprintf("P=%d", partitions), func(t *testing.T) {
 			t.Parallel()
 			server, _ := anyRedis(t)
@@ -114,16 +116,16 @@ func TestFsck_healthy(t *testing.T) {
 // export what was left.
 func TestFsck_repair(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	g := startGateway(t, server.Addr())
 	ana := enroll(g, t, "ana")
 	ana.enter("R")
 	ctx := t.Context()
-	rdb.ZAdd(ctx, "rg:{0}:members:R", redis.Z{Score: 1, Member: "ghost"})
-	rdb.HSet(ctx, "rg:{0}:attrs:Q", "k", "v")
+	rdb.ZAdd(ctx, roomKey(rdb, "members", "R"), redis.Z{Score: 1, Member: "ghost"})
+	rdb.HSet(ctx, roomKey(rdb, "attrs", "Q"), "k", "v")
 
 	status, printed := fsck(t, server.Addr())
-	for _, want := range []string{"noinfo       ghost in R is a member", "orphaned     rg:{0}:attrs:Q belongs to no room", "count        R has 2 members", "found 3, repaired 0, left 3", "roomgate fsck --fix"} {
+	for _, want := range []string{"noinfo       ghost in R is a member", "orphaned     " + roomKey(rdb, "attrs", "Q") + " belongs to no room", "count        R has 2 members", "found 3, repaired 0, left 3", "roomgate fsck --fix"} {
 		if !strings.Contains(printed, want) {
 			t.Errorf("%q is not in %s", want, printed)
 		}

@@ -29,9 +29,9 @@ const (
 
 // parkedUntil is the deadline of a user's only session, on the awake clock. The
 // session has to be parked.
-func parkedUntil(t testing.TB, rdb *redis.Client, user string) (ms int64, parked bool) {
+func parkedUntil(t testing.TB, rdb redis.UniversalClient, user string) (ms int64, parked bool) {
 	t.Helper()
-	fields, err := rdb.HGetAll(t.Context(), "rg:{u0}:user:"+user).Result()
+	fields, err := rdb.HGetAll(t.Context(), userKey(rdb, user)).Result()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestRedisHeld(t *testing.T) {
 	for _, hold := range holds {
 		t.Run(hold.String(), func(t *testing.T) {
 			t.Parallel()
-			server, rdb := redisServer(t)
+			server, rdb := anyRedis(t)
 			a, b := startPair(t, server.Addr(), fmt.Sprintf("--session-ttl=%v", holdTTL), "--log-ttl=5m", "--rate-limits=false")
 			ana, bo := enroll(a, t, "ana"), enroll(b, t, "bo")
 			bo.enter("R")
@@ -104,7 +104,7 @@ func TestRedisHeld(t *testing.T) {
 			for room, delay := range map[string]int{"SHORT": 1, "LASTING": int(hold.Seconds()) + 2} {
 				ana.ask(protocol.MethodEnterRoom, fmt.Sprintf(`{"roomInfo":{"roomID":%q},"config":{"roomDestroyDelayTime":%d}}`, room, delay), nil)
 				ana.ask(protocol.MethodLeaveRoom, fmt.Sprintf(`{"roomID":%q}`, room), nil)
-				end, err := rdb.HGet(t.Context(), "rg:{0}:room:"+room, "deadline").Int64()
+				end, err := rdb.HGet(t.Context(), roomKey(rdb, "room", room), "deadline").Int64()
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -113,7 +113,7 @@ func TestRedisHeld(t *testing.T) {
 			}
 			ana.settled()
 
-			before := paused(t, rdb)
+			before := paused(t, rdb, "R")
 			server.Pause()
 			began := time.Now()
 			var slowest time.Duration
@@ -180,7 +180,7 @@ func TestRedisHeld(t *testing.T) {
 				if left := time.Duration(at-before-until) * time.Millisecond; hold >= lostFrom && left < held {
 					t.Errorf("%s was evicted %v after the deadline on Redis's clock, want %v more than in awake time", user, left, held)
 				}
-				late := time.Duration(at-paused(t, rdb)-until) * time.Millisecond
+				late := time.Duration(at-paused(t, rdb, "R")-until) * time.Millisecond
 				t.Logf("%s was evicted %v after the deadline, in awake time", user, late)
 				if late < 0 || late > lateness {
 					t.Errorf("%s was evicted %v after the deadline, want 0 to %v", user, late, lateness)

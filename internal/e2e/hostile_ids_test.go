@@ -28,10 +28,10 @@ func TestHostile_ids(t *testing.T) {
 		times("x", 127), times("x", 128), times("}", 128), times(" ", 127), times(" ", 128), idBytes,
 	}
 	users := []string{"a", "r:a", "}"}
-	for _, partitions := range []int{1, 16} {
+	for _, partitions := range partitionings() {
 		t.Run(fmt.Sprintf("%d partitions", partitions), func(t *testing.T) {
 			t.Parallel()
-			server, rdb := redisServer(t)
+			server, rdb := anyRedis(t)
 			a, b := startPair(t, server.Addr(),
 				append(unhurried, fmt.Sprintf("--partitions=%d", partitions), "--rate-limits=false", "--max-rooms-per-user=500")...)
 			g := &ground{T: t, a: a, b: b, rdb: rdb, partitions: partitions}

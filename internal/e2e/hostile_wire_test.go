@@ -253,7 +253,7 @@ func (w *wire) alive() bool {
 // that breaks the protocol of WebSockets ends its connection and no other.
 func TestHostile_frames(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	g := startGateway(t, server.Addr(), append(unhurried, "--session-ttl=3s")...)
 	ping := `{"jsonrpc":"2.0","id":"é","method":"ping"}`
 	half := strings.Index(ping, "é") + 1 // within a character

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -18,38 +19,87 @@ import (
 
 	"github.com/roomgate/roomgate/client"
 	"github.com/roomgate/roomgate/internal/faultproxy"
+	"github.com/roomgate/roomgate/internal/redistest"
+	"github.com/roomgate/roomgate/lua"
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/roomstore"
 )
 
-// A registry is what Redis announced of all rooms, in its order.
+// A registry is what Redis announced of all rooms, in its order; on a Cluster, by when
+// that was.
 type registry struct {
+	masters []*redistest.Server
+
 	mu      sync.Mutex
 	entries []announced
+	ended   int // masters that have announced nothing since
 }
 
 type announced struct {
+	at   float64 // on a Cluster
 	room string
 	roomstore.Event
 }
 
-// listen begins the registry of a deployment with one partition.
-func listen(t testing.TB, rdb *redis.Client) *registry {
+// lastOf is a room that nobody is in. What is announced of it comes after everything
+// else.
+const lastOf = "the last of all"
+
+// listen begins the registry of a deployment.
+func listen(t testing.TB, server *servers, rdb redis.UniversalClient) *registry {
 	t.Helper()
-	c := &registry{}
-	const channels = "rg:{0}:ch:"
-	overhear(t, rdb.PSubscribe(t.Context(), channels+"*"), func(channel string, e roomstore.Event) {
+	c := &registry{masters: []*redistest.Server{server.Server}}
+	if server.Cluster == nil {
+		tap(t, rdb.PSubscribe(t.Context(), "rg:{*}:ch:*"), func(channel, payload string) { c.note(t, 0, channel, payload) })
+		return c
+	}
+	c.masters = server.Cluster.Masters
+	monitor(t, c.masters, func(at float64, channel, payload string) { c.note(t, at, channel, payload) })
+	return c
+}
+
+func (c *registry) note(t testing.TB, at float64, channel, payload string) {
+	_, room, is := strings.Cut(channel, ":ch:")
+	if !is {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if room == lastOf {
+		c.ended++
+		return
+	}
+	e, err := roomstore.DecodeEvent(payload)
+	if err != nil {
+		t.Errorf("event %q: %v", payload, err)
+	}
+	c.entries = append(c.entries, announced{at, room, e})
+}
+
+// whole waits for all that has been announced.
+func (c *registry) whole(t testing.TB) {
+	t.Helper()
+	c.mu.Lock()
+	want := c.ended + len(c.masters)
+	c.mu.Unlock()
+	for _, m := range c.masters {
+		if err := m.Client(t).Publish(t.Context(), "rg:{0}:ch:"+lastOf, "").Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the registry to be whole", func() bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.entries = append(c.entries, announced{strings.TrimPrefix(channel, channels), e})
+		return c.ended >= want
 	})
-	return c
 }
 
 func (c *registry) all() []announced {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Clone(c.entries)
+	entries := slices.Clone(c.entries)
+	slices.SortStableFunc(entries, func(a, b announced) int { return cmp.Compare(a.at, b.at) })
+	return entries
 }
 
 // joined counts how often users whose names begin like this have come into a room.
@@ -73,21 +123,48 @@ func (c *registry) departures(reason roomstore.Reason) map[string]int {
 	return n
 }
 
+// A death is what a gateway that is killed has not heard, or not been able to say.
+type death struct {
+	loss faultproxy.Loss
+	step string // of which script; "" for all
+}
+
+// deaths are those of gateways while everybody switches rooms. On a Cluster a switch is
+// five steps, after each of which it may end: some of these, or with -long all.
+func deaths(server *servers, r *rand.Rand) []death {
+	all := []death{{loss: faultproxy.Nothing}}
+	steps := []string{""}
+	if server.Cluster != nil {
+		steps = nil
+		for _, s := range []lua.Script{lua.Reserve, lua.Holds, lua.Switch, lua.Quit, lua.Resolve} {
+			steps = append(steps, s.Sharded.Hash())
+		}
+	}
+	for _, step := range steps {
+		all = append(all, death{faultproxy.Answers, step}, death{faultproxy.Calls, step})
+	}
+	if server.Cluster != nil && !*long {
+		r.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		all = all[:4]
+	}
+	return all
+}
+
 // Gateways are killed one after another while everybody switches rooms all the
 // time, at a moment that a seed decides: when calls were answered, when Redis did
 // what they ask and the answer is lost, or when they are lost themselves. At no
 // moment is anybody in two rooms or in none; who comes back is where the switch
 // that was under way leads, and who does not is gone from the one room they were
-// in.
+// in. On a Cluster they may be in both rooms of a switch until it is finished.
 func TestKilled_switching(t *testing.T) {
 	t.Parallel()
 	const people, lastings = 24, 4 // of each gateway, how many do not come back
 	r := rand.New(rand.NewPCG(seedOf(t), 6))
-	server, rdb := redisServer(t)
-	book := listen(t, rdb)
+	server, rdb := anyRedis(t)
+	book := listen(t, server, rdb)
 	flags := []string{"--rate-limits=false", "--session-ttl=8s", "--redis-timeout=1500ms", "--max-rooms-per-user=1"}
 	var gates []*gateway
-	var links []*faultproxy.Proxy
+	var links []*link
 	var urls []string
 	for i := range 3 {
 		addr := addrToKeep(t)
@@ -140,8 +217,9 @@ func TestKilled_switching(t *testing.T) {
 	}
 
 	lost := map[string]bool{}
-	for round, gate := range r.Perm(3) {
-		loss := []faultproxy.Loss{faultproxy.Nothing, faultproxy.Answers, faultproxy.Calls}[round]
+	gate := r.IntN(3)
+	for round, death := range deaths(server, r) {
+		gate = (gate + 1 + r.IntN(2)) % 3
 		// Those who do not come back.
 		var gone []*wire
 		for i := range lastings {
@@ -152,18 +230,22 @@ func TestKilled_switching(t *testing.T) {
 		}
 		until := made() + int64(50+r.IntN(150))
 		eventually(t, "people to switch", func() bool { return made() >= until })
-		links[gate].Scripts(loss)
+		links[gate].ScriptsWith(death.loss, death.step)
 		for i, w := range gone {
 			w.send(protocol.MethodSwitchRoom, fmt.Sprintf(`{"fromRoomID":%q,"toRoomInfo":{"roomID":%q},"isCreateWhenRoomNotExisted":true,"requestKey":1}`, room(i), room(i+1)))
 		}
 		more := 3 + r.IntN(4) // one or two may just be on their way elsewhere
-		switch loss {
-		case faultproxy.Answers:
+		switch {
+		case death.loss == faultproxy.Nothing:
+		case server.Cluster != nil:
+			// As many as rooms have slots at most: what waits in one has one connection.
+			eventually(t, "something to get lost", func() bool { return links[gate].Lost() >= 1+more/3 })
+		case death.loss == faultproxy.Answers:
 			eventually(t, "switches that nobody has been told of", func() bool {
 				told := made() // first: what is done meanwhile counts as neither
 				return book.joined("m")-people-int(told) >= more
 			})
-		case faultproxy.Calls:
+		default:
 			eventually(t, "something to get lost", func() bool { return links[gate].Lost() >= more })
 		}
 		gates[gate].Kill()
@@ -178,11 +260,7 @@ func TestKilled_switching(t *testing.T) {
 	moving.Wait()
 	eventually(t, "those to be evicted who do not come back", func() bool { return len(book.departures(roomstore.ReasonTimeout)) >= len(lost) })
 
-	// What anybody has been told of has been announced before this.
-	movers[0].say(where[0], "the end")
-	eventually(t, "the registry to be whole", func() bool {
-		return slices.ContainsFunc(book.all(), func(e announced) bool { return e.Kind == roomstore.KindMessage })
-	})
+	book.whole(t)
 
 	// The registry, replayed: where everybody is.
 	is := map[string]map[string]bool{}
@@ -204,9 +282,14 @@ func TestKilled_switching(t *testing.T) {
 			if len(rooms) == 1 {
 				break
 			}
-			// To enter one is to leave the other, before anything else happens.
+			// To enter one is to leave the other, before anything else happens, or on a
+			// Cluster anything else to them.
 			switched++
-			if n+1 == len(entries) || entries[n+1].Kind != roomstore.KindLeft || entries[n+1].User != e.User || entries[n+1].room == e.room {
+			next := n + 1
+			for server.Cluster != nil && next < len(entries) && entries[next].User != e.User {
+				next++
+			}
+			if next == len(entries) || entries[next].Kind != roomstore.KindLeft || entries[next].User != e.User || entries[next].room == e.room {
 				t.Errorf("%d: %s is in %v", n, user, slices.Sorted(maps.Keys(rooms)))
 			}
 		case roomstore.KindLeft:
@@ -255,10 +338,10 @@ func TestKilled_switching(t *testing.T) {
 func TestKilled_sweeping(t *testing.T) {
 	t.Parallel()
 	const groups, rooms, perGroup, ttl, logTTL = 8, 4, 50, 20 * time.Second, 5 * time.Minute // 1,600 memberships
-	server, rdb := redisServer(t)
-	book := listen(t, rdb)
+	server, rdb := anyRedis(t)
+	book := listen(t, server, rdb)
 	var gates []*gateway
-	var links []*faultproxy.Proxy
+	var links []*link
 	for i := range 4 {
 		links = append(links, linkTo(t, server))
 		gates = append(gates, startGateway(t, links[i].Addr(), "--rate-limits=false", fmt.Sprintf("--session-ttl=%v", ttl),
@@ -302,27 +385,38 @@ func TestKilled_sweeping(t *testing.T) {
 	}
 	const all = groups * perGroup * rooms
 	node := dead.Node()
-	held, parked := "rg:{0}:node:"+node, "rg:{0}:parked"
-	if n := rdb.SCard(t.Context(), held).Val(); n != all {
+	places, sessions := inPartitions(rdb, "node:"+node), inUsers(rdb, "nodesessions:"+node)
+	held := func() int { return sizeOf(t, rdb, places) }
+	if n := held(); n != all {
 		t.Fatalf("the gateway has %d memberships, want %d", n, all)
 	}
 	dead.Kill()
-	leaseEnd, err := rdb.ZScore(t.Context(), "rg:nodes", node).Result()
+	leaseEnd, err := rdb.ZScore(t.Context(), nodesKey(rdb), node).Result()
 	if err != nil {
 		t.Fatal(err)
 	}
 	// half kills the gateway of which a call with a text in it came to Redis, whose
 	// answer it has not had, once that shows. It gives which one that was.
+	// On a Cluster, where all gateways sweep many slots at once, no call about one of them
+	// comes to Redis meanwhile. It is not that of the leases.
+	one := ""
+	for n := 0; server.Cluster != nil && (one == "" || one == "rg:{0}:"); n++ {
+		one = partOf("rg", partitionsOf(rdb), room(n/rooms, n%rooms))
+	}
 	half := func(text, what string, shows func() bool) int {
 		t.Helper()
+		loss := faultproxy.Answers
+		if server.Cluster != nil {
+			loss, text = faultproxy.Calls, one
+		}
 		for i, l := range links[:3] {
 			if !gates[i].Over() {
-				l.ScriptsWith(faultproxy.Answers, text)
+				l.ScriptsWith(loss, text)
 			}
 		}
 		i := -1
 		eventually(t, what, func() bool {
-			i = slices.IndexFunc(links[:3], func(l *faultproxy.Proxy) bool { return l.Lost() > 0 })
+			i = slices.IndexFunc(links[:3], func(l *link) bool { return l.Lost() > 0 })
 			return i >= 0 && shows()
 		})
 		gates[i].Kill()
@@ -332,12 +426,12 @@ func TestKilled_sweeping(t *testing.T) {
 		return i
 	}
 	// A sweep that takes over names the gateway that is dead.
-	first := half(node, "the first of it to be taken over", func() bool { return rdb.SCard(t.Context(), held).Val() < all })
-	left := rdb.SCard(t.Context(), held).Val()
+	first := half(node, "the first of it to be taken over", func() bool { return held() < all })
+	left := held()
 	eventually(t, "all of it to be taken over", func() bool {
-		return rdb.SCard(t.Context(), held).Val() == 0 && rdb.SCard(t.Context(), "rg:{u0}:nodesessions:"+node).Val() == 0
+		return held() == 0 && sizeOf(t, rdb, sessions) == 0
 	})
-	waiting := rdb.ZCard(t.Context(), parked).Val()
+	waiting := sizeOf(t, rdb, inPartitions(rdb, "parked"))
 	// Nobody asks for anything else that has to do with the log.
 	second := half(fmt.Sprintf("\r\n%d\r\n", logTTL.Milliseconds()), "the first to be evicted", func() bool {
 		return len(book.departures(roomstore.ReasonTimeout)) > 0

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"math/rand/v2"
 	"net/http"
@@ -100,13 +99,6 @@ func (c *course) connect(i int, user string) *racer {
 // name makes a room ID that no other round has.
 func (c *course) name(parts ...any) string {
 	return strings.ReplaceAll(strings.TrimSpace(fmt.Sprintln(append([]any{c.round}, parts...)...)), " ", "-")
-}
-
-// slot is where a room or a user is stored, by the rule that places both.
-func (c *course) slot(id string) uint32 {
-	h := fnv.New32a()
-	h.Write([]byte(id))
-	return h.Sum32() % uint32(c.parts)
 }
 
 // A try is what one racer tries, and what came of it.
@@ -304,7 +296,7 @@ var hurry = redis.NewScript(`
 func (c *course) expire(rooms ...string) {
 	c.Helper()
 	for _, room := range rooms {
-		part := fmt.Sprintf("%s:{%d}:", c.prefix, c.slot(room))
+		part := fmt.Sprintf("%s:{%d}:", c.prefix, partitionOf(room, c.parts))
 		if n, err := hurry.Run(c.Context(), c.rdb, []string{part + "room:" + room, part + "due"}, room).Int(); err != nil {
 			c.Fatal(err)
 		} else if n == 1 {
@@ -350,7 +342,7 @@ func (c *course) stored(exact bool) map[string]map[string]string {
 	}
 	for user := range users {
 		list := map[string]string{}
-		for field, value := range c.hash(fmt.Sprintf("%s:{u%d}:user:%s", c.prefix, c.slot(user), user)) {
+		for field, value := range c.hash(fmt.Sprintf("%s:{u%d}:user:%s", c.prefix, partitionOf(user, c.parts), user)) {
 			if room, ok := strings.CutPrefix(field, "r:"); ok {
 				list[room] = strings.SplitN(value, "\x00", 3)[2]
 			}
@@ -881,7 +873,7 @@ func (c *chronicle) event(room, payload string) {
 // why not.
 func TestLimits(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := redisServer(t) // the chronicle is in the order of one Redis
 	seed := seedOf(t)
 	for _, partitions := range []int{1, 16} {
 		t.Run(fmt.Sprintf("P=%d", partitions), func(t *testing.T) {

@@ -3,17 +3,12 @@
 package e2e
 
 import (
-	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/bits"
-	"net"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -29,8 +24,8 @@ import (
 // annals are what a Redis announces of all its rooms, in the one order in
 // which that happened: the truth that what clients heard is held against.
 type annals struct {
-	rdb      redis.UniversalClient
-	monitors []net.Conn // on a Cluster: one for each master, in place of ps
+	rdb       redis.UniversalClient
+	monitored []*redistest.Server // on a Cluster: the masters, in place of ps
 
 	ps   *redis.PubSub
 	pong chan struct{} // what ps was asked has come back
@@ -61,7 +56,12 @@ func openAnnals(t *testing.T, rdb redis.UniversalClient, masters []*redistest.Se
 	t.Helper()
 	c := &annals{rdb: rdb, entries: map[string][]entry{}, closed: map[string]int{}, arrived: make(chan struct{})}
 	if masters != nil {
-		c.monitor(t, masters)
+		c.monitored = masters
+		monitor(t, masters, func(at float64, channel, payload string) {
+			if strings.Contains(channel, ":ch:") {
+				c.note(at, channel, payload)
+			}
+		})
 		return c
 	}
 	if err := c.listen(t.Context()); err != nil {
@@ -96,57 +96,6 @@ func (c *annals) listen(ctx context.Context) error {
 	}()
 	return nil
 }
-
-// monitor has masters tell every command, and takes what is published from then on:
-// nobody can subscribe to all sharded channels.
-func (c *annals) monitor(t *testing.T, masters []*redistest.Server) {
-	t.Helper()
-	var reading sync.WaitGroup
-	t.Cleanup(func() {
-		for _, conn := range c.monitors {
-			conn.Close()
-		}
-		reading.Wait()
-	})
-	for _, m := range masters {
-		conn, err := net.Dial("tcp", m.Addr())
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.monitors = append(c.monitors, conn)
-		in := bufio.NewReaderSize(conn, 1<<20)
-		fmt.Fprint(conn, "MONITOR\r\n")
-		if line, err := in.ReadString('\n'); err != nil || line != "+OK\r\n" {
-			t.Fatalf("%q: %v", line, err)
-		}
-		reading.Go(func() {
-			for {
-				// It tells all that scripts do, most of which is passed over quickly: who is
-				// behind with it is behind with the history.
-				line, err := in.ReadSlice('\n')
-				if err != nil && err != bufio.ErrBufferFull {
-					return
-				}
-				if !bytes.Contains(line, []byte(":ch:")) {
-					continue
-				}
-				// +seconds.micros [database source] "COMMAND" "channel" "payload"
-				m := monitored.FindSubmatch(line)
-				if m == nil {
-					continue
-				}
-				at, _ := strconv.ParseFloat(string(m[1]), 64)
-				channel, _ := strconv.Unquote(string(m[2]))
-				payload, _ := strconv.Unquote(string(m[3]))
-				if strings.Contains(channel, ":ch:") {
-					c.note(at, channel, payload)
-				}
-			}
-		})
-	}
-}
-
-var monitored = regexp.MustCompile(`^\+(\d+\.\d+) \[[^]]*\] "(?i:S?PUBLISH)" ("(?:[^"\\]|\\.)*") ("(?:[^"\\]|\\.)*")`)
 
 // deafen ends what listen began.
 func (c *annals) deafen() {
@@ -248,12 +197,12 @@ func (c *annals) note(at float64, channel, payload string) {
 func (c *annals) close(ctx context.Context, h *history) ([]entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for _, conn := range c.monitors {
-		if err := c.sayLast(ctx, conn.RemoteAddr().String(), h); err != nil {
+	for _, m := range c.monitored {
+		if err := c.sayLast(ctx, m.Addr(), h); err != nil {
 			return nil, err
 		}
 	}
-	for c.monitors == nil {
+	for c.monitored == nil {
 		// While Redis is started anew it may be there and the annals not yet.
 		heard, err := c.rdb.Publish(ctx, "rg:{0}:ch:"+h.name+lastWord, "").Result()
 		if err == nil && heard > 0 {
@@ -267,7 +216,7 @@ func (c *annals) close(ctx context.Context, h *history) ([]entry, error) {
 		c.mu.Lock()
 		arrived, closed, entries, err := c.arrived, c.closed[h.name], c.entries[h.name], c.err
 		c.mu.Unlock()
-		if closed >= max(1, len(c.monitors)) || err != nil {
+		if closed >= max(1, len(c.monitored)) || err != nil {
 			c.forget(h)
 			return inOrder(entries), err
 		}

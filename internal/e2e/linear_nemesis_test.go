@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/roomgate/roomgate/internal/faultproxy"
+	"github.com/roomgate/roomgate/internal/gatetest"
 	"github.com/roomgate/roomgate/internal/redistest"
 )
 
@@ -93,7 +94,7 @@ func (s *site) open(n int) {
 	if s.watched != nil {
 		g = startGateway(s.t, s.watched.URL(), s.flags...)
 	} else if s.cluster != nil {
-		g = startGateway(s.t, clusterURL(s.cluster), append([]string{"--partitions=1"}, s.flags...)...)
+		g = startGateway(s.t, gatetest.ClusterURL(s.cluster.Addrs()), append([]string{"--partitions=1"}, s.flags...)...)
 	} else {
 		link = faultproxy.StartRedis(s.t, s.server.Addr())
 		g = startGateway(s.t, link.Addr(), s.flags...)

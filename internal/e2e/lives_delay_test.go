@@ -22,7 +22,7 @@ import (
 // by whatever would create the room, before anything happens, and never clamped.
 func TestDelay_values(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	g := startGateway(t, server.Addr(), "--rate-limits=false", "--max-rooms-per-user=500")
 	ana := enroll(g, t, "ana")
 	home := ana.enter("home")
@@ -67,7 +67,7 @@ func TestDelay_values(t *testing.T) {
 			}
 			ana.send(method, params)
 			events, r := ana.response()
-			delay := rdb.HGet(t.Context(), "rg:{0}:room:"+room, "delay").Val()
+			delay := rdb.HGet(t.Context(), roomKey(rdb, "room", room), "delay").Val()
 			if tt.delay != "" {
 				if r.Error != nil || delay != tt.delay {
 					t.Errorf("%s %s: got %v and a delay of %q, want %s", method, tt.config, r.Error, delay, tt.delay)
@@ -100,9 +100,9 @@ func TestDelay_values(t *testing.T) {
 }
 
 // deadlineOf gives when a room that nobody is in will end.
-func deadlineOf(t testing.TB, rdb *redis.Client, room string) (deadline int64, ok bool) {
+func deadlineOf(t testing.TB, rdb redis.UniversalClient, room string) (deadline int64, ok bool) {
 	t.Helper()
-	deadline, err := rdb.HGet(t.Context(), "rg:{0}:room:"+room, "deadline").Int64()
+	deadline, err := rdb.HGet(t.Context(), roomKey(rdb, "room", room), "deadline").Int64()
 	return deadline, err == nil
 }
 
@@ -129,9 +129,9 @@ func TestDelay_cancelled(t *testing.T) {
 	for _, keep := range []bool{true, false} {
 		t.Run(fmt.Sprintf("keep=%t", keep), func(t *testing.T) {
 			t.Parallel()
-			server, rdb := redisServer(t)
+			server, rdb := anyRedis(t)
 			a, b := startPair(t, server.Addr(), "--rate-limits=false", fmt.Sprintf("--keep-emptied-data=%t", keep))
-			book := record(t, rdb, "rg")
+			book := record(t, server, rdb, "rg")
 			for i, enter := range []struct{ method, params string }{
 				{protocol.MethodJoinRoom, `{"roomID":%q}`},
 				{protocol.MethodEnterRoom, `{"roomInfo":{"roomID":%q,"roomName":"Another"},"config":{"roomDestroyDelayTime":1,"roomAttributes":{"x":"y"}}}`},
@@ -197,7 +197,7 @@ func TestDelay_cancelled(t *testing.T) {
 						if now.Epoch != first.Epoch || now.Created || now.MemberCount != 1 || now.RoomInfo.BaseInfo.RoomName != name {
 							t.Errorf("got %+v, want the room of epoch %d, named %q", now, first.Epoch, name)
 						}
-						if at, ok := deadlineOf(t, rdb, room); ok || rdb.ZScore(t.Context(), "rg:{0}:due", fmt.Sprintf("%s\x00%d", room, now.Epoch)).Err() == nil {
+						if at, ok := deadlineOf(t, rdb, room); ok || rdb.ZScore(t.Context(), partOf("rg", partitionsOf(rdb), room)+"due", fmt.Sprintf("%s\x00%d", room, now.Epoch)).Err() == nil {
 							t.Errorf("the deadline %d still runs", at)
 						}
 
@@ -218,14 +218,14 @@ func TestDelay_cancelled(t *testing.T) {
 // deadline on it does not, whether or not anybody has noticed.
 func TestDelay_limit(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	a, b := startPair(t, server.Addr(), "--max-rooms=1")
 	ana, bo := enroll(a, t, "ana"), enroll(b, t, "bo")
 	ana.ask(protocol.MethodCreateRoom, `{"roomInfo":{"roomID":"R"},"config":{"roomDestroyDelayTime":100}}`, nil)
 	ana.ask(protocol.MethodLeaveRoom, joinR, nil)
 	bo.send(protocol.MethodEnterRoom, createZ)
 	bo.hears("Z connecting activeEnter", "Z disconnected enterFailed", "error 6000324")
-	l := &lastCall{t: t, rdb: rdb, room: "R", part: "rg:{0}:"}
+	l := &lastCall{t: t, rdb: rdb, room: "R", part: partOf("rg", partitionsOf(rdb), "R")}
 	if err := l.hurry(0); err != nil {
 		t.Fatal(err)
 	}
@@ -234,10 +234,10 @@ func TestDelay_limit(t *testing.T) {
 }
 
 // roomKeys are the keys of a room that exist.
-func roomKeys(t testing.TB, rdb *redis.Client, room string) (keys []string) {
+func roomKeys(t testing.TB, rdb redis.UniversalClient, room string) (keys []string) {
 	t.Helper()
 	for _, kind := range []string{"room", "members", "info", "left", "log", "attrs", "memberattrs", "blocked"} {
-		if key := "rg:{0}:" + kind + ":" + room; rdb.Exists(t.Context(), key).Val() == 1 {
+		if key := roomKey(rdb, kind, room); rdb.Exists(t.Context(), key).Val() == 1 {
 			keys = append(keys, key)
 		}
 	}
@@ -248,15 +248,15 @@ func roomKeys(t testing.TB, rdb *redis.Client, room string) (keys []string) {
 // belonged to it, and its ID is free.
 func TestDelay_over(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
-	book := record(t, rdb, "rg")
+	server, rdb := anyRedis(t)
+	book := record(t, server, rdb, "rg")
 	a, b := startPair(t, server.Addr())
 	ana, bo := enroll(a, t, "ana"), enroll(b, t, "bo")
 	var first, second protocol.Room
 	ana.ask(protocol.MethodCreateRoom, `{"roomInfo":{"roomID":"R","roomName":"A room"},"config":{"roomDestroyDelayTime":1,"roomAttributes":{"k":"v"}}}`, &first)
 	ana.say("R", "hello")
 	for _, kind := range []string{"memberattrs", "blocked"} {
-		if err := rdb.HSet(t.Context(), "rg:{0}:"+kind+":R", "x", "1").Err(); err != nil {
+		if err := rdb.HSet(t.Context(), roomKey(rdb, kind, "R"), "x", "1").Err(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -296,8 +296,8 @@ func TestDelay_over(t *testing.T) {
 func TestDelay_noGateway(t *testing.T) {
 	t.Parallel()
 	rooms := []string{"join", "enter", "create", "switch", "leave", "count", "say", "kick", "destroy", "nobody"}
-	server, rdb := redisServer(t)
-	book := record(t, rdb, "rg")
+	server, rdb := anyRedis(t)
+	book := record(t, server, rdb, "rg")
 	// With what would be too many, if those that are over counted.
 	flags := []string{fmt.Sprintf("--max-rooms=%d", len(rooms)), "--rate-limits=false", "--max-rooms-per-user=20"}
 	a := startGateway(t, server.Addr(), flags...)
@@ -312,7 +312,7 @@ func TestDelay_noGateway(t *testing.T) {
 	a.Kill()
 	var latest int64
 	for _, room := range rooms {
-		l := &lastCall{t: t, rdb: rdb, room: room, part: "rg:{0}:"}
+		l := &lastCall{t: t, rdb: rdb, room: room, part: partOf("rg", partitionsOf(rdb), room)}
 		if err := l.hurry(50); err != nil {
 			t.Fatal(err)
 		}
@@ -354,7 +354,7 @@ func TestDelay_noGateway(t *testing.T) {
 	eventually(t, "the rooms to be over", func() bool { _, over := book.counts(); return over >= len(rooms) })
 	t.Logf("%.0f rooms of %d were ended by the sweep, %.0f of them before all was asked", b.Metric("roomgate_gateway_rooms_finished_total"), len(rooms), before)
 	bo.ask(protocol.MethodLogout, `{}`, nil)
-	eventually(t, "nothing to be left", func() bool { return len(leftovers(t, rdb, "rg")) == 0 })
+	nothingLeft(t, rdb, "rg")
 	for _, room := range rooms {
 		lives := 1
 		if room == "enter" || room == "create" {
@@ -378,8 +378,8 @@ func TestDelay_orphan(t *testing.T) {
 	t.Parallel()
 	const hour = int64(time.Hour / time.Millisecond)
 	rooms := []string{"taken", "forgotten"}
-	server, rdb := redisServer(t)
-	book := record(t, rdb, "rg")
+	server, rdb := anyRedis(t)
+	book := record(t, server, rdb, "rg")
 	a := startGateway(t, server.Addr())
 	ana := enroll(a, t, "ana")
 	for _, room := range rooms {
@@ -391,7 +391,7 @@ func TestDelay_orphan(t *testing.T) {
 	for _, room := range rooms {
 		// As if the deadline had been an hour ago.
 		at, _ := deadlineOf(t, rdb, room)
-		epoch := rdb.HGet(t.Context(), "rg:{0}:room:"+room, "epoch").Val()
+		epoch := rdb.HGet(t.Context(), roomKey(rdb, "room", room), "epoch").Val()
 		for _, key := range roomKeys(t, rdb, room) {
 			ttl := rdb.PTTL(t.Context(), key).Val()
 			if ttl <= 0 || ttl > time.Duration(at+hour-redisTime(t, rdb))*time.Millisecond+time.Second {
@@ -401,7 +401,7 @@ func TestDelay_orphan(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := rdb.ZAdd(t.Context(), "rg:{0}:due", redis.Z{Score: float64(redisTime(t, rdb) - hour), Member: room + "\x00" + epoch}).Err(); err != nil {
+		if err := rdb.ZAdd(t.Context(), partOf("rg", partitionsOf(rdb), room)+"due", redis.Z{Score: float64(redisTime(t, rdb) - hour), Member: room + "\x00" + epoch}).Err(); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "the keys to expire", func() bool { return len(roomKeys(t, rdb, room)) == 0 })
@@ -421,7 +421,7 @@ func TestDelay_orphan(t *testing.T) {
 	eventually(t, "the other end", func() bool { _, over := book.counts(); return over == 2 })
 	bo.settled()
 	bo.ask(protocol.MethodLogout, `{}`, nil)
-	eventually(t, "nothing to be left", func() bool { return len(leftovers(t, rdb, "rg")) == 0 })
+	nothingLeft(t, rdb, "rg")
 	for _, room := range rooms {
 		for _, l := range book.of(room) {
 			if l.ended != 1 {

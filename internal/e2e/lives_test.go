@@ -3,10 +3,10 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -35,10 +35,16 @@ type register struct {
 	prefix string
 
 	mu      sync.Mutex
-	lives   map[int64]*life // by epoch
-	over    int             // lives that have ended
-	orphans int             // of them, those whose members nobody told
-	bad     int             // breaches; the first ones are reported
+	lives   map[birth]*life
+	over    int // lives that have ended
+	orphans int // of them, those whose members nobody told
+	bad     int // breaches; the first ones are reported
+}
+
+// A birth tells lives apart: epochs only grow within a partition.
+type birth struct {
+	part  string // its prefix
+	epoch int64
 }
 
 // life is one epoch of a room ID.
@@ -54,13 +60,21 @@ type life struct {
 }
 
 // record begins a register of a deployment, with nothing between it and Redis.
-func record(t testing.TB, rdb *redis.Client, prefix string) *register {
+func record(t testing.TB, server *servers, rdb redis.UniversalClient, prefix string) *register {
 	t.Helper()
+	r := &register{t: t, prefix: prefix, lives: map[birth]*life{}}
+	if server.Cluster != nil {
+		monitor(t, server.Cluster.Masters, func(_ float64, channel, payload string) {
+			if strings.HasSuffix(channel, "}:life") || strings.Contains(channel, "}:ch:") {
+				r.hear(channel, payload)
+			}
+		})
+		return r
+	}
 	// It may read slowly, but must not lose anything.
 	if err := rdb.ConfigSet(t.Context(), "client-output-buffer-limit", "pubsub 0 0 0").Err(); err != nil {
 		t.Fatal(err)
 	}
-	r := &register{t: t, prefix: prefix, lives: map[int64]*life{}}
 	ps := rdb.PSubscribe(t.Context(), prefix+":{*}:life", prefix+":{*}:ch:*", prefix+":mark")
 	for range 3 {
 		if _, err := ps.Receive(t.Context()); err != nil {
@@ -103,21 +117,23 @@ func (r *register) breach(format string, args ...any) {
 func (r *register) hear(channel, payload string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	part := channel[:strings.Index(channel, "}:")]
 	if !strings.HasSuffix(channel, "}:life") {
 		e, err := roomstore.DecodeEvent(payload)
 		if err != nil {
 			r.breach("event %q: %v", payload, err)
 			return
 		}
-		r.event(e)
+		r.event(part, e)
 		return
 	}
 	f := strings.SplitN(payload, "\x00", 4)
 	epoch, err := strconv.ParseInt(f[1], 10, 64)
-	l := r.lives[epoch]
+	id := birth{part, epoch}
+	l := r.lives[id]
 	switch {
 	case err == nil && f[0] == "created" && l == nil:
-		r.lives[epoch] = &life{room: f[3], members: map[roomstore.UserID]struct{}{}}
+		r.lives[id] = &life{room: f[3], members: map[roomstore.UserID]struct{}{}}
 	case err == nil && f[0] == "destroyed" && l != nil && l.room == f[3]:
 		if r.over++; !l.told {
 			r.orphans++
@@ -131,8 +147,8 @@ func (r *register) hear(channel, payload string) {
 	}
 }
 
-func (r *register) event(e roomstore.Event) {
-	l := r.lives[e.Epoch]
+func (r *register) event(part string, e roomstore.Event) {
+	l := r.lives[birth{part, e.Epoch}]
 	if l == nil || l.told || e.Kind == roomstore.KindCommand || e.Seq != l.seq+1 {
 		r.breach("in the life %+v: event %+v", l, e)
 		return
@@ -160,7 +176,7 @@ func (r *register) counts() (begun, over int) {
 
 // close waits until all lives are over, and nothing is left of any. It waits
 // for as long as something goes on.
-func (r *register) close(rdb *redis.Client) {
+func (r *register) close(rdb redis.UniversalClient) {
 	r.t.Helper()
 	var left []string
 	defer func() {
@@ -182,15 +198,15 @@ func (r *register) close(rdb *redis.Client) {
 func (r *register) of(room string) (all []life) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var epochs []int64
-	for epoch, l := range r.lives {
+	var births []birth
+	for id, l := range r.lives {
 		if l.room == room {
-			epochs = append(epochs, epoch)
+			births = append(births, id)
 		}
 	}
-	slices.Sort(epochs)
-	for _, epoch := range epochs {
-		all = append(all, *r.lives[epoch])
+	slices.SortFunc(births, func(a, b birth) int { return cmp.Compare(a.epoch, b.epoch) })
+	for _, id := range births {
+		all = append(all, *r.lives[id])
 	}
 	return all
 }
@@ -265,34 +281,35 @@ func (f *fleet) dial(ctx context.Context, user string, n int) (*client.Client, e
 	})
 }
 
-// partOf gives the prefix of a room's keys. The rule is FNV-1a.
-func partOf(prefix string, partitions int, room string) string {
-	h := fnv.New32a()
-	h.Write([]byte(room))
-	return fmt.Sprintf("%s:{%d}:", prefix, h.Sum32()%uint32(partitions))
-}
-
 // leftovers are the keys of a deployment that have no business there once all
 // rooms have ended and all users have gone, and what is in them.
-func leftovers(t testing.TB, rdb *redis.Client, prefix string) (left []string) {
+func leftovers(t testing.TB, rdb redis.UniversalClient, prefix string) (left []string) {
 	t.Helper()
-	keys := rdb.Scan(t.Context(), 0, prefix+":*", 1000).Iterator()
-	for keys.Next(t.Context()) {
-		key := keys.Val()
+	for _, key := range keysOf(t, rdb, prefix+":") {
 		_, kind, _ := strings.Cut(strings.TrimPrefix(key, prefix+":"), "}:")
 		kind, _, _ = strings.Cut(kind, ":")
 		switch {
 		case key == prefix+":nodes" || key == prefix+":partitions":
-		case slices.Contains([]string{"clock", "dead", "term", "origin"}, kind):
-		case (kind == "did" || kind == "gone" || kind == "gateway") && rdb.PTTL(t.Context(), key).Val() > 0:
+		case key == prefix+":{0}:nodes" || kind == "partitions":
+		case slices.Contains([]string{"clock", "dead", "term", "origin", "admissions"}, kind):
+		case slices.Contains([]string{"did", "gone", "gateway", "barred"}, kind) && rdb.PTTL(t.Context(), key).Val() > 0:
 		default:
 			left = append(left, key)
 		}
 	}
-	if err := keys.Err(); err != nil {
-		t.Fatal(err)
-	}
 	return left
+}
+
+// nothingLeft waits until there are no leftovers.
+func nothingLeft(t testing.TB, rdb redis.UniversalClient, prefix string) {
+	t.Helper()
+	var left []string
+	defer func() {
+		if t.Failed() {
+			t.Logf("left are %q", left)
+		}
+	}()
+	eventually(t, "nothing to be left", func() bool { left = leftovers(t, rdb, prefix); return len(left) == 0 })
 }
 
 // A lodger begins and ends lives of rooms by all roads, some of rooms that are
@@ -397,12 +414,12 @@ func (l *lodger) walk(ctx context.Context, road string) error {
 func TestLives_oneEnd(t *testing.T) {
 	t.Parallel()
 	const lives, kills, lodgers = 5000, 5, 24
-	for _, partitions := range []int{1, 16} {
+	for _, partitions := range partitionings() {
 		t.Run(fmt.Sprintf("P=%d", partitions), func(t *testing.T) {
 			t.Parallel()
 			seed := seedOf(t)
-			server, rdb := redisServer(t)
-			book := record(t, rdb, "rg")
+			server, rdb := anyRedis(t)
+			book := record(t, server, rdb, "rg")
 			f := startFleet(t, 3, server.Addr(), "--rate-limits=false", fmt.Sprintf("--partitions=%d", partitions))
 			ctx, stop := context.WithCancel(t.Context())
 			var all []*lodger
@@ -458,12 +475,12 @@ func TestLives_oneEnd(t *testing.T) {
 			ends := map[string]int{}
 			book.mu.Lock()
 			defer book.mu.Unlock()
-			for epoch, l := range book.lives {
+			for id, l := range book.lives {
 				if l.ended != 1 || !l.told {
-					t.Errorf("life %d of %s: %d ends, its members were told: %t", epoch, l.room, l.ended, l.told)
+					t.Errorf("life %d of %s: %d ends, its members were told: %t", id.epoch, l.room, l.ended, l.told)
 				}
 				if strings.HasPrefix(l.room, "delay") && l.at < l.last.At+1000 {
-					t.Errorf("life %d of %s ended %d ms after the last member went, want a second", epoch, l.room, l.at-l.last.At)
+					t.Errorf("life %d of %s ended %d ms after the last member went, want a second", id.epoch, l.room, l.at-l.last.At)
 				}
 				ends[l.road()]++
 			}
@@ -483,8 +500,8 @@ func TestLives_oneEnd(t *testing.T) {
 func TestLives_atDeadline(t *testing.T) {
 	t.Parallel()
 	const partitions, delay, rooms, entrants, rounds = 16, 100, 8, 4, 66
-	server, rdb := redisServer(t)
-	book := record(t, rdb, "rg")
+	server, rdb := anyRedis(t)
+	book := record(t, server, rdb, "rg")
 	f := startFleet(t, 3, server.Addr(), "--rate-limits=false", fmt.Sprintf("--partitions=%d", partitions))
 	var all []*lastCall
 	var playing sync.WaitGroup
@@ -541,7 +558,7 @@ func TestLives_atDeadline(t *testing.T) {
 // lastCall is one room that ends again and again while some want to enter.
 type lastCall struct {
 	t     *testing.T
-	rdb   *redis.Client
+	rdb   redis.UniversalClient
 	room  string
 	part  string // prefix of its keys
 	delay float64

@@ -10,28 +10,27 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
 	"strconv"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/roomgate/roomgate/internal/faultproxy"
 	"github.com/roomgate/roomgate/internal/freeport"
 	"github.com/roomgate/roomgate/internal/gatetest"
-	"github.com/roomgate/roomgate/internal/redistest"
 )
 
 func TestMain(m *testing.M) { gatetest.Main(m) }
 
 // What every file here speaks of.
-type gateway = gatetest.Gateway
+type (
+	gateway = gatetest.Gateway
+	servers = gatetest.Servers
+	link    = gatetest.Link
+)
 
 const (
 	patience   = gatetest.Patience
@@ -39,13 +38,33 @@ const (
 	leaseTTL   = gatetest.LeaseTTL
 	heartbeat  = gatetest.Heartbeat
 	drain      = gatetest.Drain
+
+	clusterPartitions = gatetest.ClusterPartitions
+)
+
+// Where gateways have what they store, see there.
+var (
+	partitionsOf = gatetest.PartitionsOf
+	partitionOf  = gatetest.PartitionOf
+	partOf       = gatetest.PartOf
+	roomKey      = gatetest.RoomKey
+	userKey      = gatetest.UserKey
+	nodesKey     = gatetest.NodesKey
+	inPartitions = gatetest.InPartitions
+	inUsers      = gatetest.InUsers
+	sizeOf       = gatetest.SizeOf
+	anyOf        = gatetest.AnyOf
+	keysOf       = gatetest.KeysOf
+	eachMaster   = gatetest.EachMaster
+	flushAll     = gatetest.FlushAll
+	save         = gatetest.Save
+	subscribe    = gatetest.Subscribe
+	redisTime    = gatetest.RedisTime
+	paused       = gatetest.Paused
 )
 
 func startGateway(t testing.TB, redis string, flags ...string) *gateway {
 	t.Helper()
-	if strings.Contains(redis, "addr=") && !strings.Contains(redis, "master_name=") {
-		flags = append([]string{fmt.Sprintf("--partitions=%d", clusterPartitions)}, flags...)
-	}
 	return gatetest.Start(t, redis, flags...)
 }
 
@@ -70,7 +89,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 }
 
 // during listens to Redis's clock for a while, whatever ours does.
-func during(t testing.TB, rdb *redis.Client, d time.Duration) {
+func during(t testing.TB, rdb redis.UniversalClient, d time.Duration) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), d+patience)
 	defer cancel()
@@ -81,62 +100,22 @@ func during(t testing.TB, rdb *redis.Client, d time.Duration) {
 }
 
 // onCluster chooses the world of all tests: flags of "go test" choose which of them.
-var onCluster = flag.Bool("cluster", false, "on a Redis Cluster, with 64 partitions; tests that look into one Redis, or need what a Cluster does not have, are skipped")
+var onCluster = flag.Bool("cluster", false, "on a Redis Cluster, with 64 partitions; tests that are about one Redis are skipped")
 
-// clusterPartitions is how many partitions gateways have on a Cluster.
-const clusterPartitions = 64
-
-// servers are a Redis of the test's own, or the masters of a Cluster.
-type servers struct {
-	*redistest.Server
-	cluster *redistest.Cluster // nil: it is one Redis
+// anyRedis is a Redis of the test's own, or the masters of a Cluster, with a client that
+// waits long. See [redistest.Start] for the arguments.
+func anyRedis(t testing.TB, args ...string) (*servers, redis.UniversalClient) {
+	t.Helper()
+	s := gatetest.StartServers(t, *onCluster, args...)
+	return s, s.Open(t)
 }
 
-// Addr is what a gateway is given to find it.
-func (s *servers) Addr() string {
-	if s.cluster == nil {
-		return s.Server.Addr()
-	}
-	return clusterURL(s.cluster)
-}
-
-func clusterURL(c *redistest.Cluster) string {
-	return "redis://" + c.Masters[0].Addr() + "?addr=" + strings.Join(c.Addrs()[1:], "&addr=")
-}
-
-// each does something to all servers.
-func (s *servers) each(do func(*redistest.Server)) {
-	if s.cluster == nil {
-		do(s.Server)
-		return
-	}
-	for _, m := range s.cluster.Masters {
-		do(m)
-	}
-}
-
-func (s *servers) Pause()  { s.each((*redistest.Server).Pause) }
-func (s *servers) Resume() { s.each((*redistest.Server).Resume) }
-func (s *servers) Kill()   { s.each((*redistest.Server).Kill) }
-
-func (s *servers) Restart() {
-	s.each((*redistest.Server).Restart)
-	if s.cluster != nil {
-		s.cluster.Settled()
-	}
-}
-
-// redisServer is a Redis of the test's own, with a client that waits long. On a
-// Cluster the test is skipped: it looks into that Redis. See anyRedis.
-func redisServer(t testing.TB) (*servers, *redis.Client) {
+// redisServer is anyRedis for a test that is about one Redis. On a Cluster it is skipped.
+func redisServer(t testing.TB, args ...string) (*servers, *redis.Client) {
 	t.Helper()
 	oneRedis(t)
-	s := &servers{Server: redistest.Start(t)}
-	o := redistest.Options(s.Addr())
-	o.ReadTimeout = time.Minute
-	rdb := redis.NewClient(o)
-	t.Cleanup(func() { rdb.Close() })
-	return s, rdb
+	s, rdb := anyRedis(t, args...)
+	return s, rdb.(*redis.Client)
 }
 
 // oneRedis skips a test on a Cluster that is about one Redis.
@@ -147,26 +126,9 @@ func oneRedis(t testing.TB) {
 	}
 }
 
-// linkTo is a way to a Redis that a test can make bad. There is none to all nodes of a
-// Cluster.
-func linkTo(t testing.TB, server *servers) *faultproxy.Proxy {
+func linkTo(t testing.TB, server *servers) *link {
 	t.Helper()
-	oneRedis(t)
-	return faultproxy.StartRedis(t, server.Addr())
-}
-
-// anyRedis is redisServer for a test that does not care which world it is in.
-func anyRedis(t testing.TB) (*servers, redis.UniversalClient) {
-	t.Helper()
-	if !*onCluster {
-		return redisServer(t)
-	}
-	c := redistest.StartCluster(t, 3, false)
-	o := c.Options()
-	o.ReadTimeout = time.Minute
-	rdb := redis.NewClusterClient(o)
-	t.Cleanup(func() { rdb.Close() })
-	return &servers{Server: c.Masters[0], cluster: c}, rdb
+	return server.Link(t)
 }
 
 // partitionings are the numbers of partitions that a test of all rules has.
@@ -175,64 +137,6 @@ func partitionings() []int {
 		return []int{clusterPartitions}
 	}
 	return []int{1, 16}
-}
-
-// anyOf says whether there is any of these keys.
-func anyOf(ctx context.Context, rdb redis.UniversalClient, keys []string) bool {
-	for _, key := range keys {
-		if rdb.Exists(ctx, key).Val() != 0 {
-			return true
-		}
-	}
-	return false
-}
-
-// keysOf gives all keys that begin with a prefix.
-func keysOf(t testing.TB, rdb redis.UniversalClient, prefix string) (keys []string) {
-	t.Helper()
-	scan := func(ctx context.Context, one *redis.Client) error {
-		it := one.Scan(ctx, 0, prefix+"*", 1000).Iterator()
-		for it.Next(ctx) {
-			keys = append(keys, it.Val())
-		}
-		return it.Err()
-	}
-	var err error
-	switch rdb := rdb.(type) {
-	case *redis.Client:
-		err = scan(t.Context(), rdb)
-	case *redis.ClusterClient:
-		var one sync.Mutex
-		err = rdb.ForEachMaster(t.Context(), func(ctx context.Context, master *redis.Client) error {
-			one.Lock()
-			defer one.Unlock()
-			return scan(ctx, master)
-		})
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return keys
-}
-
-// redisTime is Redis's clock, in ms.
-func redisTime(t testing.TB, rdb redis.UniversalClient) int64 {
-	t.Helper()
-	now, err := rdb.Time(t.Context()).Result()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return now.UnixMilli()
-}
-
-// paused is how far Redis's clock is ahead of awake time, in ms.
-func paused(t testing.TB, rdb *redis.Client) int64 {
-	t.Helper()
-	n, err := rdb.HGet(t.Context(), "rg:{0}:clock", "paused").Int64()
-	if err != nil && !errors.Is(err, redis.Nil) {
-		t.Fatal(err)
-	}
-	return n
 }
 
 // seedOf gives what a test draws its random numbers from: something new each

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -103,7 +105,7 @@ func TestServerAPI(t *testing.T) {
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	const window = 3 * time.Second
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	a, b := startPair(t, server.Addr(), fmt.Sprintf("--drain-window=%v", window))
 	bo := meet(t, "bo", b.URL())
 	bo.enter("R")
@@ -160,7 +162,7 @@ func TestDrain(t *testing.T) {
 	for _, p := range crowd {
 		eventually(t, p.name+" to have moved", func() bool { return p.Stats().Resumes == 1 })
 	}
-	if rdb.ZScore(t.Context(), "rg:nodes", node).Err() == nil {
+	if rdb.ZScore(t.Context(), nodesKey(rdb), node).Err() == nil {
 		t.Error("the lease was not given back")
 	}
 	for _, e := range book.all() {
@@ -224,7 +226,7 @@ func TestDrain_stalledRequest(t *testing.T) {
 // more than one.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	g := startGateway(t, server.Addr(), "--rate-limits=false")
 	var crowd []*person
 	for i := range 16 {
@@ -271,7 +273,7 @@ func TestMetrics(t *testing.T) {
 func TestIdle(t *testing.T) {
 	t.Parallel()
 	const people = 1000
-	server, rdb := redisServer(t)
+	server, rdb := redisServer(t) // TestCluster_idle is about a Cluster
 	g := startGateway(t, server.Addr(), "--partitions=16", "--session-ttl=60s", "--lease-ttl=10s", "--heartbeat-interval=10s",
 		"--drain-window=25s", "--redis-timeout=2s")
 	var here, away []*wire
@@ -326,16 +328,24 @@ var fromOutside = map[string]bool{
 	"subscribe": true, "unsubscribe": true, "ssubscribe": true, "sunsubscribe": true, "hello": true, "client|setname": true, "client|setinfo": true, "config|get": true,
 }
 
-// commands is how often Redis has executed each command, in scripts or not.
-func commands(t testing.TB, rdb *redis.Client) map[string]int {
+// commands is how often Redis has executed each command, in scripts or not, all masters
+// of a Cluster together.
+func commands(t testing.TB, rdb redis.UniversalClient) map[string]int {
 	t.Helper()
-	info, err := rdb.Info(t.Context(), "commandstats").Result()
+	stats := map[string]int{}
+	var one sync.Mutex
+	err := eachMaster(t.Context(), rdb, func(ctx context.Context, master *redis.Client) error {
+		info, err := master.Info(ctx, "commandstats").Result()
+		one.Lock()
+		defer one.Unlock()
+		for _, m := range regexp.MustCompile(`cmdstat_([^:]+):calls=(\d+)`).FindAllStringSubmatch(info, -1) {
+			n, _ := strconv.Atoi(m[2])
+			stats[m[1]] += n
+		}
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
-	}
-	stats := map[string]int{}
-	for _, m := range regexp.MustCompile(`cmdstat_([^:]+):calls=(\d+)`).FindAllStringSubmatch(info, -1) {
-		stats[m[1]], _ = strconv.Atoi(m[2])
 	}
 	return stats
 }

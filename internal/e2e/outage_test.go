@@ -91,7 +91,7 @@ func TestHeld_unanswered(t *testing.T) {
 // that was answered as failed has not happened.
 func TestRedisAway(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	a, b := startPair(t, server.Addr(), "--rate-limits=false")
 	ana, bo := enroll(a, t, "ana"), enroll(b, t, "bo")
 	bo.enter("R")
@@ -153,7 +153,7 @@ func TestRedisAway(t *testing.T) {
 		t.Errorf("bo got the message of unknown outcome %d times", voids)
 	}
 	eventually(t, "the entry to be undone", func() bool {
-		return rdb.Exists(t.Context(), "rg:{0}:room:S").Val() == 0 && rdb.HGet(t.Context(), "rg:{u0}:user:ana", "r:S").Err() != nil
+		return rdb.Exists(t.Context(), roomKey(rdb, "room", "S")).Val() == 0 && !slices.Contains(storedOf(t, rdb, "ana").named, "S")
 	})
 	ana.settled()
 	ana.free("S")
@@ -189,7 +189,7 @@ var slow = []string{"--redis-timeout=3s", "--lease-ttl=30s", "--session-ttl=60s"
 // their own.
 type outage struct {
 	testing.TB
-	link    *faultproxy.Proxy
+	link    *link
 	b       *gateway
 	names   *strings.Replacer
 	session string // of $U
@@ -433,7 +433,7 @@ func TestOpen_others(t *testing.T) {
 // once a request of it has waited the rest fails at once, as each would alone.
 func TestRedisAway_batch(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	g := startGateway(t, server.Addr(), slow[1:]...)
 	ana := enroll(g, t, "ana")
 	ana.enter("R")
@@ -460,7 +460,7 @@ func TestRedisAway_batch(t *testing.T) {
 	for i := range protocol.MaxUnanswered {
 		ana.free(fmt.Sprintf("R%d", i))
 	}
-	if n := rdb.ZCard(t.Context(), "rg:{0}:rooms").Val(); n != 1 {
+	if n := sizeOf(t, rdb, inPartitions(rdb, "rooms")); n != 1 {
 		t.Errorf("there are %d rooms, want R alone", n)
 	}
 	ana.settled()
@@ -471,7 +471,7 @@ func TestRedisAway_batch(t *testing.T) {
 // done in the end, once: the client asks again under the same keys.
 func TestRedisAway_sdk(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	a, b := startPair(t, server.Addr(), append(slow[1:], "--redis-timeout=2s")...)
 	book := follow(t, rdb, "R")
 	cy := meet(t, "cy", b.URL())
@@ -591,7 +591,7 @@ func answerOf(t testing.TB, frame string) (r protocol.Response) {
 // it after all: the client has come back elsewhere, and stays there.
 func TestRedisAway_resume(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	link := linkTo(t, server)
 	a, b := startGateway(t, link.Addr()), startGateway(t, server.Addr())
 	cy := enroll(b, t, "cy")

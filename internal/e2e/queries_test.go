@@ -142,7 +142,7 @@ var attributesRows = []attributesRow{
 // are none; who asks is answered the same.
 func TestRoomAttributes(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	for _, tt := range []struct {
 		partitions int
 		dropped    bool
@@ -619,10 +619,10 @@ type book struct {
 	ended  map[string]int64 // of users: seq of the last departure
 }
 
-func openBook(t *testing.T, rdb *redis.Client, prefix string) *book {
+func openBook(t *testing.T, rdb redis.UniversalClient, prefix string, partitions int) *book {
 	t.Helper()
 	b := &book{ended: map[string]int64{}}
-	overhear(t, rdb.PSubscribe(t.Context(), prefix+":*:ch:R"), func(_ string, e roomstore.Event) {
+	overhear(t, subscribe(t.Context(), rdb, partOf(prefix, partitions, "R")+"ch:R"), func(_ string, e roomstore.Event) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.events = append(b.events, e)
@@ -1196,7 +1196,7 @@ func userOf(text string) string {
 func TestQueries_walks(t *testing.T) {
 	t.Parallel()
 	seed := seedOf(t)
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	for _, partitions := range []int{1, 16} {
 		t.Run(fmt.Sprintf("P=%d", partitions), func(t *testing.T) {
 			t.Parallel()
@@ -1205,7 +1205,7 @@ func TestQueries_walks(t *testing.T) {
 	}
 }
 
-func walks(t *testing.T, redisAddr string, rdb *redis.Client, seed uint64, partitions int) {
+func walks(t *testing.T, redisAddr string, rdb redis.UniversalClient, seed uint64, partitions int) {
 	const (
 		enough    = 1200 // walks
 		witnesses = 5
@@ -1222,7 +1222,7 @@ func walks(t *testing.T, redisAddr string, rdb *redis.Client, seed uint64, parti
 	for range 3 {
 		b.gates = append(b.gates, start())
 	}
-	b.book = openBook(t, rdb, prefix)
+	b.book = openBook(t, rdb, prefix, partitions)
 	ctx, cancel := context.WithTimeout(t.Context(), 6*patience)
 	defer cancel()
 

@@ -358,7 +358,7 @@ func TestRequestKey_laterMembership(t *testing.T) {
 // The keys of a session end with it: who comes back too late begins anew.
 func TestRequestKey_evicted(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	a, b := startPair(t, server.Addr())
 	bo := enroll(b, t, "bo")
 	bo.enter("R")

@@ -153,6 +153,19 @@ func briefEvent(ev client.Event) string {
 // after the other, until the test ends. It returns when the subscription is there.
 func overhear(t testing.TB, ps *redis.PubSub, take func(channel string, e roomstore.Event)) {
 	t.Helper()
+	tap(t, ps, func(channel, payload string) {
+		e, err := roomstore.DecodeEvent(payload)
+		if err != nil {
+			t.Errorf("event %q: %v", payload, err)
+			return
+		}
+		take(channel, e)
+	})
+}
+
+// tap is overhear for whatever is published.
+func tap(t testing.TB, ps *redis.PubSub, take func(channel, payload string)) {
+	t.Helper()
 	if _, err := ps.Receive(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -164,12 +177,7 @@ func overhear(t testing.TB, ps *redis.PubSub, take func(channel string, e roomst
 			if err != nil {
 				return // closed
 			}
-			e, err := roomstore.DecodeEvent(m.Payload)
-			if err != nil {
-				t.Errorf("event %q: %v", m.Payload, err)
-				continue
-			}
-			take(m.Channel, e)
+			take(m.Channel, m.Payload)
 		}
 	}()
 	t.Cleanup(func() {
@@ -189,10 +197,10 @@ type ledger struct {
 }
 
 // follow begins a ledger of a room, with nothing between it and Redis.
-func follow(t testing.TB, rdb *redis.Client, room string) *ledger {
+func follow(t testing.TB, rdb redis.UniversalClient, room string) *ledger {
 	t.Helper()
 	l := &ledger{t: t, arrived: make(chan struct{}, 1)}
-	overhear(t, rdb.Subscribe(t.Context(), "rg:{0}:ch:"+room), func(_ string, e roomstore.Event) {
+	overhear(t, subscribe(t.Context(), rdb, roomKey(rdb, "ch", room)), func(_ string, e roomstore.Event) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.events = append(l.events, e)

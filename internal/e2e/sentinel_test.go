@@ -240,7 +240,7 @@ func gatewayCutOff(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return int64(score) - cutOffLease.Milliseconds() + paused(t, rdb)
+		return int64(score) - cutOffLease.Milliseconds() + paused(t, rdb, "R")
 	}
 	last := int64(0)
 	eventually(t, "the gateway not to renew its lease any more", func() bool {

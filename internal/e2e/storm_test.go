@@ -27,9 +27,9 @@ import (
 type storm struct {
 	*testing.T
 	r     *rand.Rand
-	rdb   *redis.Client
+	rdb   redis.UniversalClient
 	gates []*gateway
-	links []*faultproxy.Proxy
+	links []*link
 	cast  []*stormer
 	calm  bool // nothing is broken
 
@@ -73,7 +73,7 @@ func TestOverlap_storm(t *testing.T) {
 		}
 	}
 	t.Logf("ROOMGATE_TEST_SEED=%d", seed)
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	s := &storm{T: t, r: rand.New(rand.NewPCG(seed, 14)), rdb: rdb, calm: true}
 	var books []*ledger
 	for _, room := range stormRooms {
@@ -220,7 +220,7 @@ func (s *storm) settle() {
 		for _, p := range s.cast {
 			m[p.user] = nil
 			for _, room := range stormRooms {
-				if v := s.rdb.HGet(s.Context(), "rg:{0}:info:"+room, p.user).Val(); strings.HasPrefix(v, p.session+"\x00") {
+				if v := s.rdb.HGet(s.Context(), roomKey(s.rdb, "info", room), p.user).Val(); strings.HasPrefix(v, p.session+"\x00") {
 					m[p.user] = append(m[p.user], room)
 				}
 			}

@@ -143,7 +143,7 @@ func TestToken_expiry(t *testing.T) {
 // hears so of each of its rooms; the others see it leave at its deadline.
 func TestResume_refused(t *testing.T) {
 	t.Parallel()
-	server, rdb := redisServer(t)
+	server, rdb := anyRedis(t)
 	flags := []string{"--no-dev", "--jwt-hs256-secret-file=" + secretFile(t)}
 	a, b := startPair(t, server.Addr(), flags...)
 	hour := time.Now().Add(time.Hour)

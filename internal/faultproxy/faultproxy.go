@@ -10,6 +10,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"sync"
@@ -25,13 +26,12 @@ type Fate []time.Duration
 // Pass is the fate of a message that nothing happens to.
 var Pass = Fate{0}
 
-// A Proxy forwards connections to one target. Its methods may be called
-// concurrently.
+// A Proxy forwards connections to one target, or to the nodes of one Redis
+// Cluster. Its methods may be called concurrently.
 type Proxy struct {
-	target string
-	redis  bool
-	ln     net.Listener
-	work   sync.WaitGroup // accepting, copying, and delayed messages
+	redis bool
+	doors []door
+	work  sync.WaitGroup // accepting, copying, and delayed messages
 
 	mu       sync.Mutex
 	fate     func(channel, payload string) Fate // nil: all pass
@@ -45,6 +45,12 @@ type Proxy struct {
 	links    map[*link]struct{}
 }
 
+// A door is where those come in who want to go to a target.
+type door struct {
+	ln     net.Listener
+	target string
+}
+
 // Start starts a proxy in front of a target for one test, and ends it with
 // that test.
 func Start(t testing.TB, target string) *Proxy { return start(t, target, false) }
@@ -52,20 +58,70 @@ func Start(t testing.TB, target string) *Proxy { return start(t, target, false) 
 // StartRedis is Start for a target that is a Redis.
 func StartRedis(t testing.TB, target string) *Proxy { return start(t, target, true) }
 
+// StartCluster is StartRedis for the nodes of a Redis Cluster, all at one host. It
+// listens at the ports that they have, at another host of the loopback network: a client
+// stays within the proxy if the nodes tell it the ports of the others only, not the
+// host. What is done is done to the links to all nodes.
+func StartCluster(t testing.TB, targets []string) *Proxy {
+	t.Helper()
+	var err error
+	for host := 2; host < 255; host++ {
+		var doors []door
+		if doors, err = listenAt(fmt.Sprintf("127.0.0.%d", host), targets); err == nil {
+			return serving(t, doors, true)
+		}
+	}
+	t.Fatalf("no host of the loopback network has the ports free: %v", err)
+	return nil
+}
+
+// listenAt listens at a host, at the port of each target.
+func listenAt(host string, targets []string) (doors []door, err error) {
+	for _, target := range targets {
+		var ln net.Listener
+		_, port, err := net.SplitHostPort(target)
+		if err == nil {
+			ln, err = net.Listen("tcp", net.JoinHostPort(host, port))
+		}
+		if err != nil {
+			for _, d := range doors {
+				d.ln.Close()
+			}
+			return nil, err
+		}
+		doors = append(doors, door{ln, target})
+	}
+	return doors, nil
+}
+
 func start(t testing.TB, target string, redis bool) *Proxy {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{target: target, redis: redis, ln: ln, links: map[*link]struct{}{}}
-	p.work.Go(func() { p.accept(t) })
+	return serving(t, []door{{ln, target}}, redis)
+}
+
+func serving(t testing.TB, doors []door, redis bool) *Proxy {
+	p := &Proxy{redis: redis, doors: doors, links: map[*link]struct{}{}}
+	for _, d := range doors {
+		p.work.Go(func() { p.accept(t, d) })
+	}
 	t.Cleanup(p.end)
 	return p
 }
 
-// Addr is where the proxy listens.
-func (p *Proxy) Addr() string { return p.ln.Addr().String() }
+// Addr is where the proxy listens, for the first target.
+func (p *Proxy) Addr() string { return p.doors[0].ln.Addr().String() }
+
+// Addrs is where it listens for each target, in their order.
+func (p *Proxy) Addrs() (addrs []string) {
+	for _, d := range p.doors {
+		addrs = append(addrs, d.ln.Addr().String())
+	}
+	return addrs
+}
 
 // Cut ends all connections that stand. New ones are served.
 func (p *Proxy) Cut() {
@@ -210,21 +266,21 @@ func (p *Proxy) standing() []*link {
 }
 
 // accept serves connections until the listener is closed.
-func (p *Proxy) accept(t testing.TB) {
+func (p *Proxy) accept(t testing.TB, d door) {
 	for {
-		client, err := p.ln.Accept()
+		client, err := d.ln.Accept()
 		if err != nil {
 			if !errors.Is(err, net.ErrClosed) {
-				t.Errorf("the proxy in front of %s serves no more connections: %v", p.target, err)
+				t.Errorf("the proxy in front of %s serves no more connections: %v", d.target, err)
 			}
 			return
 		}
-		p.work.Go(func() { p.serve(client) })
+		p.work.Go(func() { p.serve(client, d.target) })
 	}
 }
 
 // serve forwards one connection until either side or the proxy ends it.
-func (p *Proxy) serve(client net.Conn) {
+func (p *Proxy) serve(client net.Conn, target string) {
 	defer client.Close()
 	l := &link{p: p, client: client}
 	p.mu.Lock()
@@ -236,7 +292,7 @@ func (p *Proxy) serve(client net.Conn) {
 	if refused {
 		return
 	}
-	server, err := net.Dial("tcp", p.target)
+	server, err := net.Dial("tcp", target)
 	if err != nil {
 		return
 	}
@@ -281,7 +337,9 @@ func (p *Proxy) end() {
 	p.ended = true
 	p.mu.Unlock()
 	p.Hold(false)
-	p.ln.Close()
+	for _, d := range p.doors {
+		d.ln.Close()
+	}
 	p.Cut()
 	p.work.Wait()
 }

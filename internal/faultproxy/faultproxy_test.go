@@ -108,6 +108,37 @@ func silent(t *testing.T, c net.Conn) {
 	}
 }
 
+// In front of a Cluster the proxy has the ports of the nodes, at another host, and what
+// is done is done to the links to all of them.
+func TestStartCluster(t *testing.T) {
+	t.Parallel()
+	targets := []string{serve(t, says("+a\r\n")), serve(t, says("+b\r\n"))}
+	p := faultproxy.StartCluster(t, targets)
+	addrs := p.Addrs()
+	if len(addrs) != len(targets) {
+		t.Fatalf("it listens at %q, want as many as %q", addrs, targets)
+	}
+	var links []net.Conn
+	for i, addr := range addrs {
+		host, port, _ := net.SplitHostPort(addr)
+		if toHost, toPort, _ := net.SplitHostPort(targets[i]); port != toPort || host == toHost {
+			t.Errorf("it listens at %s for %s, want that port at another host", addr, targets[i])
+		}
+		c := dial(t, addr)
+		expect(t, c, 4)
+		links = append(links, c)
+	}
+	if got := expect(t, dial(t, addrs[1]), 4); got != "+b\r\n" {
+		t.Errorf("got %q behind the second", got)
+	}
+	p.Cut()
+	for i, c := range links {
+		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("link %d: %v, want that it has ended", i, err)
+		}
+	}
+}
+
 // Cut ends what stands and nothing else.
 func TestProxy_Cut(t *testing.T) {
 	t.Parallel()

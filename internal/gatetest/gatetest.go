@@ -97,6 +97,7 @@ type Gateway struct {
 // is ready. Flags given replace those of the same name that all gateways get.
 func Start(t testing.TB, redis string, flags ...string) *Gateway {
 	t.Helper()
+	flags = append(FlagsOf(redis), flags...)
 	if !strings.Contains(redis, "://") {
 		redis = "redis://" + redis
 	}
@@ -107,6 +108,15 @@ func Start(t testing.TB, redis string, flags ...string) *Gateway {
 	}, flags...))
 	Eventually(t, "the gateway to be ready", g.Ready)
 	return g
+}
+
+// FlagsOf gives the flags that gateways have on a Redis, at an address or a URL, besides
+// those that all have.
+func FlagsOf(redis string) []string {
+	if strings.Contains(redis, "addr=") && !strings.Contains(redis, "master_name=") {
+		return []string{fmt.Sprintf("--partitions=%d", ClusterPartitions)}
+	}
+	return nil
 }
 
 // Launch starts a gateway and returns when it listens. "--no-dev" takes the

@@ -199,8 +199,25 @@ func (c *Cluster) Addrs() (addrs []string) {
 // [Options] does.
 func (c *Cluster) Options() *redis.ClusterOptions {
 	return &redis.ClusterOptions{
-		Addrs: c.Addrs(), MaxRetries: -1, ContextTimeoutEnabled: true,
+		Addrs: c.Addrs(), Dialer: dialHere, MaxRetries: -1, ContextTimeoutEnabled: true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+}
+
+// dialHere finds nodes that do not say at which host they are.
+func dialHere(ctx context.Context, network, addr string) (net.Conn, error) {
+	if port, hidden := strings.CutPrefix(addr, "?:"); hidden {
+		addr = "127.0.0.1:" + port
+	}
+	return (&net.Dialer{}).DialContext(ctx, network, addr)
+}
+
+// HideHost has the nodes say from now on at which ports the others are, and not at which
+// host: who has come to one of them by a proxy stays with it, if that has those ports.
+func (c *Cluster) HideHost() {
+	c.t.Helper()
+	for _, s := range c.all() {
+		c.do(s, "config", "set", "cluster-preferred-endpoint-type", "hostname") // which they do not have
 	}
 }
 

@@ -135,6 +135,9 @@ func launch(t testing.TB, command, args []string) *Server {
 // Addr returns the server's address, which stays the same when it is restarted.
 func (s *Server) Addr() string { return s.addr() }
 
+// Dir is where it keeps what it writes down.
+func (s *Server) Dir() string { return s.args[1] }
+
 // Client returns a new client of the server, which is closed when t ends.
 func (s *Server) Client(t testing.TB) *redis.Client {
 	t.Helper()
