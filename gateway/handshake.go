@@ -79,7 +79,7 @@ func (g *Gateway) upgrade(w upgrader, r *http.Request) error {
 	ws.SetReadLimit(protocol.MaxMessage)
 	c := &conn{g: g, ws: ws, sock: w.hijacked(), gone: make(chan struct{}), said: make(chan struct{})}
 	if !g.add(c) {
-		c.shut(protocol.CloseTryAgainLater, closeReason(g.cfg.ReconnectAfter))
+		go c.shut(protocol.CloseTryAgainLater, closeReason(g.cfg.ReconnectAfter)) // bounded by CloseTimeout
 		return nil
 	}
 	c.login = time.AfterFunc(g.cfg.LoginTimeout, func() { c.close(protocol.CloseLoginTimeout, "no login in time") })
@@ -131,7 +131,11 @@ func (s *socket) upgraded() *bufio.ReadWriter {
 // Close closes ln, and connections that have sent no request. Accept fails then, as
 // soon as no handshake is under way.
 func (g *Gateway) Listen(ln net.Listener) net.Listener {
-	f := &front{Listener: ln, g: g, rest: make(chan newcomer), closed: make(chan struct{}), silent: map[net.Conn]struct{}{}}
+	return g.listen(ln, handshakeWithin)
+}
+
+func (g *Gateway) listen(ln net.Listener, within time.Duration) *front {
+	f := &front{Listener: ln, g: g, within: within, rest: make(chan newcomer), closed: make(chan struct{}), silent: map[net.Conn]struct{}{}}
 	f.work.Go(f.run)
 	return f
 }
@@ -139,9 +143,10 @@ func (g *Gateway) Listen(ln net.Listener) net.Listener {
 // A front is the listener of [Gateway.Listen].
 type front struct {
 	net.Listener
-	g    *Gateway
-	rest chan newcomer
-	work sync.WaitGroup
+	g      *Gateway
+	within time.Duration // for a first request
+	rest   chan newcomer
+	work   sync.WaitGroup
 
 	closed chan struct{}
 	mu     sync.Mutex
@@ -221,7 +226,7 @@ func (f *front) greet(c net.Conn) {
 		return
 	}
 	s := f.g.newSocket(c)
-	c.SetReadDeadline(time.Now().Add(handshakeWithin)) // if it fails, so does reading
+	c.SetReadDeadline(time.Now().Add(f.within)) // if it fails, so does reading
 	head, err := s.request()
 	f.mu.Lock()
 	delete(f.silent, c)
@@ -229,10 +234,14 @@ func (f *front) greet(c net.Conn) {
 	switch {
 	case err != nil:
 		c.Close()
-	case head == nil:
-		f.leave(s.again(nil), nil)
+	case !isPlain(head):
+		f.leave(s.again(head), nil)
 	default:
 		f.g.begins.wait()
+		if f.isClosed() {
+			c.Close()
+			return
+		}
 		f.work.Add(1)
 		f.g.workers.do(func() {
 			defer f.work.Done()
@@ -241,10 +250,19 @@ func (f *front) greet(c net.Conn) {
 	}
 }
 
+func (f *front) isClosed() bool {
+	select {
+	case <-f.closed:
+		return true
+	default:
+		return false
+	}
+}
+
 // shake attends to a handshake, or leaves it to the server.
 func (f *front) shake(s *socket, head []byte) {
 	a := &answer{socket: s, header: http.Header{}}
-	if r := parseHandshake(head); r != nil && f.g.upgrade(a, r) == nil {
+	if r, err := parseHandshake(head); err == nil && f.g.upgrade(a, r) == nil {
 		return
 	}
 	if a.begun {
@@ -284,6 +302,7 @@ func (s *socket) request() ([]byte, error) {
 func (s *socket) again(head []byte) net.Conn {
 	s.in.Lock()
 	defer s.in.Unlock()
+	s.Conn.SetReadDeadline(time.Time{}) // if it fails, reading fails
 	c := &replayed{Conn: s.Conn, early: append(head, s.early...)}
 	s.take(len(s.early))
 	return c
@@ -292,7 +311,7 @@ func (s *socket) again(head []byte) net.Conn {
 // replayed is a connection some of whose bytes have been read already.
 type replayed struct {
 	net.Conn
-	early []byte
+	early []byte // no more than net/http's buffer holds, which so takes all of it at once
 }
 
 func (r *replayed) Read(p []byte) (int, error) {
@@ -300,7 +319,9 @@ func (r *replayed) Read(p []byte) (int, error) {
 		return r.Conn.Read(p)
 	}
 	n := copy(p, r.early)
-	r.early = r.early[n:]
+	if r.early = r.early[n:]; len(r.early) == 0 {
+		r.early = nil // or it would be held for as long as the connection
+	}
 	return n, nil
 }
 
@@ -311,6 +332,14 @@ func (r *replayed) SyscallConn() (syscall.RawConn, error) {
 		return c.SyscallConn()
 	}
 	return nil, errors.ErrUnsupported
+}
+
+// CloseWrite is that of a [net.TCPConn]; net/http looks for it.
+func (r *replayed) CloseWrite() error {
+	if c, ok := r.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 // SetWriteBuffer is that of a [net.TCPConn].
@@ -324,38 +353,38 @@ func (r *replayed) SetWriteBuffer(size int) error {
 // parsers are for handshakes while they are read.
 var parsers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, receivedSize) }}
 
-// parseHandshake reads a handshake, if it is nothing but that: nil for what has a body,
-// or lines that net/http's server looks at more closely than its reader does (RFC 9112,
-// sections 3.2, 5 and 6).
-func parseHandshake(head []byte) *http.Request {
+// isPlain says whether a request is a handshake and nothing but that: without a body, and
+// without lines that net/http's server looks at more closely than its reader does
+// (RFC 9112, sections 3.2, 5 and 6).
+func isPlain(head []byte) bool {
+	if head == nil {
+		return false
+	}
 	hosts := 0
 	for line := range bytes.Lines(bytes.TrimSuffix(head[len(upgradeLine):], []byte("\r\n"))) {
 		name, value, _ := bytes.Cut(line, []byte(": "))
 		text, whole := bytes.CutSuffix(value, []byte("\r\n"))
 		if !whole || len(name) == 0 || bytes.ContainsFunc(name, notInName) || bytes.ContainsFunc(text, notInText) {
-			return nil
+			return false
 		}
 		switch strings.ToLower(string(name)) {
 		case "host":
 			if hosts++; len(text) == 0 || bytes.ContainsFunc(text, notInHost) {
-				return nil
+				return false
 			}
 		case "content-length", "transfer-encoding", "trailer", "expect":
-			return nil
+			return false
 		}
 	}
-	if hosts != 1 {
-		return nil
-	}
+	return hosts == 1
+}
+
+func parseHandshake(head []byte) (*http.Request, error) {
 	b := parsers.Get().(*bufio.Reader)
 	defer parsers.Put(b)
 	b.Reset(bytes.NewReader(head))
 	defer b.Reset(nil)
-	r, err := http.ReadRequest(b)
-	if err != nil {
-		return nil
-	}
-	return r
+	return http.ReadRequest(b)
 }
 
 // notInName, notInText and notInHost say what headers of clients do not have.
@@ -401,5 +430,6 @@ func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if _, err := a.socket.Conn.Write(b.Bytes()); err != nil {
 		return nil, nil, err
 	}
+	a.socket.alive() // and not only before it waited for its turn
 	return a.socket, a.socket.upgraded(), nil
 }

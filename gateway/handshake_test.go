@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -52,7 +53,7 @@ func newDoors(t testing.TB) *doors {
 		return ln
 	}
 	d.plain = &httptest.Server{Listener: local("plain"), Config: &http.Server{Handler: handler}}
-	d.own = &httptest.Server{Listener: d.Listen(local("own")), Config: &http.Server{Handler: handler}}
+	d.own = &httptest.Server{Listener: d.listen(local("own"), time.Hour), Config: &http.Server{Handler: handler}}
 	d.own.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
 			d.left.Add(1)
@@ -124,6 +125,9 @@ func TestListen(t *testing.T) {
 		"no host":                  {get + strings.TrimPrefix(usual, "Host: x\r\n") + "\r\n", false, 400},
 		"a body":                   {get + usual + "Content-Length: 0\r\n\r\n", false, 101},
 		"a folded line":            {get + usual + "X: a\r\n b\r\n\r\n", false, 101},
+		"chunks":                   {get + usual + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", false, 101},
+		"a trailer":                {get + usual + "Trailer: X\r\n\r\n", false, 101},
+		"an expectation":           {get + usual + "Expect: x\r\n\r\n", false, 417},
 		"an odd host":              {get + strings.Replace(usual, "x", "a b", 1) + "\r\n", false, 400},
 		"bare ends of lines":       {strings.ReplaceAll(get+usual+"\r\n", "\r", ""), false, 101},
 		"a bare end of the header": {get + usual + "X: a\n\n", false, 101},
@@ -212,6 +216,73 @@ func TestListen_close(t *testing.T) {
 	}
 }
 
+// Who says nothing, or never ends his request, is not waited for.
+func TestListen_silent(t *testing.T) {
+	t.Parallel()
+	d := newDoors(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	front := d.listen(ln, time.Millisecond)
+	defer front.Accept() // until nothing is under way
+	defer front.Close()
+	for _, said := range []string{"", upgradeLine + usual} {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(time.Minute))
+		io.WriteString(c, said)
+		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("after %q the connection is still open", said)
+		}
+	}
+}
+
+// What is left to the server is as good as the connection itself: streams look at its
+// socket, net/http half-closes it, and it keeps nothing of what was read.
+func TestReplayed(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	far, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	near, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	c := net.Conn(&replayed{Conn: near, early: []byte("early")})
+	if _, err := c.(syscall.Conn).SyscallConn(); err == nil {
+		t.Error("the socket can be read though something has been read already")
+	}
+	io.WriteString(far, "late")
+	b := make([]byte, 9)
+	if _, err := io.ReadFull(c, b); err != nil || string(b) != "earlylate" {
+		t.Errorf("got %q, %v", b, err)
+	}
+	if _, err := c.(syscall.Conn).SyscallConn(); err != nil {
+		t.Error(err)
+	}
+	if c.(*replayed).early != nil {
+		t.Error("what has been read is held")
+	}
+	if err := c.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+		t.Error(err)
+	}
+	if n, err := far.Read(b); err != io.EOF {
+		t.Errorf("got %q, %v, want the end", b[:n], err)
+	}
+}
+
 // flaky is a listener whose Accept fails once.
 type flaky struct {
 	net.Listener
@@ -238,6 +309,7 @@ func TestListen_fails(t *testing.T) {
 		t.Fatal(err)
 	}
 	front := d.Listen(&flaky{Listener: ln})
+	defer front.Accept() // until nothing is under way
 	defer front.Close()
 	if _, err := front.Accept(); err != errFlaky {
 		t.Fatalf("got %v, want %v", err, errFlaky)

@@ -58,5 +58,8 @@ func TestWorkers(t *testing.T) {
 		default:
 			t.Error("stop has not waited for the job under way")
 		}
+		late := make(chan struct{})
+		w.do(func() { close(late) })
+		<-late // who comes after the end is served
 	})
 }
