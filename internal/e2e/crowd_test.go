@@ -13,7 +13,8 @@ func TestCrowd(t *testing.T) {
 	t.Parallel()
 	const crowd = 150
 	server, rdb := anyRedis(t)
-	a := startGateway(t, server.Addr(), "--rate-limits=false")
+	// They come back one after another, and each ninth is taken for a crowd and waits.
+	a := startGateway(t, server.Addr(), "--rate-limits=false", "--session-ttl=15s")
 	speaker := enroll(a, t, "speaker")
 	speaker.enter("R")
 	all := make([]*wire, crowd)

@@ -337,7 +337,8 @@ func TestKilled_switching(t *testing.T) {
 // than at the deadline, and nobody else.
 func TestKilled_sweeping(t *testing.T) {
 	t.Parallel()
-	const groups, rooms, perGroup, ttl, logTTL = 8, 4, 50, 20 * time.Second, 5 * time.Minute // 1,600 memberships
+	// The deadline is a ttl and the time nobody sweeps, 5 s, after the first death: sooner than what is waited for.
+	const groups, rooms, perGroup, ttl, logTTL = 8, 4, 50, 12 * time.Second, 5 * time.Minute // 1,600 memberships
 	server, rdb := anyRedis(t)
 	book := listen(t, server, rdb)
 	var gates []*gateway
