@@ -128,6 +128,9 @@ func TestSwitch_oneAtATime(t *testing.T) {
 // not happened it never will.
 func TestSwitch_open(t *testing.T) {
 	t.Parallel()
+	if *onCluster {
+		t.Skip("what is lost there is one of a switch's several calls, of which this knows nothing: see TestKilled_switching")
+	}
 	server, _ := anyRedis(t)
 	b := startGateway(t, server.Addr(), slow...)
 	const request = `{"fromRoomID":"$F","toRoomInfo":{"roomID":"$R"},"requestKey":1}`
