@@ -186,6 +186,26 @@ func (c *countedWrites) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
+// newClusterWorld is a world on a Cluster, greeted, whose connections and calls give up
+// after a second.
+func newClusterWorld(t *testing.T, c *redistest.Cluster, parts int) (*world, *redis.ClusterClient) {
+	t.Helper()
+	prefix := redistest.Prefix()
+	terms := roomstore.NewTerms(prefix, parts)
+	options := c.Options()
+	options.OnConnect = terms.OnConnect
+	options.DialTimeout, options.ReadTimeout = time.Second, time.Second
+	rdb := redis.NewClusterClient(options)
+	t.Cleanup(func() { rdb.Close() })
+	calls := runBatcher(t, rdb, roomstore.BatcherConfig{Slots: roomstore.ClusterSlots(prefix, parts), Timeout: time.Second})
+	store := roomstore.New(calls, roomstore.Config{Prefix: prefix, Partitions: parts, Apart: true, Terms: terms})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
+	t.Cleanup(cancel)
+	w := &world{T: t, rdb: rdb, store: store, prefix: prefix, parts: parts, apart: true, end: ctx, sessions: map[roomstore.SessionID]roomstore.Session{}}
+	w.must(store.Greet(ctx))
+	return w, rdb
+}
+
 // A master that dies concerns its own partitions: calls about others go on. When its
 // replica has taken over, its slots have a new term, which the others do not.
 func TestCluster_masterDies(t *testing.T) {
@@ -194,23 +214,9 @@ func TestCluster_masterDies(t *testing.T) {
 		t.Skip("it starts a Cluster")
 	}
 	c := redistest.StartCluster(t, 3, true)
-	prefix := redistest.Prefix()
-	terms := roomstore.NewTerms(prefix, 4)
-	options := c.Options()
-	options.OnConnect = terms.OnConnect
-	options.DialTimeout, options.ReadTimeout = time.Second, time.Second
-	rdb := redis.NewClusterClient(options)
-	t.Cleanup(func() { rdb.Close() })
-	calls := runBatcher(t, rdb, roomstore.BatcherConfig{Slots: roomstore.ClusterSlots(prefix, 4), Timeout: time.Second})
-	store := roomstore.New(calls, roomstore.Config{Prefix: prefix, Partitions: 4, Apart: true, Terms: terms})
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
-	defer cancel()
-	if err := store.Greet(ctx); err != nil {
-		t.Fatal(err)
-	}
+	w, rdb := newClusterWorld(t, c, 4)
+	ctx, store, prefix := w.end, w.store, w.prefix
 	before := store.Term()
-
-	w := &world{T: t, rdb: rdb, store: store, prefix: prefix, parts: 4, apart: true, end: ctx, sessions: map[roomstore.SessionID]roomstore.Session{}}
 	slots := roomstore.ClusterSlots(prefix, 4)
 	victim := masterOf(t, c, rdb, slots[0])
 	doomed := map[string]bool{}
@@ -300,19 +306,8 @@ func TestCluster_masterRolledBack(t *testing.T) {
 		t.Skip("it starts a Cluster")
 	}
 	c := redistest.StartCluster(t, 3, false)
-	prefix := redistest.Prefix()
-	terms := roomstore.NewTerms(prefix, 4)
-	options := c.Options()
-	options.OnConnect = terms.OnConnect
-	options.DialTimeout, options.ReadTimeout = time.Second, time.Second
-	rdb := redis.NewClusterClient(options)
-	t.Cleanup(func() { rdb.Close() })
-	calls := runBatcher(t, rdb, roomstore.BatcherConfig{Slots: roomstore.ClusterSlots(prefix, 4), Timeout: time.Second})
-	store := roomstore.New(calls, roomstore.Config{Prefix: prefix, Partitions: 4, Apart: true, Terms: terms})
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
-	defer cancel()
-	w := &world{T: t, rdb: rdb, store: store, prefix: prefix, parts: 4, apart: true, end: ctx, sessions: map[roomstore.SessionID]roomstore.Session{}}
-	w.must(store.Greet(ctx))
+	w, rdb := newClusterWorld(t, c, 4)
+	ctx, store := w.end, w.store
 	who := w.login("ana", "s1")
 	w.enter(who, "R")
 	n := 0
@@ -359,20 +354,9 @@ func TestCluster_healsSlotBySlot(t *testing.T) {
 	}
 	c := redistest.StartCluster(t, 3, true)
 	const parts = 6
-	prefix := redistest.Prefix()
-	terms := roomstore.NewTerms(prefix, parts)
-	options := c.Options()
-	options.OnConnect = terms.OnConnect
-	options.DialTimeout, options.ReadTimeout = time.Second, time.Second
-	rdb := redis.NewClusterClient(options)
-	t.Cleanup(func() { rdb.Close() })
+	w, rdb := newClusterWorld(t, c, parts)
+	ctx, store, prefix := w.end, w.store, w.prefix
 	slots := roomstore.ClusterSlots(prefix, parts)
-	calls := runBatcher(t, rdb, roomstore.BatcherConfig{Slots: slots, Timeout: time.Second})
-	store := roomstore.New(calls, roomstore.Config{Prefix: prefix, Partitions: parts, Apart: true, Terms: terms})
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
-	defer cancel()
-	w := &world{T: t, rdb: rdb, store: store, prefix: prefix, parts: parts, apart: true, end: ctx, sessions: map[roomstore.SessionID]roomstore.Session{}}
-	w.must(store.Greet(ctx))
 	w.lease("n1")
 
 	// In each partition a room, with users of all slots.

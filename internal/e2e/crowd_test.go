@@ -5,6 +5,8 @@ package e2e
 import (
 	"fmt"
 	"testing"
+
+	"github.com/roomgate/roomgate/protocol"
 )
 
 // Many whose links are lost at once cost Redis few scripts, and all keep their
@@ -13,8 +15,7 @@ func TestCrowd(t *testing.T) {
 	t.Parallel()
 	const crowd = 150
 	server, rdb := anyRedis(t)
-	// They come back one after another, and each ninth is taken for a crowd and waits.
-	a := startGateway(t, server.Addr(), "--rate-limits=false", "--session-ttl=15s")
+	a := startGateway(t, server.Addr(), "--rate-limits=false")
 	speaker := enroll(a, t, "speaker")
 	speaker.enter("R")
 	all := make([]*wire, crowd)
@@ -39,12 +40,15 @@ func TestCrowd(t *testing.T) {
 		t.Errorf("%d scripts were called when %d links were lost", n, crowd)
 	}
 	for i := range all {
-		w := connect(t, a.URL())
+		all[i] = connect(t, a.URL())
 		if i%10 == 0 {
 			speaker.say("R", fmt.Sprint(i))
 		}
-		r := w.login(fmt.Sprintf(`{"userID":"u%d","resume":{"sessionID":%q}}`, i, sessions[i]))
-		if !r.Resumed {
+		all[i].send(protocol.MethodLogin, fmt.Sprintf(`{"userID":"u%d","resume":{"sessionID":%q}}`, i, sessions[i]))
+	}
+	for i, w := range all {
+		var r protocol.LoginResult
+		if w.result(&r); !r.Resumed {
 			t.Fatalf("u%d: the session did not go on", i)
 		}
 	}

@@ -44,7 +44,12 @@ export class Member {
         const w = window as any;
         w.heard = [];
         w.socket = new WebSocket(url);
-        w.call = (method: string, params: object) => w.socket.send(JSON.stringify({ jsonrpc: '2.0', id: 1, method, params }));
+        w.calls = 0;
+        w.call = (method: string, params: object) => {
+          const id = ++w.calls;
+          w.socket.send(JSON.stringify({ jsonrpc: '2.0', id, method, params }));
+          return id;
+        };
         w.socket.onmessage = (event: MessageEvent<string>) => w.heard.push(JSON.parse(event.data));
         w.socket.onopen = () => {
           w.call('login', { userID, userName: `The one called ${userID}` });
@@ -58,8 +63,15 @@ export class Member {
     return member;
   }
 
+  /** call waits for the answer, which is a success: what is called next comes after it. */
   async call(method: string, params: object): Promise<void> {
-    await this.page.evaluate(([method, params]) => (window as any).call(method, params), [method, params] as const);
+    const id = await this.page.evaluate(([method, params]) => (window as any).call(method, params), [method, params] as const);
+    let answer: any;
+    await until(`the answer to ${method}`, async () => {
+      answer = await this.page.evaluate((id) => (window as any).heard.find((e: any) => e.id === id), id);
+      return answer;
+    });
+    expect(answer).not.toHaveProperty('error');
   }
 
   /** hears waits for an event with these params, and gives all of them. */
