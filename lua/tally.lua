@@ -10,9 +10,10 @@
 -- ARGV[3]  limit   of rooms in this call
 --
 -- Returns  {"ok", cursor, room, ticket, …}  cursor is "" when all have been listed
---          {"late"}  there has been a later count, or there has to be one: since this
---                    one began a room has begun or ended in another way than by an
---                    admission, or data was lost
+--          {"late", above}  there has been a later count, or there has to be one: since
+--                    this one began a room has begun or ended in another way than by an
+--                    admission, or data was lost. Its number has to be above this, which
+--                    the clock of partition 0 may be behind
 --
 -- Publishes  nothing
 
@@ -25,7 +26,7 @@ local last, of_term = (call("HGET", clock, "tallied") or ""):match("^(%d+)%z(.*)
 local begun = of_term == TERM and tonumber(last) >= tonumber(count)
 local term, after = cursor:match("^([^%z]*)%z(.*)$")
 if counted ~= count and begun or tonumber(counted) > tonumber(count) or term and term ~= TERM then
-  return { "late" }
+  return { "late", number(math.max(tonumber(count), tonumber(counted), begun and tonumber(last) or 0)) }
 end
 
 -- Apply.

@@ -307,18 +307,18 @@ func (s *Store) count(ctx context.Context, p int, above int64) error {
 		case <-ctx.Done():
 			return opErr("census", on, context.Cause(ctx))
 		}
-		again, err := s.goOnCounting(ctx, c, p, number)
+		late, err := s.goOnCounting(ctx, c, p, number)
 		<-c.turn
-		if err != nil || !again {
+		if err != nil || late == 0 {
 			return err
 		}
-		above = number
+		above = late
 	}
 }
 
-// goOnCounting does what is left of a count of a partition's rooms. again says that
-// there has to be a later one.
-func (s *Store) goOnCounting(ctx context.Context, c *counting, p int, number int64) (again bool, err error) {
+// goOnCounting does what is left of a count of a partition's rooms. If there has to be a
+// later one it gives what the number of that has to be above, else 0.
+func (s *Store) goOnCounting(ctx context.Context, c *counting, p int, number int64) (late int64, err error) {
 	on := "partition " + strconv.Itoa(p)
 	nodes, part := []string{s.keys.part(0)}, []string{s.keys.part(p)}
 	if c.number != number {
@@ -327,15 +327,16 @@ func (s *Store) goOnCounting(ctx context.Context, c *counting, p int, number int
 	for !c.done {
 		r, err := s.run(ctx, on, on, lua.Tally, part, number, c.cursor, s.tallyBatch)
 		if errors.Is(err, ErrLate) {
-			return true, nil
+			late := r.int()
+			return late, opErr("tally", on, r.done())
 		}
 		if err != nil {
-			return false, err
+			return 0, err
 		}
 		cursor := r.text()
 		rooms := r.placedRooms()
 		if r.err != nil {
-			return false, opErr("tally", on, r.err)
+			return 0, opErr("tally", on, r.err)
 		}
 		last := "0"
 		if cursor == "" {
@@ -348,16 +349,16 @@ func (s *Store) goOnCounting(ctx context.Context, c *counting, p int, number int
 		for more := true; more; args = append(args[:5:5], 0) {
 			r, err := s.run(ctx, on, on, lua.Register, nodes, args...)
 			if errors.Is(err, ErrLate) {
-				return false, nil // another has ended it, or begun a later one
+				return 0, nil // another has ended it, or begun a later one
 			}
 			if err != nil {
-				return false, err
+				return 0, err
 			}
 			more = r.text() == "1"
 		}
 		c.cursor, c.done = cursor, cursor == ""
 	}
-	return false, nil
+	return 0, nil
 }
 
 // seeToAdmissions gives places back that were not used, or are not any more, and

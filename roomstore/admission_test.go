@@ -719,6 +719,33 @@ func TestStore_places_countOnce(t *testing.T) {
 	}
 }
 
+// Where partition 0 has come to a master whose clock is behind, the next count's number
+// is above the last one's all the same.
+func TestStore_places_clockBehind(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"counted", "only listed"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const rooms = 10
+			w := toCount(t, rooms, roomstore.Config{MaxRooms: rooms + 1})
+			for _, part := range []string{w.tag("0"), w.tag("1")} {
+				later := fmt.Sprintf("%d\x00%s", time.Now().Add(time.Hour).UnixMicro(), w.rdb.Get(w.ctx(), part+"term").Val())
+				w.must(w.rdb.HSet(w.ctx(), part+"clock", "counted", later, "tallied", later).Err())
+				if name == "only listed" {
+					w.must(w.rdb.HDel(w.ctx(), part+"clock", "counted").Err())
+				}
+			}
+			s, calls := w.observed(func(string) {})
+			w.createEmpty("one more", s)
+			if n := calls("census"); n > 4 {
+				t.Errorf("%d counts were begun of two partitions", n)
+			}
+			_, _, err := s.Create(w.ctx(), roomstore.NewRoom{ID: "too many", Delay: 1000})
+			w.refused(err, roomstore.ErrRoomLimit)
+		})
+	}
+}
+
 // Wherever a gateway dies that counts, another one counts all.
 func TestStore_places_countDies(t *testing.T) {
 	t.Parallel()
