@@ -33,6 +33,9 @@ export class Link {
   private readonly ws: WebSocketLike;
   private handler: LinkHandler | undefined;
 
+  private answered = false; // in this turn
+  private behind: Frame[] = []; // what came behind the answer
+
   private interval = 0;
   private heard = 0;
   private asked = false;
@@ -93,10 +96,35 @@ export class Link {
       this.handler?.malformed(err as Malformed);
       return;
     }
+    this.pass(frame);
+  }
+
+  /**
+   * pass has whoever waited for an answer go on before the events behind it are passed on. In
+   * browsers each message has a turn of its own; Node passes on all that it has read in one.
+   */
+  private pass(frame: Frame): void {
+    if (this.answered && (frame.kind === 'event' || this.behind.length > 0)) {
+      this.behind.push(frame);
+      return;
+    }
+    if (frame.kind !== 'event' && !this.answered) {
+      const node = globalThis as { setImmediate?: (f: () => void) => unknown };
+      this.answered = node.setImmediate?.(() => this.turn()) !== undefined;
+    }
     this.handler?.received(frame);
   }
 
+  private turn(): void {
+    const frames = this.behind;
+    this.behind = [];
+    this.answered = false;
+    frames.forEach((frame) => this.pass(frame));
+  }
+
   private end(end: End): void {
+    this.behind.forEach((frame) => this.handler?.received(frame));
+    this.behind = [];
     const handler = this.handler;
     this.handler = undefined;
     clearTimeout(this.timer);

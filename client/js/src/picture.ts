@@ -62,6 +62,15 @@ export class MembersKnown {
     this.add(users);
   }
 
+  /** seenAll notes that the application is told of all there are, and gives those of whom it does not know that they went. */
+  seenAll(users: ZIMUserInfo[]): ZIMUserInfo[] {
+    const there = new Set(users.map((u) => u.userID));
+    const gone = [...(this.known?.values() ?? [])].filter((u) => !there.has(u.userID));
+    this.left(gone);
+    this.add(users);
+    return gone;
+  }
+
   /** forget is for rooms in which entries and departures are sampled. */
   forget(): void {
     this.known = undefined;

@@ -124,9 +124,18 @@ export class Rooms {
   }
 
   /** shown notes what the application is about to be told by the answer to a query of its own. */
-  shown(method: string, result: Fields): void {
-    if (method === 'queryRoomMemberList' || method === 'queryRoomMembers') {
-      this.rooms.get(text(result, 'roomID'))?.members.seen(users(result, 'memberList'));
+  shown(method: string, params: object, result: Fields): void {
+    if (method !== 'queryRoomMemberList' && method !== 'queryRoomMembers') {
+      return;
+    }
+    const room = this.rooms.get(text(result, 'roomID'));
+    const memberList = users(result, 'memberList');
+    const first = (params as { config?: { nextFlag?: string } }).config?.nextFlag === '';
+    if (room && method === 'queryRoomMemberList' && first && text(result, 'nextFlag') === '') {
+      // All there are. Who went without being told of does so before the list, not behind it.
+      this.tellWalk(room, 'roomMemberLeft', room.members.seenAll(memberList), memberList.length);
+    } else {
+      room?.members.seen(memberList);
     }
   }
 

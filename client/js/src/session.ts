@@ -154,7 +154,7 @@ export class Session {
           return;
         }
         try {
-          this.rooms.shown(method, result);
+          this.rooms.shown(method, params, result);
           resolve(result);
         } catch (why) {
           reject(unreadable(method, why as Malformed));

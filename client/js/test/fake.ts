@@ -290,14 +290,17 @@ export async function failure(of: Promise<unknown>): Promise<{ code: number; mes
 
 /** timed has every test of a file begin with time and chance of its own, and end with no instance left. */
 export function timed(): void {
+  const { setImmediate } = globalThis;
   beforeEach(() => {
     vi.useFakeTimers();
+    Object.assign(globalThis, { setImmediate: undefined }); // as in browsers
     vi.spyOn(Math, 'random').mockReturnValue(0.5);
   });
   afterEach(async () => {
     ZIM.getInstance()?.destroy();
     await vi.advanceTimersByTimeAsync(60_000);
     vi.useRealTimers();
+    Object.assign(globalThis, { setImmediate });
     vi.restoreAllMocks();
   });
 }

@@ -51,6 +51,32 @@ test('after a loss the difference is told: of attributes, and of members', async
   expect(world.told().slice(4)).toEqual(['r message new']);
 });
 
+test('an application that reads the list itself meanwhile hears who went before it has it', async () => {
+  const world = await known();
+  lost(world, 20); // bob left in it, and dan came
+  allAttributes(world, { topic: 'x', lang: 'en' });
+  count(world, 3);
+  const walk = world.socket.asked('queryRoomMemberList');
+  const own = world.zim.queryRoomMemberList('r', { count: 100, nextFlag: '' });
+  list(world, ['ana', 'cid', 'dan']);
+  expect(world.told()).toEqual(['r lost 10–20', 'r left bob']);
+  expect((await own).memberList).toHaveLength(3);
+  world.left('r', ['dan'], 21);
+  world.socket.raw(JSON.stringify({ jsonrpc: '2.0', id: walk.id, result: { roomID: 'r', memberList: [user('cid')], nextFlag: '' } }));
+  expect(world.told()).toEqual(['r lost 10–20', 'r left bob', 'r left dan']);
+});
+
+test('a page of the list says nothing of who is not on it', async () => {
+  const world = await known();
+  lost(world, 20);
+  for (const { asked, answered } of [{ asked: '', answered: 'more' }, { asked: 'more', answered: '' }]) {
+    const own = world.zim.queryRoomMemberList('r', { count: 1, nextFlag: asked });
+    list(world, ['eve'], answered);
+    await own;
+  }
+  expect(world.told()).toEqual(['r lost 10–20']);
+});
+
 test('an answer that came too late has shown the application nothing', async () => {
   const world = await World.loggedIn({ requestTimeout: 1_000 });
   await world.entered('r');

@@ -5,6 +5,38 @@ timed();
 
 const interrupted = ['connection (3, 3)', 'r (1, 1)']; // reconnecting, and the room connecting
 
+// Node passes on in one turn of its loop all that it has read.
+test('who waited for an answer goes on before the events that were read with it are told', async () => {
+  let turn = () => {};
+  Object.assign(globalThis, { setImmediate: (f: () => void) => (turn = f) });
+  const world = await World.loggedIn();
+  turn();
+  await world.entered('r');
+  turn();
+  world.said.length = 0;
+  const heard: number[] = [];
+  const asks = async () => {
+    await world.zim.queryRoomOnlineMemberCount('r');
+    heard.push(world.said.length);
+  };
+  const all = [asks(), asks()];
+  for (const { id } of world.socket.sent.filter((r) => r.method === 'queryRoomOnlineMemberCount')) {
+    world.message('r', `before ${id}`, 11 + world.said.length);
+    world.socket.raw(JSON.stringify({ jsonrpc: '2.0', id, result: { roomID: 'r', count: 2 } }));
+  }
+  world.message('r', 'after', 14);
+  expect(world.told()).toHaveLength(1);
+  await settle();
+  expect(heard).toEqual([2]); // one message is two events
+  turn();
+  await settle();
+  expect(heard).toEqual([2, 4]);
+  expect(world.told()).toHaveLength(2);
+  world.socket.closed(1006); // what was read before counts
+  expect(world.told()).toContain('r message after');
+  await Promise.all(all);
+});
+
 test('a link that is lost is told at once', async () => {
   const world = await World.loggedIn();
   await world.entered('r');

@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers';
 import { expect, test, vi } from 'vitest';
 import packageJSON from '../package.json' with { type: 'json' };
 import { ZIM, ZIMConnectionState, ZIMRoomEvent } from '../src/index.js';
@@ -727,7 +728,7 @@ test('a batch that is refused rejects its end, and all of its promises without a
   expect(await ending).toMatchObject({ code: 6000331 });
   expect(await watched).toMatchObject({ code: 6000331 });
   vi.useRealTimers();
-  await new Promise((resolve) => setImmediate(resolve)); // Node says so after the tasks of this turn
+  await new Promise((resolve) => nextTurn(resolve)); // Node says so after the tasks of this turn
   vi.useFakeTimers();
   process.off('unhandledRejection', unhandled);
   expect(unhandled).not.toHaveBeenCalled();
