@@ -16,7 +16,7 @@ import (
 func (f *feed) arm() {
 	if !f.armed && !f.filling && !f.stopped {
 		f.armed, f.armedAt = true, f.at
-		f.timer.Reset(patience)
+		f.timer.Reset(f.hub.patience)
 	}
 }
 

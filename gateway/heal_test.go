@@ -45,7 +45,7 @@ func TestConn_departure_rolledBack(t *testing.T) {
 			server := redistest.Start(t)
 			door := faultproxy.StartRedis(t, server.Addr())
 			s := serveOn(t, Config{RedisTimeout: tt.timeout}, server.Client(t), door.Addr())
-			s.hub.wait = time.Minute // it knows of the departure until data is put back
+			s.hub.wait, s.hub.patience = time.Minute, time.Minute // it hears of the departure from nobody until data is put back
 			ana, ben := s.login("ana"), s.login("ben")
 			ana.send(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"R","roomName":"r"}}`)
 			ana.hears("R connecting activeEnter", "R connected success *", "answer 2")
@@ -100,7 +100,7 @@ func TestConn_switch_settledRolledBack(t *testing.T) {
 	server := redistest.Start(t)
 	door := faultproxy.StartRedis(t, server.Addr())
 	s := serveOn(t, Config{RedisTimeout: time.Second}, server.Client(t), door.Addr())
-	s.hub.wait = time.Minute // it knows of the switch until data is put back
+	s.hub.wait, s.hub.patience = time.Minute, time.Minute // it hears of the switch from nobody until data is put back
 	ana, ben := s.login("ana"), s.login("ben")
 	for _, c := range []*bare{ana, ben} {
 		c.send(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"R","roomName":"r"}}`)

@@ -41,6 +41,8 @@ type hub struct {
 	stats *Stats
 	wait  time.Duration // how long a feed may keep an answer waiting
 
+	patience time.Duration // see there
+
 	mu     sync.Mutex
 	feeds  map[roomstore.RoomID]*feed
 	idle   map[*feed]time.Time // those that nobody uses, and since when
@@ -55,7 +57,7 @@ type hub struct {
 
 func newHub(store history, bus topics, wait time.Duration, log *slog.Logger, stats *Stats) *hub {
 	return &hub{
-		bus: bus, store: store, log: log, stats: stats, wait: wait,
+		bus: bus, store: store, log: log, stats: stats, wait: wait, patience: patience,
 		feeds: map[roomstore.RoomID]*feed{}, idle: map[*feed]time.Time{},
 		doubts: map[*feed]struct{}{}, doubt: make(chan struct{}, 1), behind: map[*feed]struct{}{},
 	}

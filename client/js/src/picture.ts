@@ -10,20 +10,25 @@ import type { ZIMRoomAttributesUpdateInfo, ZIMUserInfo } from './types.js';
  */
 export const maxKnown = 1_000;
 
+/** change changes attributes as an event says. */
+export function change(known: Map<string, string>, infos: ZIMRoomAttributesUpdateInfo[]): void {
+  for (const { action, roomAttributes } of infos) {
+    for (const [key, value] of Object.entries(roomAttributes)) {
+      if (action === ZIMRoomAttributesUpdateAction.Set) {
+        known.set(key, value);
+      } else {
+        known.delete(key);
+      }
+    }
+  }
+}
+
 /** Attributes are those of a room, as the application has been told. */
 export class AttributesKnown {
   private known = new Map<string, string>();
 
   apply(infos: ZIMRoomAttributesUpdateInfo[]): void {
-    for (const { action, roomAttributes } of infos) {
-      for (const [key, value] of Object.entries(roomAttributes)) {
-        if (action === ZIMRoomAttributesUpdateAction.Set) {
-          this.known.set(key, value);
-        } else {
-          this.known.delete(key);
-        }
-      }
-    }
+    change(this.known, infos);
   }
 
   /** become takes what the attributes are now, and gives what has changed: what was set first. */

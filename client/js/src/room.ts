@@ -1,4 +1,5 @@
 import { ZIMRoomEvent, ZIMRoomState } from './enums.js';
+import { Meanwhile } from './meanwhile.js';
 import { AttributesKnown, MembersKnown } from './picture.js';
 import { Progress } from './position.js';
 import type { ZIMEventOfRoomMemberChangedResult, ZIMEventOfRoomStateChangedResult } from './types.js';
@@ -24,6 +25,7 @@ export class Room {
 
   readonly attributes = new AttributesKnown();
   readonly members: MembersKnown;
+  readonly meanwhile = new Meanwhile();
 
   /** The picture has to be read anew. */
   attributesStale = false;

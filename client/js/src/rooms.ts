@@ -1,8 +1,9 @@
 import { jitter } from './backoff.js';
-import type { Call, Calls } from './calls.js';
+import type { Call, Calls, Done } from './calls.js';
 import { enters } from './calls.js';
 import { ZIMRoomEvent, ZIMRoomState } from './enums.js';
 import type { Emit } from './events.js';
+import type { Told } from './meanwhile.js';
 import type { PositionOnWire } from './position.js';
 import { Progress } from './position.js';
 import { failureOf, isFailedEntry, Room } from './room.js';
@@ -105,6 +106,19 @@ export class Rooms {
     if (typeof params['roomID'] === 'string') {
       this.take(params['roomID'], params);
     }
+  }
+
+  /** ask sends a request. The answer to a query is brought up to what was told of the room before it came. */
+  ask(method: string, params: object, done: Done): void {
+    const room = method.startsWith('query') ? this.rooms.get((params as { roomID?: string }).roomID ?? '') : undefined;
+    room?.meanwhile.begin();
+    this.calls.send(method, params, (err, result) => {
+      if (!err) {
+        room?.meanwhile.bringUp(method, result);
+      }
+      room?.meanwhile.end();
+      done(err, result);
+    });
   }
 
   /** answered notes what an answer says about a room, before whoever asked is told. */
@@ -235,6 +249,7 @@ export class Rooms {
       room.half = data;
       return;
     }
+    note(room, seq, { [method === 'roomMemberJoined' ? 'joined' : 'left']: data.memberList, count: data.memberCount });
     this.tellMembers(room, method, data);
     if (room.membersStale && (data.memberCount ?? 0) <= maxWalk) {
       this.readAnew(room);
@@ -265,8 +280,10 @@ export class Rooms {
     const infos = attributeInfos(params);
     const room = this.take(roomID, params);
     if (room) {
+      const seq = whole(params, 'seq');
       room.attributes.apply(infos);
-      this.emit(method, { roomID, infos, operatedInfo: operator(params), seq: whole(params, 'seq') });
+      note(room, seq, { infos });
+      this.emit(method, { roomID, infos, operatedInfo: operator(params), seq });
     }
   }
 
@@ -362,8 +379,8 @@ export class Rooms {
       this.readLater(room);
     };
     this.read('queryRoomAllAttributes', { roomID: room.id }, isCurrent, failed, (result) => {
-      // The answer has its place among the events: all before it were applied, and none after.
       const infos = room.attributes.become(attributes(result, 'roomAttributes'));
+      note(room, whole(result, 'seq'), { infos });
       room.failedReads = 0;
       if (infos.length > 0) {
         const method = infos.length > 1 ? 'roomAttributesBatchUpdated' : 'roomAttributesUpdated';
@@ -374,7 +391,7 @@ export class Rooms {
 
   /** read asks for a part of a picture. What an answer that cannot be read throws is thrown on. */
   private read(method: string, params: object, isCurrent: () => boolean, failed: () => void, take: (result: Fields) => void): void {
-    this.calls.send(method, params, (err, result) => {
+    this.ask(method, params, (err, result) => {
       if (!isCurrent()) {
         return;
       }
@@ -436,6 +453,7 @@ export class Rooms {
         room.walking = false;
         room.failedReads = 0;
         const { left, joined, count } = room.members.endWalk();
+        note(room, whole(result, 'seq'), { left, joined, count });
         this.tellWalk(room, 'roomMemberLeft', left, count);
         this.tellWalk(room, 'roomMemberJoined', joined, count);
       });
@@ -484,6 +502,11 @@ export class Rooms {
 
 function state(roomID: string, s: ZIMRoomState, event: ZIMRoomEvent): ZIMEventOfRoomStateChangedResult {
   return { roomID, state: s, event, extendedData: '' };
+}
+
+/** note is for queries about the room that are not answered yet. */
+function note(room: Room, seq: number, told: Omit<Told, 'epoch' | 'seq'>): void {
+  room.meanwhile.note({ epoch: room.progress?.epoch ?? 0, seq, ...told });
 }
 
 function operator(params: Fields): { userID: string } {

@@ -148,7 +148,7 @@ export class Session {
         reject(new Failure(ZIMErrorCode.NetworkModuleUserIsNotLogged, `${method}: not logged in`));
         return;
       }
-      this.calls.send(method, params, (err, result) => {
+      this.rooms.ask(method, params, (err, result) => {
         if (err) {
           reject(err);
           return;

@@ -66,6 +66,75 @@ test('an application that reads the list itself meanwhile hears who went before 
   expect(world.told()).toEqual(['r lost 10–20', 'r left bob', 'r left dan']);
 });
 
+test('an answer that is older than what was told already is brought up to it', async () => {
+  const world = await known();
+  const all = world.zim.queryRoomMemberList('r', { count: 100, nextFlag: '' });
+  world.joined('r', ['eve'], 21);
+  world.left('r', ['bob'], 22, 3);
+  list(world, ['ana', 'bob', 'cid', 'eve'], '', 21);
+  const { memberList, seq } = await all;
+  expect([memberList.map((m) => m.userID), seq]).toEqual([['ana', 'cid', 'eve'], 22]);
+
+  const page = world.zim.queryRoomMemberList('r', { count: 2, nextFlag: '' });
+  world.joined('r', ['fay'], 23); // on the next page
+  world.left('r', ['cid'], 24, 3);
+  list(world, ['ana', 'cid'], 'more', 22);
+  expect((await page).memberList.map((m) => m.userID)).toEqual(['ana']);
+  const rest = world.zim.queryRoomMemberList('r', { count: 2, nextFlag: 'more' });
+  world.left('r', ['fay'], 25, 2);
+  world.joined('r', ['fay'], 26);
+  list(world, ['fay', 'eve'], '', 24);
+  expect((await rest).memberList.map((m) => m.userID)).toEqual(['eve', 'fay']);
+
+  const online = world.zim.queryRoomOnlineMemberCount('r');
+  const attributes = world.zim.queryRoomAllAttributes('r');
+  world.joined('r', ['bob'], 27, 4);
+  world.socket.event('roomAttributesUpdated', { roomID: 'r', infos: [{ action: 'set', roomAttributes: { topic: 'z' } }], operatedInfo: { userID: 'bob' }, seq: 28 });
+  world.socket.event('roomAttributesUpdated', { roomID: 'r', infos: [{ action: 'delete', roomAttributes: { lang: '' } }], operatedInfo: { userID: 'bob' }, seq: 29 });
+  world.message('r', 'x', 30);
+  count(world, 3);
+  allAttributes(world, { topic: 'x', lang: 'en', more: '1' });
+  expect((await online).count).toBe(4);
+  expect((await attributes).roomAttributes).toEqual({ topic: 'z', more: '1' });
+
+  const fresh = world.zim.queryRoomOnlineMemberCount('r');
+  world.left('r', ['bob'], 31, 3);
+  world.socket.answer('queryRoomOnlineMemberCount', { roomID: 'r', count: 1, epoch: 8, seq: 2 }); // of the room's next life
+  expect((await fresh).count).toBe(1);
+  const later = world.zim.queryRoomOnlineMemberCount('r');
+  world.joined('r', ['bob'], 32, 4);
+  world.socket.answer('queryRoomOnlineMemberCount', { roomID: 'r', count: 2, epoch: 7, seq: 40 });
+  expect((await later).count).toBe(2);
+});
+
+test('what is read after a loss is brought up to what was told, too', async () => {
+  const world = await known();
+  lost(world, 20); // eve came in it, and topic was set
+  count(world, 4);
+  world.left('r', ['eve'], 21, 3);
+  world.socket.event('roomAttributesUpdated', { roomID: 'r', infos: [{ action: 'set', roomAttributes: { topic: 'z' } }], operatedInfo: { userID: 'bob' }, seq: 22 });
+  allAttributes(world, { topic: 'y', lang: 'en' });
+  list(world, ['ana', 'bob', 'cid', 'eve']);
+  expect(world.told()).toEqual(['r lost 10–20', 'r attributes set {"topic":"z"}']);
+});
+
+test('an answer that is older than what was read after a loss is brought up to that', async () => {
+  const world = await known();
+  const own = world.zim.queryRoomMemberList('r', { count: 100, nextFlag: '' });
+  const { id } = world.socket.asked('queryRoomMemberList');
+  const ownAttributes = world.zim.queryRoomAllAttributes('r');
+  const { id: attributesID } = world.socket.asked('queryRoomAllAttributes');
+  lost(world, 20);
+  allAttributes(world, { topic: 'y' });
+  count(world, 3);
+  list(world, ['ana', 'bob', 'dan'], '', 20);
+  const older = (id: unknown, result: object) => world.socket.raw(JSON.stringify({ jsonrpc: '2.0', id, result: { roomID: 'r', epoch: 7, seq: 19, ...result } }));
+  older(id, { memberList: ['ana', 'bob', 'cid'].map(user), nextFlag: '' });
+  older(attributesID, { roomAttributes: { topic: 'x', lang: 'en' } });
+  expect((await own).memberList.map((m) => m.userID)).toEqual(['ana', 'bob', 'dan']);
+  expect((await ownAttributes).roomAttributes).toEqual({ topic: 'y' });
+});
+
 test('a page of the list says nothing of who is not on it', async () => {
   const world = await known();
   lost(world, 20);

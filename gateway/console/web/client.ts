@@ -262,7 +262,7 @@ export class ClientCard {
       zim.on(type, (_, e) => {
         const names = e.memberList.map((m) => m.userID).join(', ');
         this.#line('event', e.seq, `${e.roomID}: ${names} ${joined ? 'entered' : 'left'}${e.memberCount === undefined ? '' : ` (${e.memberCount})`}`);
-        this.#room(e.roomID).moved(e.memberList, joined, e.memberCount, e.seq);
+        this.#room(e.roomID).moved(e.memberList, joined, e.memberCount);
       });
     }
     zim.on('roomMessageReceived', (_, e) => {
@@ -285,8 +285,8 @@ export class ClientCard {
   async #list(zim: ZIM, view: RoomView): Promise<void> {
     try {
       const got = await zim.queryRoomMemberList(view.roomID, { count: 100, nextFlag: '' });
-      const { count } = got.nextFlag ? await zim.queryRoomOnlineMemberCount(view.roomID) : { count: got.memberList.length };
-      view.listed(got.memberList, count, got.seq);
+      view.listed(got.memberList);
+      if (got.nextFlag) view.counted((await zim.queryRoomOnlineMemberCount(view.roomID)).count);
     } catch {
       // Out of the room again: then there is no list.
     }

@@ -6,14 +6,8 @@ import { count } from './format';
 
 interface User { userID: string }
 
-/** Entries, or departures. */
-interface Move { members: User[]; joined: boolean; count: number | undefined; seq: number | undefined }
-
 /** How many members are named; above that there is only their number. */
 const named = 30;
-
-/** How many moves are kept for a list that is on its way. */
-const keptMoves = 500;
 
 export class RoomView {
   readonly element: HTMLElement;
@@ -23,7 +17,6 @@ export class RoomView {
   entered = false;
   #members = new Map<string, User>();
   #count = 0;
-  #since: Move[] | undefined; // the entry, while the list of that time is on its way
   #attributes = new Map<string, string>();
   readonly #people = h('p', { class: 'known' });
   readonly #data = h('p', { class: 'known' });
@@ -40,7 +33,6 @@ export class RoomView {
       this.entered = event !== 'networkInterrupted';
       if (this.entered) {
         this.#attributes.clear(); // they come with the entry
-        this.#since = [];
       }
     }
     this.state = state;
@@ -48,37 +40,31 @@ export class RoomView {
     if (state === 'disconnected') {
       this.#members.clear();
       this.#count = 0;
-      this.#since = undefined;
       this.#attributes.clear();
     }
     this.#render();
   }
 
-  /** Takes a list of the members as of a position; what moved after it moves them on. */
-  listed(members: User[], all: number, seq: number): void {
-    const later = (this.#since ?? []).filter((move) => move.seq === undefined || move.seq > seq);
+  /** Takes a list of the members, which is never older than what was told before it. */
+  listed(members: User[]): void {
     if (this.state !== 'connected') return;
-    this.#since = undefined;
     this.#members = new Map(members.map((m) => [m.userID, m]));
+    this.counted(members.length);
+  }
+
+  /** Takes how many there are, listed or not. */
+  counted(all: number): void {
     this.#count = all;
-    for (const move of later) this.#move(move);
     this.#render();
   }
 
   /** Takes entries, or departures. */
-  moved(members: User[], joined: boolean, count: number | undefined, seq: number | undefined): void {
-    const move = { members, joined, count, seq };
-    if (this.#since && this.#since.length < keptMoves) this.#since.push(move);
-    this.#move(move);
-    this.#render();
-  }
-
-  #move({ members, joined, count }: Move): void {
+  moved(members: User[], joined: boolean, count: number | undefined): void {
     for (const m of members) {
       if (joined) this.#members.set(m.userID, m);
       else this.#members.delete(m.userID);
     }
-    this.#count = count ?? this.#members.size;
+    this.counted(count ?? this.#members.size);
   }
 
   /** Takes changes of attributes; deleted ones are "". */
