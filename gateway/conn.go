@@ -60,7 +60,8 @@ type conn struct {
 
 	failed int // logins; owned by the login task
 
-	tooSlow atomic.Bool // reads more slowly than its rooms speak, and is cut off
+	doubtful atomic.Bool // the outcome of a call was not known at first
+	tooSlow  atomic.Bool // reads more slowly than its rooms speak, and is cut off
 
 	unanswered atomic.Int32 // state-changing requests
 	queued     atomic.Int32 // requests of any kind
@@ -154,12 +155,18 @@ func (c *conn) end(err error) {
 	// unknown does not hold the parking up: it is fenced by it.
 	done := make(chan struct{})
 	c.g.closing.Go(func() { c.tasks.running.Wait(); close(done) })
+	known := true
 	select {
 	case <-done:
 	case <-time.After(c.g.cfg.RedisTimeout):
+		known = false
 	}
-	if !s.ended() {
-		c.g.park(c.g.backing(), s.who, c.sock.silent(), c.tooSlow.Load())
+	if s.ended() {
+		return
+	}
+	silent, slow := c.sock.silent(), c.tooSlow.Load()
+	if !known || slow || c.doubtful.Load() || !c.g.linger(s.who, silent) {
+		c.g.park(c.g.backing(), s.who, silent, slow)
 	}
 }
 

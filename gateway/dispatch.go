@@ -361,7 +361,10 @@ func attemptIn[T any](ctx context.Context, c *conn, call func(context.Context) (
 			// That it came too late, or that Redis is full by now, says nothing of those before it.
 			return v, open && (errors.Is(err, roomstore.ErrLate) || errors.Is(err, roomstore.ErrMemory)), err
 		}
-		open = open || unknown(err)
+		if unknown(err) {
+			open = true
+			c.doubtful.Store(true)
+		}
 		select {
 		case <-ctx.Done():
 			return v, open, err
@@ -394,6 +397,7 @@ func pursue[T any](c *conn, call func(context.Context) (T, error)) (v T, known b
 		if err == nil || roomstore.Refused(err) {
 			return v, true, err
 		}
+		c.doubtful.Store(true)
 		select {
 		case <-c.gone:
 			return v, false, err

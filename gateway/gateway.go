@@ -88,12 +88,13 @@ type Gateway struct {
 	conns   sync.WaitGroup // connections being served
 	closing sync.WaitGroup // goodbyes under way
 
-	mu       sync.Mutex
-	open     map[*conn]struct{}
-	sessions map[roomstore.SessionID]*session
-	early    map[roomstore.SessionID]earlyOrder
-	coming   map[roomstore.SessionID]int // resumes that are under way
-	stopped  bool                        // no more connections
+	mu        sync.Mutex
+	open      map[*conn]struct{}
+	sessions  map[roomstore.SessionID]*session
+	early     map[roomstore.SessionID]earlyOrder
+	coming    map[roomstore.SessionID]int // resumes that are under way
+	lingerers lingerers
+	stopped   bool // no more connections
 }
 
 // A Bus brings what is published: a [pubsub.Bus], or on Redis Cluster a [pubsub.Sharded].
@@ -127,6 +128,7 @@ func New(store *roomstore.Store, bus Bus, verifier auth.Verifier, cfg Config) *G
 		born: time.Now(), open: map[*conn]struct{}{}, sessions: map[roomstore.SessionID]*session{},
 		early:     map[roomstore.SessionID]earlyOrder{},
 		coming:    map[roomstore.SessionID]int{},
+		lingerers: lingerers{all: map[roomstore.SessionID]*lingerer{}},
 		returning: turnstile{every: returnEvery}, leaving: turnstile{every: parkEvery},
 		parking: make(slots, parkedAtOnce),
 	}
@@ -294,6 +296,7 @@ func (g *Gateway) register(s *session) bool {
 		return false
 	}
 	g.sessions[s.who.ID] = s
+	g.returned(s.who.ID, s.who.Generation)
 	g.mu.Unlock()
 	if old != nil {
 		old.c.close(protocol.CloseTakenOver, "the session goes on over another connection")
@@ -325,6 +328,7 @@ func (g *Gateway) connections() []*conn {
 // sessions are parked and resume there.
 func (g *Gateway) drain() {
 	g.draining.Store(true)
+	g.endLingering()
 	began := time.Now()
 	open := g.connections()
 	g.log.Info("draining", "count", len(open))

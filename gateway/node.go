@@ -409,6 +409,7 @@ func (n *incarnation) order(o roomstore.Order) {
 	if here := s != nil && s.who.Generation >= o.Generation; !here && n.g.early[o.Session].Generation < o.Generation {
 		n.g.early[o.Session] = earlyOrder{o, time.Now()}
 	}
+	n.g.returned(o.Session, o.Generation)
 	n.g.mu.Unlock()
 	if s != nil && s.who.Generation < o.Generation {
 		s.replaced(protocol.CloseCode(o.Code))

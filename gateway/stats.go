@@ -31,6 +31,7 @@ type Stats struct {
 var Counted = map[string]string{
 	"gateway_connections":          "Open WebSocket connections.",
 	"gateway_sessions":             "Sessions whose socket is on this gateway.",
+	"gateway_lingering_sessions":   "Sessions of a crowd whose sockets have closed, and of which Redis has not been told yet.",
 	"gateway_feeds":                "Rooms this gateway is subscribed to.",
 	"gateway_accepted_total":       "WebSocket connections accepted.",
 	"gateway_messages_total":       "Messages taken from clients and backends.",
@@ -55,7 +56,7 @@ var Counted = map[string]string{
 // Snapshot gives everything countable by name, for metrics.
 func (g *Gateway) Snapshot() map[string]float64 {
 	g.mu.Lock()
-	connections, sessions := len(g.open), len(g.sessions)
+	connections, sessions, lingering := len(g.open), len(g.sessions), len(g.lingerers.all)
 	g.mu.Unlock()
 	g.hub.mu.Lock()
 	feeds := len(g.hub.feeds)
@@ -64,6 +65,7 @@ func (g *Gateway) Snapshot() map[string]float64 {
 	return map[string]float64{
 		"gateway_connections":          float64(connections),
 		"gateway_sessions":             float64(sessions),
+		"gateway_lingering_sessions":   float64(lingering),
 		"gateway_feeds":                float64(feeds),
 		"gateway_accepted_total":       float64(s.Accepted.Load()),
 		"gateway_messages_total":       float64(s.Messages.Load()),

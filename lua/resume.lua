@@ -81,7 +81,7 @@ end
 
 -- take_over moves a session that goes on, and says what became of its rooms.
 local function take_over(reply, user, uslot, user_key, session, s, fields, generation, partition_of)
-  if s.node ~= "" then
+  if s.node ~= "" and s.node ~= node then
     later("SREM", key(uslot, "nodesessions", s.node), session .. NUL .. user)
   end
   if s.deadline ~= "" then

@@ -112,15 +112,22 @@ func BenchmarkCost(b *testing.B) {
 		measure(b, func(ctx context.Context, i int) error { return store.Park(ctx, all[i], time.Minute) })
 		leaveEverybody(b, store, all, callers)
 	})
-	b.Run("resume", func(b *testing.B) {
-		all := in(b)
-		each(b, callers, func(ctx context.Context, i int) error { return store.Park(ctx, all[i], time.Minute) })
-		measure(b, func(ctx context.Context, i int) (err error) {
-			all[i], err = back(ctx, store, all[i], "node", room(i))
-			return err
+	for _, tt := range []struct {
+		name, node string
+		parked     bool
+	}{{"resume", "node", true}, {"resumeLingering", "node", false}, {"resumeLingering_elsewhere", "other", false}} {
+		b.Run(tt.name, func(b *testing.B) {
+			all := in(b)
+			if tt.parked {
+				each(b, callers, func(ctx context.Context, i int) error { return store.Park(ctx, all[i], time.Minute) })
+			}
+			measure(b, func(ctx context.Context, i int) (err error) {
+				all[i], err = back(ctx, store, all[i], tt.node, room(i))
+				return err
+			})
+			leaveEverybody(b, store, all, callers)
 		})
-		leaveEverybody(b, store, all, callers)
-	})
+	}
 	b.Run("relay", func(b *testing.B) {
 		all := in(b)
 		measure(b, func(ctx context.Context, i int) error {
@@ -131,7 +138,7 @@ func BenchmarkCost(b *testing.B) {
 	})
 }
 
-// back brings a parked session to a node, with its room.
+// back brings a session to a node, with its room.
 func back(ctx context.Context, store *roomstore.Store, who roomstore.Session, node string, room roomstore.RoomID) (roomstore.Session, error) {
 	who, rooms, ok, err := store.Resume(ctx, node, who.User, who.ID, []roomstore.RoomID{room})
 	if err == nil && (!ok || len(rooms) != 1 || !rooms[0].In) {
