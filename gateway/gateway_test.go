@@ -571,6 +571,7 @@ func TestConn_strange(t *testing.T) {
 				}
 			}
 			c.send(tt.method, tt.params)
+			out := 0
 			for heard := ""; heard != last; {
 				text, err := c.hear()
 				if err != nil {
@@ -579,9 +580,15 @@ func TestConn_strange(t *testing.T) {
 				if heard = brief(t, text); strings.HasPrefix(heard, "answer") {
 					t.Errorf("%s, sent away from %s: got %s", tt.method, from, heard)
 				}
+				if heard == "R disconnected kickedOut" {
+					out++
+				}
 				if strings.HasPrefix(heard, "connectionStateChanged") {
 					heard = "connectionStateChanged *"
 				}
+			}
+			if out != 1 {
+				t.Errorf("%s, sent away from %s: told %d times that it is out of the room", tt.method, from, out)
 			}
 			if from == "the service" {
 				c.ends(protocol.CloseKickedByLogin)

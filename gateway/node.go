@@ -450,6 +450,12 @@ func (s *session) replaced(code protocol.CloseCode) {
 		reason := "the session goes on over another connection"
 		if code == protocol.CloseKickedByLogin {
 			reason = "the user has logged in on more devices than are allowed"
+			// Where slots lie apart, or events were lost, this may come before those of its rooms.
+			for _, f := range s.feeds() {
+				if f.detach(s) {
+					s.roomOver(f.room, protocol.RoomKickedOut, "")
+				}
+			}
 			// If there is no room for it, the code of the close says the same.
 			_ = s.c.sock.QueueLast(notification(protocol.EventConnectionStateChanged, protocol.ConnectionStateChanged{
 				State: protocol.ConnectionDisconnected, Event: protocol.ConnectionKickedOut,
