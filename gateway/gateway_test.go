@@ -641,6 +641,22 @@ func TestGateway_disowning(t *testing.T) {
 	}{
 		{"here", func(roomstore.Session) {}, nil, true},
 		{"brought by nobody", lost, nil, false},
+		{"lingering", func(who roomstore.Session) {
+			s.crowd()
+			s.mu.Lock()
+			c := s.sessions[who.ID].c
+			s.mu.Unlock()
+			c.close(protocol.CloseGoingAway, "")
+			s.until("it lingers", func() bool { return s.lingers() != nil })
+		}, nil, true},
+		{"lingering and brought since", func(who roomstore.Session) {
+			s.mu.Lock()
+			c := s.sessions[who.ID].c
+			s.mu.Unlock()
+			c.close(protocol.CloseGoingAway, "")
+			s.until("it lingers", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.lingerers.all[who.ID] != nil })
+			lost(who)
+		}, nil, false},
 		{"back", func(who roomstore.Session) { lost(who); resume(who).hears("answer 1") }, nil, true},
 		{"coming", func(who roomstore.Session) {
 			s.gate.close(lua.Resume)

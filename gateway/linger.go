@@ -56,6 +56,9 @@ func (g *Gateway) linger(who roomstore.Session, silent time.Duration) bool {
 		return true // it is back already
 	}
 	if before := l.all[who.ID]; before != nil {
+		if before.who.Generation >= who.Generation {
+			return true // the socket of an earlier connection has closed later
+		}
 		before.timer.Stop()
 	}
 	one := &lingerer{who: who, silent: silent, since: now}

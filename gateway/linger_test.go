@@ -144,6 +144,16 @@ func TestLinger_who(t *testing.T) {
 	if n := len(s.lingerers.all); n != before {
 		t.Errorf("%d linger, want %d", n, before)
 	}
+	s.mu.Unlock()
+	earlier := who(2 * promptly)
+	earlier.Generation--
+	if !s.linger(earlier, 0) {
+		t.Error("an earlier connection's end, which came later, is parked")
+	}
+	s.mu.Lock()
+	if now := s.lingerers.all[earlier.ID]; now == nil || now.who.Generation != 5 {
+		t.Error("an earlier connection's end took the place of the session as it is")
+	}
 	s.returned(who(2*promptly).ID, 5) // as it was
 	if s.lingerers.all[who(2*promptly).ID] == nil {
 		t.Error("a session lingers no longer that nothing has become of")

@@ -453,10 +453,12 @@ func (s *session) replaced(code protocol.CloseCode) {
 			// Where slots lie apart, or events were lost, this may come before those of its rooms.
 			for _, f := range s.feeds() {
 				if f.detach(s) {
-					s.roomOver(f.room, protocol.RoomKickedOut, "")
+					s.forget(f.room)
+					s.c.sock.ReleaseRoom(string(f.room))
+					_ = s.c.sock.Queue(roomOver(f.room, protocol.RoomKickedOut, ""), classKept)
 				}
 			}
-			// If there is no room for it, the code of the close says the same.
+			// If there is no room for these, the code of the close says the same.
 			_ = s.c.sock.QueueLast(notification(protocol.EventConnectionStateChanged, protocol.ConnectionStateChanged{
 				State: protocol.ConnectionDisconnected, Event: protocol.ConnectionKickedOut,
 			}))

@@ -205,11 +205,13 @@ func (g *Gateway) disowning(who roomstore.Session, left time.Duration, settled f
 				return err
 			}
 			g.mu.Lock()
-			s, coming := g.sessions[at.ID], g.coming[at.ID]
+			s, coming, lingers := g.sessions[at.ID], g.coming[at.ID], g.lingerers.all[at.ID]
 			g.mu.Unlock()
 			switch {
 			case s != nil && s.who.Generation >= at.Generation:
 				return nil
+			case lingers != nil && lingers.who.Generation == at.Generation:
+				return nil // it is parked by itself, with the time that it has left
 			case coming > 0 && settled():
 				return errReturning
 			}
