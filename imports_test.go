@@ -73,7 +73,7 @@ var allowed = map[string][]string{
 	"internal/faultproxy": {},
 	"internal/freeport":   {},
 	"internal/gatetest":   {"net/http", goleak, goredis, module + "internal/faultproxy", module + "internal/redistest"},
-	"internal/redistest":  {goredis, miniredis, module + "internal/freeport"},
+	"internal/redistest":  {goleak, goredis, miniredis, module + "internal/freeport"},
 }
 
 // Imports point one way. Tests are exempt: they may look at anything.

@@ -16,12 +16,13 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/protocol"
 	"github.com/roomgate/roomgate/pubsub"
 	"github.com/roomgate/roomgate/roomstore"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, redistest.Dialing()) }
 
 // wire is a network connection that keeps what is written to it. While it is
 // stopped, writes wait.

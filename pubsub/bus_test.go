@@ -19,7 +19,7 @@ import (
 	"github.com/roomgate/roomgate/pubsub"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, redistest.Dialing()) }
 
 // What is published after Subscribe has returned is delivered, in order, also
 // if others subscribe at the same time.

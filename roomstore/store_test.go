@@ -24,7 +24,7 @@ import (
 	"github.com/roomgate/roomgate/roomstore"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, redistest.Dialing()) }
 
 // contract runs a test on every kind of Redis there is, each with one and with
 // many partitions: the rules are the same everywhere, also where calls keep to one

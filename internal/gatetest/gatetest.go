@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/roomgate/roomgate/internal/redistest"
 )
 
 // Main runs the tests of a package that starts gateways, and fails if they leave
@@ -33,7 +35,7 @@ func Main(m *testing.M) {
 		panic(err)
 	}
 	binary = sync.OnceValues(func() (string, error) { return build(dir) })
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+	goleak.VerifyTestMain(m, redistest.Dialing(), goleak.Cleanup(func(code int) {
 		os.RemoveAll(dir)
 		os.Exit(code)
 	}))

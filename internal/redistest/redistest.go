@@ -30,6 +30,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+	"go.uber.org/goleak"
 
 	"github.com/roomgate/roomgate/internal/freeport"
 )
@@ -181,6 +182,12 @@ func newClient(t testing.TB, addr string) *redis.Client {
 	rdb := redis.NewClient(Options(addr))
 	t.Cleanup(func() { rdb.Close() })
 	return rdb
+}
+
+// Dialing are goroutines of go-redis that are no leak: they dial a server that is away
+// once a second, and find out only then that their client was closed.
+func Dialing() goleak.Option {
+	return goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial")
 }
 
 // missing ends a test that has no Redis to run against.

@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("REDISTEST_CHILD") != "" {
 		child()
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, redistest.Dialing())
 }
 
 // All tests of a binary have the same server.
