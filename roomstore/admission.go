@@ -293,8 +293,9 @@ func (s *Store) countAll(ctx context.Context, r *reply) error {
 func (s *Store) count(ctx context.Context, p int, above int64) error {
 	on := "partition " + strconv.Itoa(p)
 	c := &s.places.counts[p]
+	floor := above
 	for {
-		r, err := s.run(ctx, on, on, lua.Census, []string{s.keys.part(0)}, p, above)
+		r, err := s.run(ctx, on, on, lua.Census, []string{s.keys.part(0)}, p, above, floor)
 		if err != nil || r.status == "again" {
 			return err
 		}
@@ -312,7 +313,7 @@ func (s *Store) count(ctx context.Context, p int, above int64) error {
 		if err != nil || late == 0 {
 			return err
 		}
-		above = late
+		above, floor = number, late // one that others have begun since is as good
 	}
 }
 

@@ -35,7 +35,7 @@ export class Meanwhile {
 
   note(told: Told): void {
     if (this.asked > 0 && told.seq > 0) {
-      this.told.push(told);
+      this.told.push(structuredClone(told)); // listeners have the same
       if (this.told.length > maxTold) {
         this.told.shift();
       }

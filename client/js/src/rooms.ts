@@ -144,7 +144,7 @@ export class Rooms {
     }
     const room = this.rooms.get(text(result, 'roomID'));
     const memberList = users(result, 'memberList');
-    const first = (params as { config?: { nextFlag?: string } }).config?.nextFlag === '';
+    const first = !(params as { config?: { nextFlag?: string | null } }).config?.nextFlag;
     if (room && method === 'queryRoomMemberList' && first && text(result, 'nextFlag') === '') {
       // All there are. Who went without being told of does so before the list, not behind it.
       this.tellWalk(room, 'roomMemberLeft', room.members.seenAll(memberList), memberList.length);
@@ -380,7 +380,6 @@ export class Rooms {
     };
     this.read('queryRoomAllAttributes', { roomID: room.id }, isCurrent, failed, (result) => {
       const infos = room.attributes.become(attributes(result, 'roomAttributes'));
-      note(room, whole(result, 'seq'), { infos });
       room.failedReads = 0;
       if (infos.length > 0) {
         const method = infos.length > 1 ? 'roomAttributesBatchUpdated' : 'roomAttributesUpdated';
@@ -453,7 +452,6 @@ export class Rooms {
         room.walking = false;
         room.failedReads = 0;
         const { left, joined, count } = room.members.endWalk();
-        note(room, whole(result, 'seq'), { left, joined, count });
         this.tellWalk(room, 'roomMemberLeft', left, count);
         this.tellWalk(room, 'roomMemberJoined', joined, count);
       });

@@ -57,7 +57,7 @@ test('an application that reads the list itself meanwhile hears who went before 
   allAttributes(world, { topic: 'x', lang: 'en' });
   count(world, 3);
   const walk = world.socket.asked('queryRoomMemberList');
-  const own = world.zim.queryRoomMemberList('r', { count: 100, nextFlag: '' });
+  const own = world.zim.queryRoomMemberList('r', { count: 100 } as never); // the first page
   list(world, ['ana', 'cid', 'dan']);
   expect(world.told()).toEqual(['r lost 10–20', 'r left bob']);
   expect((await own).memberList).toHaveLength(3);
@@ -71,7 +71,8 @@ test('an answer that is older than what was told already is brought up to it', a
   const all = world.zim.queryRoomMemberList('r', { count: 100, nextFlag: '' });
   world.joined('r', ['eve'], 21);
   world.left('r', ['bob'], 22, 3);
-  list(world, ['ana', 'bob', 'cid', 'eve'], '', 21);
+  world.said.forEach(([, data]) => data.memberList?.pop()); // a listener may do with it what it likes
+  list(world, ['ana', 'bob', 'cid'], '', 20);
   const { memberList, seq } = await all;
   expect([memberList.map((m) => m.userID), seq]).toEqual([['ana', 'cid', 'eve'], 22]);
 
@@ -116,23 +117,6 @@ test('what is read after a loss is brought up to what was told, too', async () =
   allAttributes(world, { topic: 'y', lang: 'en' });
   list(world, ['ana', 'bob', 'cid', 'eve']);
   expect(world.told()).toEqual(['r lost 10–20', 'r attributes set {"topic":"z"}']);
-});
-
-test('an answer that is older than what was read after a loss is brought up to that', async () => {
-  const world = await known();
-  const own = world.zim.queryRoomMemberList('r', { count: 100, nextFlag: '' });
-  const { id } = world.socket.asked('queryRoomMemberList');
-  const ownAttributes = world.zim.queryRoomAllAttributes('r');
-  const { id: attributesID } = world.socket.asked('queryRoomAllAttributes');
-  lost(world, 20);
-  allAttributes(world, { topic: 'y' });
-  count(world, 3);
-  list(world, ['ana', 'bob', 'dan'], '', 20);
-  const older = (id: unknown, result: object) => world.socket.raw(JSON.stringify({ jsonrpc: '2.0', id, result: { roomID: 'r', epoch: 7, seq: 19, ...result } }));
-  older(id, { memberList: ['ana', 'bob', 'cid'].map(user), nextFlag: '' });
-  older(attributesID, { roomAttributes: { topic: 'x', lang: 'en' } });
-  expect((await own).memberList.map((m) => m.userID)).toEqual(['ana', 'bob', 'dan']);
-  expect((await ownAttributes).roomAttributes).toEqual({ topic: 'y' });
 });
 
 test('a page of the list says nothing of who is not on it', async () => {
