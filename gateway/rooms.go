@@ -81,7 +81,7 @@ func (c *conn) enter(s *session, req roomstore.EntryRequest, cl *claim, answer r
 	was := s.in(req.Room) != nil
 	told := !was && !(cl.late && cl.unspoken())
 	if told {
-		s.state(roomState(req.Room, protocol.RoomConnecting, active))
+		s.beginning(roomState(req.Room, protocol.RoomConnecting, active))
 	}
 	refuse := func(err error) {
 		if told {
@@ -218,7 +218,7 @@ func (c *conn) switchRoom(s *session, from roomstore.RoomID, req roomstore.Entry
 	// repeat is not in from either; that only the store can tell.
 	told := in && !both && !(cl.late && cl.unspoken())
 	if told {
-		s.state(roomState(req.Room, protocol.RoomConnecting, protocol.RoomActiveSwitch))
+		s.beginning(roomState(req.Room, protocol.RoomConnecting, protocol.RoomActiveSwitch))
 	}
 	unknown := func(err error, open bool) func() {
 		cl.open = open

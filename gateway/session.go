@@ -111,6 +111,14 @@ func (s *session) state(b []byte) {
 	}
 }
 
+// beginning is state for what the answer to a request follows: that goes out with it,
+// if it comes soon.
+func (s *session) beginning(b []byte) {
+	if err := s.c.sock.QueueSoon(b); err != nil {
+		s.c.slow(err)
+	}
+}
+
 // roomOver tells the client that it is in a room no more; nothing of the room
 // follows.
 func (s *session) roomOver(room roomstore.RoomID, event protocol.RoomEvent, extended string) {

@@ -70,6 +70,7 @@ type socket struct {
 	over    bool // no more messages, only control frames
 	last    bool // a close frame was queued
 	err     error
+	soon    *time.Timer // if it fires, what is queued is written; see QueueSoon
 	holding int         // events wait for the answers to as many batches
 	waiting []string    // rooms whose events wait, each for the answer to a request
 	held    []heldFrame // those that do
@@ -337,6 +338,27 @@ func (s *socket) Queue(b []byte, c class) error {
 	return s.queueLocked(frame{b, c})
 }
 
+// soon is how long a frame waits at most for another to go out with.
+const soon = 50 * time.Millisecond
+
+// QueueSoon is Queue for a frame that need not go out before the next one does: so
+// that a request and its answer, if that comes soon, cost the client one packet.
+func (s *socket) QueueSoon(b []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.add(frame{b, classKept})
+	if err == nil && !s.writing && s.soon == nil {
+		s.soon = time.AfterFunc(soon, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.soon = nil; s.err == nil && len(s.queue) > 0 {
+				s.rouse()
+			}
+		})
+	}
+	return err
+}
+
 // QueueLast is Queue for the last message of a connection: those that come later
 // are dropped.
 func (s *socket) QueueLast(b []byte) error {
@@ -453,6 +475,15 @@ func (s *socket) releaseRoom(room string) {
 }
 
 func (s *socket) queueLocked(f frame) error {
+	if err := s.add(f); err != nil || len(s.queue) == 0 {
+		return err
+	}
+	s.rouse()
+	return nil
+}
+
+// add queues a frame, and leaves it to the caller that somebody writes it.
+func (s *socket) add(f frame) error {
 	switch {
 	case s.err != nil:
 		return s.err
@@ -466,8 +497,17 @@ func (s *socket) queueLocked(f frame) error {
 		s.pulled += len(f.bytes)
 	}
 	s.queue = append(s.queue, f)
+	return nil
+}
+
+// rouse sees to it that somebody writes what is queued.
+func (s *socket) rouse() {
+	if s.soon != nil {
+		s.soon.Stop()
+		s.soon = nil
+	}
 	if s.writing {
-		return nil
+		return
 	}
 	s.writing = true
 	if s.out == nil || s.raw == nil {
@@ -475,7 +515,6 @@ func (s *socket) queueLocked(f frame) error {
 	} else {
 		s.out.add(s)
 	}
-	return nil
 }
 
 // admit makes room for a frame of n bytes, or says that there is none: without

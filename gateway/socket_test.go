@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/coder/websocket"
 )
@@ -63,6 +64,49 @@ func TestSocket_gathers(t *testing.T) {
 		if w.writes != 2 { // one was under way
 			t.Errorf("got %d writes", w.writes)
 		}
+	})
+}
+
+// A frame that may wait goes out with the next one, and by itself when none has come.
+func TestSocket_QueueSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		s := newSocket(w, 1<<20)
+		defer s.Close()
+		check := func(when string, writes int, want ...string) {
+			t.Helper()
+			synctest.Wait()
+			w.mu.Lock()
+			n := w.writes
+			w.mu.Unlock()
+			if got := w.texts(t); n != writes || !slices.Equal(got, want) {
+				t.Errorf("%s: got %q in %d writes, want %q in %d", when, got, n, want, writes)
+			}
+		}
+		s.QueueSoon(textOf([]byte("a")))
+		s.QueueSoon(textOf([]byte("b")))
+		check("at first", 0)
+		s.Queue(textOf([]byte("c")), classKept)
+		check("with the next", 1, "a", "b", "c")
+		time.Sleep(2 * soon)
+		check("later", 1)
+		s.QueueSoon(textOf([]byte("d")))
+		time.Sleep(soon - time.Millisecond)
+		check("before its time", 1)
+		time.Sleep(time.Millisecond)
+		check("in its time", 2, "d")
+
+		s.QueueSoon(textOf([]byte("dropped")))
+		s.drop()
+		time.Sleep(soon)
+		check("dropped", 2)
+
+		s.mu.Lock()
+		s.over = false
+		s.mu.Unlock()
+		s.QueueSoon(textOf([]byte("e")))
+		time.Sleep(soon)
+		check("again", 3, "e")
 	})
 }
 
