@@ -68,7 +68,7 @@ var (
 	Describe          = load("describe")
 	Destroy           = load("destroy")
 	Ended             = step("ended")
-	Enter             = load("enter")
+	Enter             = together(load("enter"), 13)
 	Fence             = step("fence")
 	Free              = step("free")
 	Generations       = load("generations")
@@ -80,7 +80,7 @@ var (
 	Holds             = step("holds")
 	Kick              = load("kick")
 	Lease             = load("lease")
-	Leave             = load("leave")
+	Leave             = together(load("leave"), 6)
 	LeaveAll          = alone("leaveall")
 	ListMembers       = load("listmembers")
 	ListRooms         = load("listrooms")
@@ -108,7 +108,7 @@ var (
 	Resolve           = step("resolve")
 	Resume            = together(alone("resume"), 2)
 	Retake            = step("retake")
-	Send              = load("send")
+	Send              = together(load("send"), 5)
 	Settle            = step("settle")
 	Sweep             = alone("sweep")
 	Switch            = load("switch")
@@ -240,15 +240,20 @@ func assemble(name string, apart bool) string {
 		}
 	}
 	return place(code(here.ReplaceAllStringFunc(body, func(line string) string {
-		return read("lib/" + here.FindStringSubmatch(line)[1] + ".lua")
+		m := here.FindStringSubmatch(line)
+		return indented.ReplaceAllString(read("lib/"+m[2]+".lua"), m[1]+"$0")
 	})), definitions)
 }
 
 // instead gives the files of lib/ that stand for others where slots lie apart.
 var instead = map[string]string{"place": "apart", "limits": "admission", "auditplace": "apart auditapart"}
 
-// here finds the lines in whose place a file of lib/ stands as it is.
-var here = regexp.MustCompile(`(?m)^-- Here (\w+)\n`)
+// here finds the lines in whose place a file of lib/ stands as it is, and how far
+// they are indented.
+var here = regexp.MustCompile(`(?m)^( *)-- Here (\w+)\n`)
+
+// indented finds where a line begins that has something on it.
+var indented = regexp.MustCompile(`(?m)^.`)
 
 // place puts definitions before code, those that it needs. One that only seldom
 // blocks need is put into those.

@@ -1,21 +1,18 @@
 -- send.lua stores a text or custom message: a room event that is numbered,
--- kept for those who come back, and announced.
+-- kept for those who come back, and announced. Several calls may go together.
 --
--- Uses     value clock limits room log request
+-- Uses     value clock together limits room log request
 --
 -- KEYS[1]  partition  prefix  of the keys in the room's partition
 --
--- ARGV[1]   room
--- ARGV[2]   user
--- ARGV[3]   session
--- ARGV[4]   generation
--- ARGV[5]   request_key  "" for none
--- ARGV[6]   message_id
--- ARGV[7]   payload      opaque
--- ARGV[8]   did_ttl      ms
--- ARGV[9]   log_size     events
--- ARGV[10]  log_bytes
--- ARGV[11]  log_ttl      ms
+-- ARGV[1]  count      of the messages
+-- ARGV[2]  did_ttl    ms
+-- ARGV[3]  log_size   events
+-- ARGV[4]  log_bytes
+-- ARGV[5]  log_ttl    ms
+-- ARGV[6]  room, user, session, generation, request_key, message_id, payload, …
+--            request_key is "" for none
+--            payload is opaque
 --
 -- Returns  {"ok", epoch, seq, message_seq, order_key, timestamp, message_id}
 --          {"again", …}  the same, of an earlier call under this request_key
@@ -23,36 +20,44 @@
 --          {"notin"}     the session is not in the room
 --          {"misused"}   the request_key was another request's
 --          {"fenced"}    the session has moved to another connection, or is parked
+--          Of several messages: a list of these.
 --
 -- Publishes  "m"
 
-local part = KEYS[1]
-local id, user, session, generation, request_key = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local message_id, payload, did_ttl = ARGV[6], ARGV[7], ARGV[8]
-local log_size, log_bytes, log_ttl = tonumber(ARGV[9]), tonumber(ARGV[10]), ARGV[11]
-
--- Decide.
-local before, misused, did_at = outcome(part, session, request_key, "send", id)
-if misused then
-  return { "misused" }
-end
-if before then
-  return { "again", before:match("^(%d+)%z(%d+)%z(%d+)%z(%d+)%z(%d+)%z(.*)$") }
-end
+local part, count, did_ttl = KEYS[1], tonumber(ARGV[1]), ARGV[2]
+local log_size, log_bytes, log_ttl = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local now_ms, now_us = now()
-local room_key = part .. "room:" .. id
-local head = call("HMGET", room_key, "epoch", "seq", "term", "deadline", "messageSeq", "order", "logbytes")
--- Here act
 
--- Apply. The first write needs memory, so that a full Redis refuses all of it.
-local epoch, seq, message_seq, last = head[1], number(head[2] + 1), number(head[5] + 1), head[6] and tonumber(head[6])
-local order_key, at = number(math.max(now_us, (last or 0) + 1)), number(now_ms)
-local message = event(epoch, seq, "m", at, session, user, message_seq .. ":" .. order_key, message_id, payload)
-local bytes = append(part, id, message, now_us, last, head[7] or 0, log_size, log_bytes, log_ttl)
-call("HSET", room_key, "seq", seq, "messageSeq", message_seq, "order", order_key, "logbytes", number(bytes))
-remember(part, session, request_key, "send", id, epoch .. NUL .. seq .. NUL .. message_seq .. NUL .. order_key ..
-  NUL .. at .. NUL .. message_id, did_ttl, did_at, now_ms, now_us)
+-- send gives what is answered for one message.
+local function send(id, user, session, generation, request_key, message_id, payload)
+  -- Decide.
+  local before, misused, did_at = outcome(part, session, request_key, "send", id)
+  if misused then
+    return { "misused" }
+  end
+  if before then
+    return { "again", before:match("^(%d+)%z(%d+)%z(%d+)%z(%d+)%z(%d+)%z(.*)$") }
+  end
+  local room_key = part .. "room:" .. id
+  local head = call("HMGET", room_key, "epoch", "seq", "term", "deadline", "messageSeq", "order", "logbytes")
+  -- Here act
 
--- Announce.
-call("PUBLISH", part .. "ch:" .. id, message)
-return { "ok", epoch, seq, message_seq, order_key, at, message_id }
+  -- Apply. The first write needs memory, so that a full Redis refuses all of it.
+  local epoch, seq, message_seq, last = head[1], number(head[2] + 1), number(head[5] + 1), head[6] and tonumber(head[6])
+  local order_key, at = number(math.max(now_us, (last or 0) + 1)), number(now_ms)
+  local message = event(epoch, seq, "m", at, session, user, message_seq .. ":" .. order_key, message_id, payload)
+  local bytes = append(part, id, message, now_us, last, head[7] or 0, log_size, log_bytes, log_ttl)
+  call("HSET", room_key, "seq", seq, "messageSeq", message_seq, "order", order_key, "logbytes", number(bytes))
+  remember(part, session, request_key, "send", id, epoch .. NUL .. seq .. NUL .. message_seq .. NUL .. order_key ..
+    NUL .. at .. NUL .. message_id, did_ttl, did_at, now_ms, now_us)
+
+  -- Announce.
+  call("PUBLISH", part .. "ch:" .. id, message)
+  return { "ok", epoch, seq, message_seq, order_key, at, message_id }
+end
+
+local replies = {}
+for i = 0, count - 1 do
+  replies[i + 1] = alone(send, unpack(ARGV, 6 + 7 * i, 12 + 7 * i))
+end
+return count > 1 and replies or replies[1]

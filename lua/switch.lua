@@ -36,8 +36,7 @@
 -- ARGV[25]  from_state    "" if from_room is to be left here; else the caller sees to it,
 --                         and it says "in", "notfrom" or "fenced" of the session there
 -- ARGV[26]  admission     with which the room may be created, "" for none; see lib/admission.lua
--- ARGV[27]  attributes    how many; key and value of each follow; used if the room is created
--- ARGV[28]  key, value, …
+-- ARGV[27]  attributes    list of keys and values; used if the room is created
 --
 -- Returns  {"ok", from_epoch, from_seq, epoch, seq, count, created, entered, delay, name, attributes, key, field, …}
 --                         from_seq is that of the departure, "0" with a from_state; the
@@ -70,11 +69,8 @@ local may_create, name, delay, keep = ARGV[11], ARGV[12], ARGV[13], ARGV[14]
 local max_members, max_rooms, partitions = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17])
 local did_ttl, gone_ttl = ARGV[18], ARGV[19]
 local limits = { size = tonumber(ARGV[20]), bytes = tonumber(ARGV[21]), ttl = tonumber(ARGV[22]), gone = gone_ttl }
-local try, ask, attributes = ARGV[23], ARGV[24] == "1", {}
-local from_state, admission = ARGV[25], ARGV[26]
-for i = 1, tonumber(ARGV[27]) do
-  attributes[2 * i - 1], attributes[2 * i] = ARGV[26 + 2 * i], ARGV[27 + 2 * i]
-end
+local try, ask = ARGV[23], ARGV[24] == "1"
+local from_state, admission, attributes = ARGV[25], ARGV[26], ARGV[27]
 local here = from_state == ""
 
 -- The answer of an entry, with where the other room was left.
@@ -165,7 +161,7 @@ end
 local created = room and "0" or "1"
 if not room then
   room = create(to, control, id, user,
-    { name = name, delay = delay, keep = keep, attributes = attributes, admission = admission }, now_ms, now_us)
+    { name = name, delay = delay, keep = keep, attributes = texts_of(attributes), admission = admission }, now_ms, now_us)
 end
 local seq, entered, count, reply
 if stays then
@@ -177,6 +173,7 @@ else
   local mine = { session = session, generation = generation, node = node, user_slot = user_slot, data = data }
   seq, entered, count = join(to, id, room, user_key, user, mine, m, size, partition,
     may_create == "1" and name or nil, limits, gone_ttl, now_ms)
+  call("SADD", key(to, "node", node), user .. NUL .. id)
   reply = result("ok", to, id, room.attrs, room.epoch, seq, count, created, entered, room.delay, room.name)
 end
 if gone then

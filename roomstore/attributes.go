@@ -311,3 +311,12 @@ func listOf(texts ...string) string {
 	}
 	return b.String()
 }
+
+// pairsOf is listOf for keys and values.
+func pairsOf(values map[string]string) string {
+	texts := make([]string, 0, 2*len(values))
+	for k, v := range values {
+		texts = append(texts, k, v)
+	}
+	return listOf(texts...)
+}

@@ -202,11 +202,8 @@ type NewRoom struct {
 // It fails with [ErrExists] or [ErrRoomLimit].
 func (s *Store) Create(ctx context.Context, n NewRoom) (room Room, now time.Time, err error) {
 	part := s.keys.part(s.keys.partition(n.ID))
-	args := []any{string(n.ID), string(n.Creator), n.Name, n.Delay, s.keep(), s.cfg.MaxRooms, s.cfg.Partitions, "", len(n.Attributes)}
+	args := []any{string(n.ID), string(n.Creator), n.Name, n.Delay, s.keep(), s.cfg.MaxRooms, s.cfg.Partitions, "", pairsOf(n.Attributes)}
 	const admission = 7
-	for k, v := range n.Attributes {
-		args = append(args, k, v)
-	}
 	r, err := s.admitted(ctx, n.ID, func(with string) (*reply, error) {
 		args[admission] = with
 		return s.run(ctx, string(n.ID), string(n.ID), lua.Create, []string{part, s.keys.control(part)}, args...)

@@ -58,8 +58,9 @@ type BatcherConfig struct {
 // come while its last pipeline was under way. So a call never waits for a
 // timer, and the busier it is the cheaper a call gets.
 //
-// Calls of one lane take effect in the order in which they came, and those with
-// the same lane key are in the same lane. An error that Redis answers to one
+// Calls of one lane take effect in the order in which they came, but for those that are
+// joined (see [Batcher.Join]), and calls with the same lane key are in the same lane and
+// keep their order. An error that Redis answers to one
 // call does not touch the others. If the connection fails, so do all calls of
 // the pipeline, with unknown outcome; nothing is repeated here, nor may it be
 // by the client, which has to have MaxRetries -1.
@@ -121,14 +122,17 @@ type lane struct {
 	rdb    redis.UniversalClient // that the batch goes to
 	server *server               // which that is
 
-	batch []*call
-	cmds  []redis.Cmder
+	batch  []*call
+	cmds   []redis.Cmder
+	joints []int          // in batch, what others may still join
+	newest map[string]int // where in batch the newest call with a lane key is
 }
 
 // call is a command on its way. Its caller owns it until it is queued, then the
 // lane, and after done the caller again. A caller that leaves before that never
 // looks at it again.
 type call struct {
+	key   string // of the lane
 	cmd   redis.Cmder
 	own   int           // the word of cmd at which what is its own begins, if it may be joined
 	parts []*call       // that go as this one, which then has no caller; see lane.join
@@ -164,14 +168,14 @@ func NewBatcher(rdb redis.UniversalClient, cfg BatcherConfig) *Batcher {
 	if cluster, ok := rdb.(*redis.ClusterClient); ok {
 		b.cluster, b.bySlot = cluster, map[string]*lane{}
 		for _, slot := range append([]string{""}, cfg.Slots...) {
-			l := &lane{b: b, wake: make(chan struct{}, 1)}
+			l := &lane{b: b, wake: make(chan struct{}, 1), newest: map[string]int{}}
 			b.lanes, b.bySlot[slot] = append(b.lanes, l), l
 		}
 		return b
 	}
 	one := &server{}
 	for range cfg.Lanes {
-		b.lanes = append(b.lanes, &lane{b: b, rdb: rdb, server: one, wake: make(chan struct{}, 1)})
+		b.lanes = append(b.lanes, &lane{b: b, rdb: rdb, server: one, wake: make(chan struct{}, 1), newest: map[string]int{}})
 	}
 	return b
 }
@@ -194,11 +198,11 @@ func (b *Batcher) Register(scripts ...*redis.Script) {
 // the same keys, the same first arguments, as many as shared says, and the same last
 // one. The first argument of a call is the number 1; of several joined it is their
 // number, and what lies between their first arguments and the last follows one
-// another. The script then answers with a list of what it answers to each, or with
-// one answer for all. If it fails each call is made for itself. What is joined is bounded
-// in calls and in bytes.
+// another. The script then answers with a list of what it answers to each, errors
+// among it, or with one answer for all. If it fails each call is made for itself. What is
+// joined is bounded in calls and in bytes.
 //
-// A call that is joined may overtake others of its lane.
+// A call that is joined may overtake others of its lane, but none with its lane key.
 func (b *Batcher) Join(script *redis.Script, shared int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -238,7 +242,7 @@ func (b *Batcher) Do(ctx context.Context, key string, script *redis.Script, keys
 	if shared := b.joins(hash); shared > 0 {
 		own = len(evalArgs("", "", keys, nil)) + shared
 	}
-	if err := b.laneFor(key, keys).do(ctx, cmd, own); err != nil {
+	if err := b.laneFor(key, keys).do(ctx, key, cmd, own); err != nil {
 		return nil, err
 	}
 	reply, err := cmd.StringSlice()
@@ -250,7 +254,7 @@ func (b *Batcher) Do(ctx context.Context, key string, script *redis.Script, keys
 
 // Lane returns a Scripter whose calls go through the lane of a key. See
 // [Batcher.Do] for what they promise.
-func (b *Batcher) Lane(key string) redis.Scripter { return scripter{b.lane(key)} }
+func (b *Batcher) Lane(key string) redis.Scripter { return scripter{b.lane(key), key} }
 
 // Waiting returns how many calls wait to be sent, those included whose callers
 // have left.
@@ -305,13 +309,13 @@ func (b *Batcher) loads(ctx context.Context) []redis.Cmder {
 	return cmds
 }
 
-// do queues a command and waits for its result. own is as in call.
-func (l *lane) do(ctx context.Context, cmd redis.Cmder, own int) error {
+// do queues a command and waits for its result. key and own are as in call.
+func (l *lane) do(ctx context.Context, key string, cmd redis.Cmder, own int) error {
 	if err := context.Cause(ctx); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotSent, err)
 	}
 	c := calls.Get().(*call)
-	c.cmd, c.own, c.taken, c.left, c.err = cmd, own, false, false, nil
+	c.key, c.cmd, c.own, c.taken, c.left, c.err = key, cmd, own, false, false, nil
 	if err := l.push(c); err != nil {
 		calls.Put(c)
 		return err
@@ -319,7 +323,7 @@ func (l *lane) do(ctx context.Context, cmd redis.Cmder, own int) error {
 	select {
 	case <-c.done:
 		err := c.err
-		c.cmd = nil
+		c.key, c.cmd = "", nil
 		calls.Put(c)
 		if err == nil {
 			err = cmd.Err()
@@ -436,22 +440,30 @@ const (
 )
 
 // join has those calls of the batch that may go as one do so, in the place of the
-// first of them.
+// first of them, unless one with the same lane key goes behind that.
 func (l *lane) join() {
-	var joints []int // in batch, those that others may still join
+	if len(l.batch) == 1 {
+		return
+	}
+	l.joints = l.joints[:0]
+	clear(l.newest)
 	kept := l.batch[:0]
 	for _, c := range l.batch {
-		if c.own == 0 {
-			kept = append(kept, c)
-			continue
+		newest, ok := l.newest[c.key]
+		i := -1
+		if c.own > 0 {
+			i = slices.IndexFunc(l.joints, func(i int) bool { return (!ok || i >= newest) && kept[i].accepts(c) })
 		}
-		i := slices.IndexFunc(joints, func(i int) bool { return kept[i].accepts(c) })
 		if i < 0 {
-			joints = append(joints, len(kept))
+			l.newest[c.key] = len(kept)
+			if c.own > 0 {
+				l.joints = append(l.joints, len(kept))
+			}
 			kept = append(kept, c)
 			continue
 		}
-		at := joints[i]
+		at := l.joints[i]
+		l.newest[c.key] = at
 		if first := kept[at]; first.parts == nil {
 			kept[at] = &call{cmd: first.cmd, own: first.own, parts: []*call{first}, bytes: first.ownBytes()}
 		}
@@ -460,7 +472,7 @@ func (l *lane) join() {
 	}
 	clear(l.batch[len(kept):])
 	l.batch = kept
-	for _, i := range joints {
+	for _, i := range l.joints {
 		l.batch[i].merge()
 	}
 }
@@ -538,13 +550,17 @@ func (c *call) finish() {
 	replies, err := cmd.Slice()
 	for i, p := range c.parts {
 		reply := any(replies)
+		failed := err
 		if len(replies) == len(c.parts) {
-			if own, ok := replies[i].([]any); ok {
+			switch own := replies[i].(type) {
+			case []any:
 				reply = own
+			case error:
+				failed = own
 			}
 		}
-		if err != nil {
-			p.cmd.SetErr(err)
+		if failed != nil {
+			p.cmd.SetErr(failed)
 		} else {
 			p.cmd.(*redis.Cmd).SetVal(reply)
 		}
@@ -673,11 +689,14 @@ func evalArgs(name, script string, keys []string, args []any) []any {
 }
 
 // scripter is a lane as go-redis likes to see it.
-type scripter struct{ l *lane }
+type scripter struct {
+	l   *lane
+	key string
+}
 
 func (s scripter) eval(ctx context.Context, name, script string, keys []string, args []any) *redis.Cmd {
 	cmd := redis.NewCmd(ctx, evalArgs(name, script, keys, args)...)
-	if err := s.l.do(ctx, cmd, 0); err != nil && !answered(err) {
+	if err := s.l.do(ctx, s.key, cmd, 0); err != nil && !answered(err) {
 		// If the caller has left, cmd is the lane's.
 		cmd = redis.NewCmd(ctx)
 		cmd.SetErr(err)

@@ -88,18 +88,15 @@ func (s *Store) enter(ctx context.Context, who Session, req EntryRequest, ask st
 		return Entry{}, &OpError{Op: "enter", On: string(req.Room), Err: err}
 	}
 	p := s.keys.partition(req.Room)
-	const home, most = 8, 14
-	args := []any{
-		string(req.Mode), string(req.Room), string(who.User), string(who.ID), who.Generation, who.Node,
-		string(req.RequestKey), p, s.keys.userSlot(who.User), req.Data, req.Name, req.Delay, s.keep(),
-		s.cfg.MaxMembers, s.cfg.MaxRoomsPerUser, s.cfg.MaxRooms, s.cfg.Partitions,
-		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), req.Try, ask, "", len(req.Attributes),
-	}
-	const admission = 24
-	for k, v := range req.Attributes {
-		args = append(args, k, v)
-	}
 	part := s.keys.part(p)
+	args := []any{
+		1, who.Node, p, s.keep(), s.cfg.MaxMembers, s.cfg.MaxRoomsPerUser, s.cfg.MaxRooms, s.cfg.Partitions,
+		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL),
+		string(req.Mode), string(req.Room), string(who.User), s.keys.userAt(part, who.User), s.keys.userSlot(who.User),
+		string(who.ID), who.Generation, string(req.RequestKey), req.Try, ask, req.Data,
+		req.Name, req.Delay, "", pairsOf(req.Attributes),
+	}
+	const most, home, admission = 5, 17, 26
 	enter := func(at reservation) (*reply, error) {
 		args[home] = at.home
 		if at.none {
@@ -108,7 +105,7 @@ func (s *Store) enter(ctx context.Context, who Session, req EntryRequest, ask st
 		return s.admitted(ctx, req.Room, func(with string) (*reply, error) {
 			args[admission] = with
 			return s.run(ctx, string(req.Room), string(req.Room), lua.Enter,
-				[]string{part, s.keys.userAt(part, who.User), s.keys.control(part)}, args...)
+				[]string{part, s.keys.control(part)}, args...)
 		})
 	}
 	r, err := s.reserved(ctx, who, passage{room: req.Room, limit: s.cfg.MaxRoomsPerUser, asks: ask == "1"}, enter)
@@ -166,10 +163,7 @@ func (s *Store) change(ctx context.Context, who Session, from RoomID, req EntryR
 		string(from), string(req.Room), string(who.User), string(who.ID), who.Generation, who.Node,
 		string(req.RequestKey), p, s.keys.userSlot(who.User), req.Data, mayCreate, req.Name, req.Delay, s.keep(),
 		s.cfg.MaxMembers, s.cfg.MaxRooms, s.cfg.Partitions,
-		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), req.Try, ask, "", "", len(req.Attributes),
-	}
-	for k, v := range req.Attributes {
-		args = append(args, k, v)
+		ms(outcomesFor), s.goneTTL(), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), req.Try, ask, "", "", pairsOf(req.Attributes),
 	}
 	const home, fromState, admission = 8, 24, 25
 	to := s.keys.part(p)
@@ -212,7 +206,10 @@ func (s *Store) keep() string {
 //
 // It fails with [ErrNoRoom], [ErrNotMember], [ErrMisused] or [ErrFenced].
 func (s *Store) Leave(ctx context.Context, who Session, room RoomID, key RequestKey) (Position, error) {
-	return s.leave(ctx, who, lua.Leave, room, key, ms(outcomesFor), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), s.goneTTL())
+	part := s.keys.part(s.keys.partition(room))
+	return s.leave(ctx, who, lua.Leave, room, []string{part},
+		1, ms(outcomesFor), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), s.goneTTL(),
+		string(room), string(who.User), s.keys.userAt(part, who.User), string(who.ID), who.Generation, string(key))
 }
 
 // Undo takes back an entry that was applied after its client had been told that
@@ -222,16 +219,15 @@ func (s *Store) Leave(ctx context.Context, who Session, room RoomID, key Request
 // It fails with [ErrLate], [ErrNoRoom] or [ErrNotMember] if there is nothing to
 // take back, and with [ErrMisused] or [ErrFenced].
 func (s *Store) Undo(ctx context.Context, who Session, req EntryRequest) (Position, error) {
-	return s.leave(ctx, who, lua.Undo, req.Room, req.RequestKey, string(req.Mode), req.Try,
+	part := s.keys.part(s.keys.partition(req.Room))
+	return s.leave(ctx, who, lua.Undo, req.Room, []string{part, s.keys.userAt(part, who.User)},
+		string(req.Room), string(who.User), string(who.ID), who.Generation, string(req.RequestKey), string(req.Mode), req.Try,
 		ms(outcomesFor), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL), s.goneTTL())
 }
 
-func (s *Store) leave(ctx context.Context, who Session, script lua.Script, room RoomID, key RequestKey, args ...any) (Position, error) {
-	part := s.keys.part(s.keys.partition(room))
+func (s *Store) leave(ctx context.Context, who Session, script lua.Script, room RoomID, keys []string, args ...any) (Position, error) {
 	call := func() (*reply, error) {
-		return s.run(ctx, string(room), string(room), script,
-			[]string{part, s.keys.userAt(part, who.User)},
-			append([]any{string(room), string(who.User), string(who.ID), who.Generation, string(key)}, args...)...)
+		return s.run(ctx, string(room), string(room), script, keys, args...)
 	}
 	r, err := call()
 	if s.cfg.Apart && errors.Is(err, ErrFenced) && s.catchUp(ctx, who, room) == nil {
@@ -303,8 +299,8 @@ type Sent struct {
 // It fails with [ErrNoRoom], [ErrNotMember] or [ErrFenced].
 func (s *Store) Send(ctx context.Context, who Session, m Message) (Sent, error) {
 	return s.send(ctx, lua.Send, who, m,
-		string(m.Room), string(who.User), string(who.ID), who.Generation, string(m.RequestKey),
-		m.ID, m.Payload, ms(outcomesFor), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL))
+		1, ms(outcomesFor), s.cfg.LogSize, s.cfg.LogBytes, ms(s.cfg.LogTTL),
+		string(m.Room), string(who.User), string(who.ID), who.Generation, string(m.RequestKey), m.ID, m.Payload)
 }
 
 // Relay passes a command or barrage on to who is in the room now. Nothing is

@@ -265,3 +265,126 @@ func TestStore_together_refused(t *testing.T) {
 		}
 	})
 }
+
+// What sessions do in rooms at the same time goes as one script, by operation, and each
+// has its own outcome. What is about one room keeps its order.
+func TestStore_together_rooms(t *testing.T) {
+	contract(t, roomstore.Config{MaxMembers: 4, MaxRoomsPerUser: 2}, func(w *world) {
+		w.create(w.login("ana", "a1"), "a", 60)
+		w.enter(w.s("a1"), "b")
+		w.enter(w.login("ben", "b1"), "a")
+		for _, user := range []string{"cat", "dan", "eve", "fox"} {
+			w.login(roomstore.UserID(user), roomstore.SessionID(user[:1]+"1"))
+		}
+		var mu sync.Mutex
+		var said []string
+		outcome := func(at roomstore.Position, err error) string {
+			if op := (*roomstore.OpError)(nil); errors.As(err, &op) {
+				return op.Err.Error()
+			}
+			return fmt.Sprint("#", at.Seq)
+		}
+		note := func(at int, what string) {
+			mu.Lock()
+			defer mu.Unlock()
+			for len(said) <= at {
+				said = append(said, "")
+			}
+			said[at] = what
+		}
+		n := 0
+		calls := func(all ...func(s *roomstore.Store, i int)) (scripts int64) {
+			said = nil
+			var one []func(*roomstore.Store)
+			for i, call := range all {
+				one = append(one, func(s *roomstore.Store) { call(s, i) })
+			}
+			n = len(all)
+			return w.atOnce(one...)
+		}
+		enter := func(id roomstore.SessionID, mode roomstore.Mode, room roomstore.RoomID, key string) func(*roomstore.Store, int) {
+			return func(s *roomstore.Store, i int) {
+				e, err := s.Enter(w.ctx(), w.s(id), roomstore.EntryRequest{Mode: mode, Room: room, RequestKey: roomstore.RequestKey(key),
+					Data: string(w.s(id).User), Name: "of " + string(id), Attributes: map[string]string{"k" + string(id): "v\x001:"}})
+				what := outcome(e.Position, err)
+				if err == nil {
+					what = fmt.Sprintf("%s count %d created %t again %t %s %v", what, e.Count, e.Created, e.Again, e.Name, e.Attributes)
+				}
+				note(i, what)
+			}
+		}
+		send := func(id roomstore.SessionID, room roomstore.RoomID, key, text string) func(*roomstore.Store, int) {
+			return func(s *roomstore.Store, i int) {
+				m, err := s.Send(w.ctx(), w.s(id), roomstore.Message{Room: room, RequestKey: roomstore.RequestKey(key), ID: text, Payload: text})
+				what := outcome(m.Position, err)
+				if err == nil {
+					what += fmt.Sprintf(" message %d %s", m.MessageSeq, m.ID)
+				}
+				note(i, what)
+			}
+		}
+		leave := func(id roomstore.SessionID, room roomstore.RoomID, key string) func(*roomstore.Store, int) {
+			return func(s *roomstore.Store, i int) {
+				at, err := s.Leave(w.ctx(), w.s(id), room, roomstore.RequestKey(key))
+				note(i, outcome(at, err))
+			}
+		}
+		check := func(what string, scripts, wantScripts int64, want ...string) {
+			w.Helper()
+			if d := cmp.Diff(want, said[:n]); d != "" {
+				w.Errorf("%s (-want +got):\n%s", what, d)
+			}
+			if scripts != wantScripts && w.parts == 1 { // else rooms are in several partitions
+				w.Errorf("%s took %d scripts, want %d", what, scripts, wantScripts)
+			}
+			w.check()
+		}
+
+		scripts := calls(
+			enter("c1", roomstore.ModeJoin, "a", "1"), enter("d1", roomstore.ModeEnter, "a", "1"), enter("e1", roomstore.ModeEnter, "a", "1"),
+			enter("f1", roomstore.ModeJoin, "none", "1"), enter("f1", roomstore.ModeCreate, "b", "2"), enter("f1", roomstore.ModeCreate, "c", "3"),
+			enter("a1", roomstore.ModeEnter, "c", "1"), enter("f1", roomstore.ModeCreate, "c", "3"))
+		check("entering", scripts, 1,
+			"#3 count 3 created false again false Room a []", "#4 count 4 created false again false Room a []", roomstore.ErrFull.Error(),
+			roomstore.ErrNoRoom.Error(), roomstore.ErrExists.Error(), "#1 count 1 created true again false of f1 [{kf1 v\x001: fox false}]",
+			roomstore.ErrUserLimit.Error(), "#1 count 1 created true again true of f1 [{kf1 v\x001: fox false}]")
+
+		scripts = calls(send("a1", "a", "5", "one"), send("a1", "a", "6", "two"), send("b1", "a", "5", "of ben"), send("a1", "a", "5", "one, again"),
+			send("a1", "a", "7", strings.Repeat("x", 20_000)), send("a1", "a", "8", "three"), send("e1", "a", "5", "no"), send("a1", "b", "9", "two"),
+			send("a1", "none", "10", "no"), send("d1", "a", "1", "no"))
+		check("speaking", scripts, 3,
+			"#5 message 1 one", "#6 message 2 two", "#7 message 3 of ben", "#5 message 1 one", "#8 message 4 "+strings.Repeat("x", 20_000),
+			"#9 message 5 three", roomstore.ErrNotMember.Error(), "#2 message 1 two", roomstore.ErrNoRoom.Error(), roomstore.ErrMisused.Error())
+
+		// What is about "a" begins anew behind each other kind; what is about "b" need not.
+		scripts = calls(leave("d1", "a", "20"), enter("e1", roomstore.ModeEnter, "a", "20"), leave("c1", "a", "20"),
+			leave("f1", "c", "20"), leave("f1", "c", "20"), leave("c1", "b", "21"), enter("f1", roomstore.ModeEnter, "b", "22"), leave("f1", "b", "23"))
+		check("coming and going", scripts, 3,
+			"#10", "#11 count 4 created false again false Room a []", "#12", "#2", "#2", roomstore.ErrNotMember.Error(),
+			"#3 count 2 created false again false  []", "#4")
+	})
+}
+
+// One room of which nothing can be read fails what is about it, and nothing of what goes
+// together with that.
+func TestStore_together_damagedRoom(t *testing.T) {
+	contract(t, roomstore.Config{}, func(w *world) {
+		given(inRoom("ana", "a"), inRoom("ben", "b"), inRoom("cat", "a"))(w)
+		w.must(w.rdb.Set(w.ctx(), w.part("b")+"log:b", "no list", 0).Err())
+		send := func(id roomstore.SessionID, room roomstore.RoomID, bad bool) func(*roomstore.Store) {
+			return func(s *roomstore.Store) {
+				_, err := s.Send(w.ctx(), w.s(id), roomstore.Message{Room: room, ID: "m", Payload: "x"})
+				if bad != (err != nil && strings.Contains(err.Error(), "WRONGTYPE")) || !bad && err != nil {
+					w.Errorf("%s in %s: got %v", id, room, err)
+				}
+			}
+		}
+		if n := w.atOnce(send("a1", "a", false), send("b1", "b", true), send("c1", "a", false)); n != 1 && w.parts == 1 {
+			w.Errorf("they took %d scripts", n)
+		}
+		if got := w.rdb.LLen(w.ctx(), w.part("a")+"log:a").Val(); got != 2 {
+			w.Errorf("%d messages are kept in a, want 2", got)
+		}
+		w.must(w.rdb.Del(w.ctx(), w.part("b")+"log:b").Err())
+	})
+}

@@ -1,6 +1,12 @@
--- together.lua: for scripts that carry out several calls as one. What these write to
--- the same index they write at once, when all of them are through: the records that
--- decide have been written by then.
+-- together.lua: for scripts that carry out several calls as one. What some of these
+-- write to the same index they write at once, when all of them are through: the records
+-- that decide have been written by then.
+
+-- alone has one of them answer with its own error, and the others go on.
+local function alone(one, ...)
+  local ok, reply = pcall(one, ...)
+  return ok and reply or { err = reply }
+end
 
 -- How many values one write has at most.
 local AT_ONCE = 500
