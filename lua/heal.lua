@@ -128,6 +128,10 @@ if not room.epoch then
 elseif room.epoch == epoch then
   if client then
     verdict = seq > room.seq and room.healed ~= now_term and "lost" or "same"
+  elseif room.healed == now_term and knew ~= now_term then
+    -- It began under this term, so nothing of it is lost; the gateway has heard of it
+    -- before it acts under the term, and may not have put back all its members.
+    verdict = "merge"
   else
     verdict = seq > known() and "lost" or "same"
   end
@@ -229,7 +233,7 @@ if verdict == "missing" or verdict == "older" or verdict == "lost" then
   if late then
     publish(part, id, event(room.epoch, number(room.seq), "h", number(now_ms), "", "", "", room.from, ""))
   end
-elseif verdict == "merge" then
+elseif verdict == "merge" and room.epoch ~= epoch then
   if not has(room.from, epoch) then
     room.from = "," .. epoch .. room.from
   end

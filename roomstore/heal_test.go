@@ -642,6 +642,55 @@ func TestStore_Heal_lateMissing(t *testing.T) {
 	})
 }
 
+// A gateway that hears in which epoch a room goes on before it acts under the term, and
+// puts the room back again, begins no other: nothing is lost since. Who is missing is put
+// back, and nobody who has left.
+func TestStore_Heal_again(t *testing.T) {
+	for _, all := range []bool{false, true} {
+		t.Run(fmt.Sprintf("all is lost %t", all), func(t *testing.T) {
+			begun(t, roomstore.Config{}, func(w *world) {
+				w.on("a", "ana@n1")
+				lose := w.snapshot()
+				if all {
+					lose = w.lose
+				}
+				w.on("a", "ben@n1")
+				k := w.knows("n1", "a")
+				members := k.rec.Members
+				lose()
+				term := w.greet().Term
+				w.open()
+				w.store.Adopt(term)
+				w.forget()
+				for i, m := range members {
+					if m.User == "ana" {
+						k.rec.Members = members[i : i+1]
+					}
+				}
+				k.heals(term)
+				w.heard("healed a#2", "a#2:3 healed")
+				lives, err := w.store.Lives(w.ctx(), []roomstore.RoomID{"a"})
+				w.must(err)
+				k.rec.Position, k.rec.Lineage = lives["a"].Position, lives["a"].Lineage
+				k.heals(term)
+				w.heard()
+				w.on("a", "cy@n2")
+				w.forget()
+				k.rec.Seq, k.rec.Members = 4, members
+				k.heals(term)
+				w.heard("a#2:5 joined ben/ben1 n=3")
+				w.leave(w.s("ben1"), "a")
+				w.forget()
+				if absent, err := k.heal(term); !slices.Equal(absent, []roomstore.SessionID{"ben1"}) || err != nil {
+					t.Errorf("%q were not put back, %v; want ben1", absent, err)
+				}
+				w.heard()
+				w.stored("a", "#2:6 ana/ana1@1 n1 cy/cy1@4 n2")
+			})
+		})
+	}
+}
+
 // A life that had ended, and is there again in an older state, gives way to the
 // one that gateways know.
 func TestStore_Heal_olderLife(t *testing.T) {
