@@ -52,6 +52,9 @@ func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 			}
 			if away != "" && len(args) > 3 && strings.HasPrefix(fmt.Sprint(args[3]), away) {
 				cmd.SetErr(errAway)
+				if ctx.Value(connecting{}) != nil {
+					cmd.SetErr(errElsewhere)
+				}
 				continue
 			}
 			through = append(through, cmd)
@@ -75,6 +78,19 @@ func (g *gate) close(s lua.Script) {
 }
 
 var errAway = errors.New("that slot is away")
+
+// connecting is the key of what the context of a greeting on a new connection has. There
+// a slot that is away is one of another master: calls about other slots may need a
+// connection more at any time, and can have it.
+type connecting struct{}
+
+const errElsewhere = redisError("MOVED 1 192.0.2.1:6379")
+
+// redisError is an error as Redis answers it.
+type redisError string
+
+func (e redisError) Error() string { return string(e) }
+func (e redisError) RedisError()   {}
 
 func (g *gate) setAway(prefix string) {
 	g.mu.Lock()
@@ -122,7 +138,9 @@ func serveRooms(t testing.TB, cfg Config, own *redis.Client, events string, room
 	terms := roomstore.NewTerms(s.prefix, rooms.Partitions)
 	client := func(addr string) *redis.Client {
 		o := redistest.Options(addr)
-		o.OnConnect = terms.OnConnect
+		o.OnConnect = func(ctx context.Context, c *redis.Conn) error {
+			return terms.OnConnect(context.WithValue(ctx, connecting{}, true), c)
+		}
 		rdb := redis.NewClient(o)
 		t.Cleanup(func() { rdb.Close() })
 		return rdb
