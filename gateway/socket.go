@@ -348,13 +348,18 @@ func (s *socket) QueueSoon(b []byte) error {
 	defer s.mu.Unlock()
 	err := s.add(frame{b, classKept})
 	if err == nil && !s.writing && s.soon == nil {
-		s.soon = time.AfterFunc(soon, func() {
+		var t *time.Timer
+		t = time.AfterFunc(soon, func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
+			if s.soon != t {
+				return // others have gone out meanwhile, with what was queued then
+			}
 			if s.soon = nil; s.err == nil && len(s.queue) > 0 {
 				s.rouse()
 			}
 		})
+		s.soon = t
 	}
 	return err
 }

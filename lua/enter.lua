@@ -151,7 +151,6 @@ local function enter(mode, id, user, user_key, user_slot, session, generation, r
     { session = session, generation = generation, node = node, user_slot = user_slot, data = data },
     m, size, partition, mode == "enter" and name or nil,
     m and { size = tonumber(log_size), bytes = tonumber(log_bytes), ttl = log_ttl }, gone_ttl, now_ms)
-  later("SADD", part .. "node:" .. node, user .. NUL .. id)
   if gone then
     call("HDEL", part .. "gone:" .. session, id)
   end
@@ -162,7 +161,6 @@ end
 
 local replies = {}
 for i = 0, count - 1 do
-  replies[i + 1] = alone(enter, unpack(ARGV, 14 + 15 * i, 28 + 15 * i))
+  replies[i + 1] = alone(count, enter, unpack(ARGV, 14 + 15 * i, 28 + 15 * i))
 end
-write_later()
 return count > 1 and replies or replies[1]

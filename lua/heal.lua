@@ -308,7 +308,6 @@ for i = 1, #reported do
     end
   else
     join(part, id, room, user_key, who.user, who, nil, call("ZCARD", members), partition, nil, nil, nil, now_ms)
-    call("SADD", key(part, "node", node), who.user .. NUL .. id)
   end
 end
 return reply

@@ -61,6 +61,6 @@ end
 
 local replies = {}
 for i = 0, count - 1 do
-  replies[i + 1] = alone(leave, unpack(ARGV, 7 + 6 * i, 12 + 6 * i))
+  replies[i + 1] = alone(count, leave, unpack(ARGV, 7 + 6 * i, 12 + 6 * i))
 end
 return count > 1 and replies or replies[1]

@@ -58,6 +58,6 @@ end
 
 local replies = {}
 for i = 0, count - 1 do
-  replies[i + 1] = alone(send, unpack(ARGV, 6 + 7 * i, 12 + 7 * i))
+  replies[i + 1] = alone(count, send, unpack(ARGV, 6 + 7 * i, 12 + 7 * i))
 end
 return count > 1 and replies or replies[1]

@@ -173,7 +173,6 @@ else
   local mine = { session = session, generation = generation, node = node, user_slot = user_slot, data = data }
   seq, entered, count = join(to, id, room, user_key, user, mine, m, size, partition,
     may_create == "1" and name or nil, limits, gone_ttl, now_ms)
-  call("SADD", key(to, "node", node), user .. NUL .. id)
   reply = result("ok", to, id, room.attrs, room.epoch, seq, count, created, entered, room.delay, room.name)
 end
 if gone then

@@ -124,6 +124,7 @@ type lane struct {
 
 	batch  []*call
 	cmds   []redis.Cmder
+	parted bool           // what is sent may have had effect already, joined with others
 	joints []int          // in batch, what others may still join
 	newest map[string]int // where in batch the newest call with a lane key is
 }
@@ -198,9 +199,10 @@ func (b *Batcher) Register(scripts ...*redis.Script) {
 // the same keys, the same first arguments, as many as shared says, and the same last
 // one. The first argument of a call is the number 1; of several joined it is their
 // number, and what lies between their first arguments and the last follows one
-// another. The script then answers with a list of what it answers to each, errors
-// among it, or with one answer for all. If it fails each call is made for itself. What is
-// joined is bounded in calls and in bytes.
+// another. The script then answers with a list of what it answers to each, {"raised",
+// text} if Redis failed that, or with one answer for all. If it fails as a whole each call
+// is made for itself, behind all others of the pipeline. What is joined is bounded in calls
+// and in bytes.
 //
 // A call that is joined may overtake others of its lane, but none with its lane key.
 func (b *Batcher) Join(script *redis.Script, shared int) {
@@ -420,7 +422,9 @@ func (l *lane) send(ctx context.Context) {
 		l.insist(ctx)
 	}
 	if again := l.part(); len(again) > 0 {
+		l.parted = true
 		l.attempt(ctx, func(cmd redis.Cmder) bool { return slices.Contains(again, cmd) })
+		l.parted = false
 	}
 
 	for i, c := range l.batch {
@@ -446,7 +450,7 @@ func (l *lane) join() {
 		return
 	}
 	l.joints = l.joints[:0]
-	clear(l.newest)
+	defer clear(l.newest)
 	kept := l.batch[:0]
 	for _, c := range l.batch {
 		newest, ok := l.newest[c.key]
@@ -552,11 +556,11 @@ func (c *call) finish() {
 		reply := any(replies)
 		failed := err
 		if len(replies) == len(c.parts) {
-			switch own := replies[i].(type) {
-			case []any:
+			if own, ok := replies[i].([]any); ok {
 				reply = own
-			case error:
-				failed = own
+				if len(own) == 2 && own[0] == "raised" {
+					failed = raised(fmt.Sprint(own[1]))
+				}
 			}
 		}
 		if failed != nil {
@@ -567,6 +571,13 @@ func (c *call) finish() {
 		p.done <- struct{}{}
 	}
 }
+
+// raised is what Redis answered to one of several calls that went as one. In a list
+// go-redis reads some errors as the end of it, so scripts do not answer with them there.
+type raised string
+
+func (r raised) Error() string { return string(r) }
+func (raised) RedisError()     {}
 
 // attempt sends those calls of the batch that are chosen.
 func (l *lane) attempt(ctx context.Context, chosen func(redis.Cmder) bool) {
@@ -621,6 +632,8 @@ func (l *lane) unsent(why error) {
 		case !ok || cmd.Err() != nil || cmd.Val() != nil:
 		case refused:
 			cmd.SetErr(why)
+		case l.parted:
+			cmd.SetErr(fmt.Errorf("not sent again to redis: %v", why))
 		default:
 			cmd.SetErr(fmt.Errorf("%w: %v", ErrNotSent, why))
 		}

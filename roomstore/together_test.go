@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/roomgate/roomgate/internal/redistest"
 	"github.com/roomgate/roomgate/lua"
 	"github.com/roomgate/roomgate/roomstore"
 )
@@ -387,4 +388,92 @@ func TestStore_together_damagedRoom(t *testing.T) {
 		}
 		w.must(w.rdb.Del(w.ctx(), w.part("b")+"log:b").Err())
 	})
+}
+
+// In a full Redis nobody enters or says anything, and all may go, whoever does so at the
+// same time; and who is refused for another reason hears that.
+func TestStore_together_memoryFull(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t, "--maxmemory-policy", "noeviction")
+	w := newWorldOn(t, srv.Client(t), nil, roomstore.Config{Partitions: 1})
+	given(inRoom("ana", "a"), inRoom("ben", "a"), inRoom("cat", "a"))(w)
+	w.login("dan", "d1")
+	w.login("eve", "e1")
+	var mu sync.Mutex
+	said := map[string]string{}
+	note := func(what string, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if op := (*roomstore.OpError)(nil); errors.As(err, &op) {
+			err = op.Err
+		}
+		if errors.Is(err, roomstore.ErrMemory) {
+			err = roomstore.ErrMemory
+		}
+		said[what] = fmt.Sprint(err)
+	}
+	enter := func(id roomstore.SessionID, mode roomstore.Mode) func(*roomstore.Store) {
+		return func(s *roomstore.Store) {
+			_, err := s.Enter(w.ctx(), w.s(id), roomstore.EntryRequest{Mode: mode, Room: "a", RequestKey: "7"})
+			note(fmt.Sprint(id, " ", mode), err)
+		}
+	}
+	send := func(id roomstore.SessionID) func(*roomstore.Store) {
+		return func(s *roomstore.Store) {
+			_, err := s.Send(w.ctx(), w.s(id), roomstore.Message{Room: "a", ID: "m", Payload: "x", RequestKey: "8"})
+			note(string(id)+" send", err)
+		}
+	}
+	leave := func(id roomstore.SessionID) func(*roomstore.Store) {
+		return func(s *roomstore.Store) {
+			_, err := s.Leave(w.ctx(), w.s(id), "a", "9")
+			note(string(id)+" leave", err)
+		}
+	}
+	w.must(w.rdb.ConfigSet(w.ctx(), "maxmemory", "1").Err())
+	scripts := w.atOnce(send("a1"), send("d1"), send("b1"), enter("d1", roomstore.ModeEnter), enter("e1", roomstore.ModeCreate),
+		enter("e1", roomstore.ModeJoin), leave("a1"), leave("e1"), leave("b1"))
+	w.must(w.rdb.ConfigSet(w.ctx(), "maxmemory", "0").Err())
+	full := roomstore.ErrMemory.Error()
+	want := map[string]string{
+		"a1 send": full, "d1 send": roomstore.ErrNotMember.Error(), "b1 send": full,
+		"d1 enter": full, "e1 create": roomstore.ErrExists.Error(), "e1 join": full,
+		"a1 leave": "<nil>", "e1 leave": roomstore.ErrNotMember.Error(), "b1 leave": "<nil>",
+	}
+	if d := cmp.Diff(want, said); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if scripts != 3 {
+		t.Errorf("they took %d scripts", scripts)
+	}
+	if got := w.state("a"); strings.Contains(got, "ana") || strings.Contains(got, "ben") || !strings.Contains(got, "cat") {
+		t.Errorf("a is %s, want cat in it only", got)
+	}
+	w.check()
+}
+
+// A Redis that takes no writes fails the connection as well, so that the client looks for
+// another.
+func TestStore_together_readOnly(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	w := newWorldOn(t, srv.Client(t), nil, roomstore.Config{Partitions: 1})
+	given(inRoom("ana", "a"), inRoom("ben", "a"))(w)
+	before := w.state("a")
+	w.must(w.rdb.Do(w.ctx(), "REPLICAOF", "127.0.0.1", "1").Err())
+	send := func(id roomstore.SessionID) func(*roomstore.Store) {
+		return func(s *roomstore.Store) {
+			_, err := s.Send(w.ctx(), w.s(id), roomstore.Message{Room: "a", ID: "m", Payload: "x", RequestKey: "8"})
+			if err == nil || !strings.Contains(err.Error(), "READONLY ") {
+				t.Errorf("%s: got %v", id, err)
+			}
+		}
+	}
+	if n := w.atOnce(send("a1"), send("b1")); n != 3 {
+		t.Errorf("they took %d scripts, want one that fails and one each", n)
+	}
+	w.must(w.rdb.Do(w.ctx(), "REPLICAOF", "NO", "ONE").Err())
+	if got := w.state("a"); got != before {
+		t.Errorf("a is %s, want %s", got, before)
+	}
 }

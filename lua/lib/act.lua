@@ -1,5 +1,5 @@
 -- act.lua: who may act in a room. This stands in a script where it says so, and
--- ends it if the session may not. Of the script it takes now_ms, the arguments
+-- ends the call if the session may not. Of the script it takes now_ms, the arguments
 -- part, id, user, session and generation, and head, what the script has read of
 -- the room: epoch, seq, term and deadline first. It leaves info, the user's
 -- membership of the room as it is stored, and mine, what that begins with.

@@ -33,8 +33,7 @@ end
 -- takes, or nil; limits are those of the log, which then is written to. size is
 -- how many members there are before. name is what a room whose name was dropped
 -- when it emptied is called from now on, or nil.
--- Returns the event's seq, the seq of the membership's entry, and the count. The caller
--- adds it to the index of the node.
+-- Returns the event's seq, the seq of the membership's entry, and the count.
 local function join(part, id, room, user_key, user, mine, other, size, partition, name, limits, gone_ttl, now_ms)
   local members, room_key = part .. "members:" .. id, part .. "room:" .. id
   room.seq = room.seq + 1
@@ -54,6 +53,7 @@ local function join(part, id, room, user_key, user, mine, other, size, partition
   end
   take_place(part, id, room, user_key, user, mine, other, partition)
   call("HSET", part .. "info:" .. id, user, membership_value(mine))
+  call("SADD", part .. "node:" .. mine.node, user .. NUL .. id)
   if room.deadline then -- seldom
     call("HDEL", room_key, "deadline")
     call("ZREM", part .. "due", id .. NUL .. room.epoch)

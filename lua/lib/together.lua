@@ -2,10 +2,25 @@
 -- write to the same index they write at once, when all of them are through: the records
 -- that decide have been written by then.
 
--- alone has one of them answer with its own error, and the others go on.
-local function alone(one, ...)
+-- What stands in place of a status, for the batcher (roomstore/batcher.go).
+local RAISED = "raised"
+
+-- alone carries out one of count calls. If that fails it answers so, in a form that
+-- no client takes for the end of the reply, and the others go on. Where nothing can be
+-- written all fail, so that the client hears it. A full Redis refuses a script's first
+-- write only: behind a call that frees memory the others find some.
+local function alone(count, one, ...)
+  if count == 1 then
+    return one(...)
+  end
   local ok, reply = pcall(one, ...)
-  return ok and reply or { err = reply }
+  if ok then
+    return reply
+  end
+  if reply:find("READONLY ", 1, true) == 1 then -- seldom
+    error({ err = reply })
+  end
+  return { RAISED, reply }
 end
 
 -- How many values one write has at most.
