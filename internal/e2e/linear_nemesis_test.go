@@ -246,15 +246,30 @@ func slotsMove(ctx context.Context, s *site, r *rand.Rand) {
 			before := s.rdb.Get(s.t.Context(), key+"term").Val()
 			s.cluster.Move(key, at[key], to, func() {})
 			at[key] = to
-			// As with a Redis that ends: nothing more before all have seen that nothing is
-			// lost.
-			for pause(ctx, 50*time.Millisecond) {
-				if term := s.rdb.Get(s.t.Context(), key+"term").Val(); term != before && term != "" && !strings.Contains(term, "\x00") {
-					break
-				}
-			}
-			s.putBack(ctx)
+			s.renewed(ctx, key, before)
 		}
+	}
+}
+
+// renewed waits until all have seen that a slot which is elsewhere now has lost nothing,
+// as with a Redis that ends. before is the term that it had.
+func (s *site) renewed(ctx context.Context, key, before string) {
+	for pause(ctx, 50*time.Millisecond) {
+		if term := s.rdb.Get(s.t.Context(), key+"term").Val(); term != before && term != "" && !strings.Contains(term, "\x00") {
+			break
+		}
+	}
+	s.putBack(ctx)
+}
+
+// takeovers has the master of the slot of the rooms, or of that of the users, hand over to
+// its replica.
+func takeovers(ctx context.Context, s *site, r *rand.Rand) {
+	for pause(ctx, between(r, 500*time.Millisecond, 3*time.Second)) {
+		key := []string{"rg:{0}:", "rg:{u0}:"}[r.IntN(2)]
+		before := s.rdb.Get(s.t.Context(), key+"term").Val()
+		s.cluster.TakeOver(key)
+		s.renewed(ctx, key, before)
 	}
 }
 

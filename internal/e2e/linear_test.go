@@ -52,7 +52,7 @@ type linearPlan struct {
 
 	lossy     bool          // events may be lost on their way to a gateway
 	durable   bool          // Redis keeps its data when it ends
-	watched   bool          // Redis has replicas, and Sentinels watch over it
+	watched   bool          // Redis has replicas, and Sentinels or the other masters watch over it
 	cluster   bool          // Redis is a Cluster of three masters
 	pace      time.Duration // the longest pause of a player between two operations
 	away      time.Duration // the session TTL, where players stay away for less and for more than that
@@ -83,6 +83,7 @@ var linearPlans = []linearPlan{
 	onSlots(mortal(linearPlan{name: "on a Cluster, kills", share: 5, faults: kills})),
 	onSlots(mortal(linearPlan{name: "on a Cluster, freezes", share: 5, faults: freezes})),
 	onSlots(mortal(linearPlan{name: "on a Cluster, slots move", share: 5, faults: slotsMove, lossy: true})),
+	onSlots(mortal(linearPlan{name: "on a Cluster, replicas take over", share: 5, faults: takeovers, lossy: true, watched: true})),
 	mortal(linearPlan{name: "all of it", share: 7, faults: allOfIt, lossy: true, durable: true}),
 }
 
@@ -139,7 +140,7 @@ func TestLinearizable(t *testing.T) {
 			continue
 		}
 		if p.watched && !*long {
-			continue // it takes a machine that is not busy: Sentinels give up who is slow
+			continue // it takes a machine that is not busy: else servers are given up that are slow
 		}
 		plans.Go(func() error {
 			t.Run(p.name, func(t *testing.T) {
@@ -288,8 +289,8 @@ func openSite(t *testing.T, p linearPlan) *site {
 	o := redistest.Options("")
 	var masters []*redistest.Server
 	if p.cluster {
-		s.cluster = redistest.StartCluster(t, 3, false)
-		masters = s.cluster.Masters
+		s.cluster = redistest.StartCluster(t, 3, p.watched)
+		masters = append(slices.Clone(s.cluster.Masters), s.cluster.Replicas...)
 	} else if p.watched {
 		s.watched = redistest.StartSentinel(t, args...)
 		o.Dialer = s.watched.Dial

@@ -287,6 +287,39 @@ func (c *Cluster) Move(key string, from, to *Server, during func()) {
 	}
 }
 
+// TakeOver has the replica of the master of a key become the master, and that its replica,
+// with all that it has. Which of the two is the master may have changed before.
+func (c *Cluster) TakeOver(key string) {
+	c.t.Helper()
+	ctx := context.Background()
+	is := func(s *Server, what string) bool {
+		role, err := s.Client(c.t).Do(ctx, "role").Slice()
+		return err == nil && role[0] == what
+	}
+	master, err := c.Client().MasterForKey(ctx, key)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for i, replica := range c.Replicas {
+		old := c.Masters[i]
+		if replica.Addr() == master.Options().Addr {
+			replica, old = old, replica
+		}
+		if old.Addr() != master.Options().Addr {
+			continue
+		}
+		c.until("the replica follows", func() bool {
+			info, err := replica.Client(c.t).Info(ctx, "replication").Result()
+			return err == nil && strings.Contains(info, "master_link_status:up")
+		})
+		c.do(replica, "cluster", "failover")
+		c.until("the replica is the master", func() bool { return is(replica, "master") && is(old, "slave") })
+		c.Settled()
+		return
+	}
+	c.t.Fatalf("no master at %s", master.Options().Addr)
+}
+
 func (c *Cluster) ports(s *Server) (port, bus string) {
 	for i, arg := range s.args {
 		if arg == "--cluster-port" {
