@@ -69,8 +69,8 @@ type socket struct {
 	writing bool // somebody writes, or is about to
 	over    bool // no more messages, only control frames
 	last    bool // a close frame was queued
+	later   bool // out has it among those that wait; see QueueSoon
 	err     error
-	soon    *time.Timer // if it fires, what is queued is written; see QueueSoon
 	holding int         // events wait for the answers to as many batches
 	waiting []string    // rooms whose events wait, each for the answer to a request
 	held    []heldFrame // those that do
@@ -338,30 +338,29 @@ func (s *socket) Queue(b []byte, c class) error {
 	return s.queueLocked(frame{b, c})
 }
 
-// soon is how long a frame waits at most for another to go out with.
-const soon = 50 * time.Millisecond
-
 // QueueSoon is Queue for a frame that need not go out before the next one does: so
 // that a request and its answer, if that comes soon, cost the client one packet.
 func (s *socket) QueueSoon(b []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.out == nil {
+		return s.queueLocked(frame{b, classKept})
+	}
 	err := s.add(frame{b, classKept})
-	if err == nil && !s.writing && s.soon == nil {
-		var t *time.Timer
-		t = time.AfterFunc(soon, func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			if s.soon != t {
-				return // others have gone out meanwhile, with what was queued then
-			}
-			if s.soon = nil; s.err == nil && len(s.queue) > 0 {
-				s.rouse()
-			}
-		})
-		s.soon = t
+	if err == nil && !s.writing && !s.later {
+		s.later = true
+		s.out.addLater(s)
 	}
 	return err
+}
+
+// hurry has what waits for another frame written now.
+func (s *socket) hurry() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.later = false; s.err == nil && len(s.queue) > 0 {
+		s.rouse()
+	}
 }
 
 // QueueLast is Queue for the last message of a connection: those that come later
@@ -507,10 +506,6 @@ func (s *socket) add(f frame) error {
 
 // rouse sees to it that somebody writes what is queued.
 func (s *socket) rouse() {
-	if s.soon != nil {
-		s.soon.Stop()
-		s.soon = nil
-	}
 	if s.writing {
 		return
 	}

@@ -72,6 +72,7 @@ func TestSocket_QueueSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire()
 		s := newSocket(w, 1<<20)
+		s.out = new(writers)
 		defer s.Close()
 		check := func(when string, writes int, want ...string) {
 			t.Helper()

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // writers write to the sockets of a gateway. Sockets with something to write
@@ -20,6 +21,7 @@ type writers struct {
 	line    []*socket // from head on
 	head    int
 	working int
+	later   []*socket // that have something to write, which may wait
 }
 
 // most is how many write at a time.
@@ -51,6 +53,27 @@ func (w *writers) add(s *socket) {
 	w.mu.Unlock()
 	if more {
 		go w.work()
+	}
+}
+
+// soon is how long something waits at most.
+const soon = 50 * time.Millisecond
+
+// addLater has a socket written to soon, if it has not been by then. There is one timer
+// for all: to set one wakes a thread of a gateway that is at rest.
+func (w *writers) addLater(s *socket) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.later = append(w.later, s); len(w.later) == 1 {
+		time.AfterFunc(soon, func() {
+			w.mu.Lock()
+			all := w.later
+			w.later = nil
+			w.mu.Unlock()
+			for _, s := range all {
+				s.hurry()
+			}
+		})
 	}
 }
 

@@ -101,7 +101,7 @@ var (
 	Reclaim           = bare("reclaim")
 	Refused           = bare("refused")
 	Register          = step("register")
-	Relay             = load("relay")
+	Relay             = together(load("relay"), 1)
 	Release           = alone("release")
 	Rereserve         = step("rereserve")
 	Reserve           = step("reserve")

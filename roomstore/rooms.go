@@ -309,7 +309,7 @@ func (s *Store) Send(ctx context.Context, who Session, m Message) (Sent, error) 
 // It fails as [Store.Send] does.
 func (s *Store) Relay(ctx context.Context, who Session, m Message) (Sent, error) {
 	return s.send(ctx, lua.Relay, who, m,
-		string(m.Room), string(who.User), string(who.ID), who.Generation, m.ID, m.Priority, m.Payload)
+		1, string(m.Room), string(who.User), string(who.ID), who.Generation, m.ID, m.Priority, m.Payload)
 }
 
 func (s *Store) send(ctx context.Context, script lua.Script, who Session, m Message, args ...any) (Sent, error) {

@@ -357,11 +357,27 @@ func TestStore_together_rooms(t *testing.T) {
 			"#5 message 1 one", "#6 message 2 two", "#7 message 3 of ben", "#5 message 1 one", "#8 message 4 "+strings.Repeat("x", 20_000),
 			"#9 message 5 three", roomstore.ErrNotMember.Error(), "#2 message 1 two", roomstore.ErrNoRoom.Error(), roomstore.ErrMisused.Error())
 
+		relay := func(id roomstore.SessionID, room roomstore.RoomID, text string) func(*roomstore.Store, int) {
+			return func(s *roomstore.Store, i int) {
+				m, err := s.Relay(w.ctx(), w.s(id), roomstore.Message{Room: room, Priority: 1, ID: text, Payload: text})
+				what := outcome(m.Position, err)
+				if err == nil {
+					what += fmt.Sprintf(" behind message %d %s", m.MessageSeq, m.ID)
+				}
+				note(i, what)
+			}
+		}
+		scripts = calls(relay("a1", "a", "up"), relay("e1", "a", "no"), send("a1", "c", "30", "no"), send("a1", "a", "31", "four"),
+			relay("a1", "b", "down"), relay("b1", "a", "down"))
+		check("speaking, and not", scripts, 3,
+			"#9 behind message 5 up", roomstore.ErrNotMember.Error(), roomstore.ErrNotMember.Error(), "#10 message 6 four",
+			"#2 behind message 1 down", "#10 behind message 6 down")
+
 		// What is about "a" begins anew behind each other kind; what is about "b" need not.
 		scripts = calls(leave("d1", "a", "20"), enter("e1", roomstore.ModeEnter, "a", "20"), leave("c1", "a", "20"),
 			leave("f1", "c", "20"), leave("f1", "c", "20"), leave("c1", "b", "21"), enter("f1", roomstore.ModeEnter, "b", "22"), leave("f1", "b", "23"))
 		check("coming and going", scripts, 3,
-			"#10", "#11 count 4 created false again false Room a []", "#12", "#2", "#2", roomstore.ErrNotMember.Error(),
+			"#11", "#12 count 4 created false again false Room a []", "#13", "#2", "#2", roomstore.ErrNotMember.Error(),
 			"#3 count 2 created false again false  []", "#4")
 	})
 }
