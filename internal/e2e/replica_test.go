@@ -47,7 +47,13 @@ func TestRedis_refusesWrites(t *testing.T) {
 			ana.enter("R")
 			bo.until("R +ana 2")
 
-			if n, err := rdb.Wait(t.Context(), 1, patience).Result(); err != nil || n != 1 { // what is not there is lost
+			// What the replica does not have is lost. WAIT is about what its own connection wrote.
+			one := rdb.Conn()
+			defer one.Close()
+			if err := one.Set(t.Context(), "last", "", 0).Err(); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := one.Wait(t.Context(), 1, patience).Result(); err != nil || n != 1 {
 				t.Fatalf("%d replicas have everything (%v)", n, err)
 			}
 			refuse(do, primary, replica)
