@@ -44,7 +44,7 @@ func newMetrics() *metrics {
 		}, []string{"script", "outcome"}),
 		pipelineCalls: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "roomgate_roomstore_pipeline_calls",
-			Help:    "Script calls (EVALSHA) that went to Redis together in one pipeline.",
+			Help:    "Script calls that went to Redis together in one pipeline; one EVALSHA can carry out several.",
 			Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024},
 		}),
 		pipelineSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
