@@ -159,8 +159,4 @@ local function enter(mode, id, user, user_key, user_slot, session, generation, r
   return result("ok", part, id, room.attrs, room.epoch, seq, members_now, created, entered, room.delay, room.name)
 end
 
-local replies = {}
-for i = 0, count - 1 do
-  replies[i + 1] = alone(count, enter, unpack(ARGV, 14 + 15 * i, 28 + 15 * i))
-end
-return count > 1 and replies or replies[1]
+return together(count, enter, 14, 15)

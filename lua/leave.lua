@@ -59,8 +59,4 @@ local function leave(id, user, user_key, session, generation, request_key)
   return { "ok", room.epoch, seq }
 end
 
-local replies = {}
-for i = 0, count - 1 do
-  replies[i + 1] = alone(count, leave, unpack(ARGV, 7 + 6 * i, 12 + 6 * i))
-end
-return count > 1 and replies or replies[1]
+return together(count, leave, 7, 6)

@@ -36,8 +36,4 @@ local function relay(id, user, session, generation, message_id, priority, payloa
   return { "ok", epoch, seq, message_seq, order_key, at, message_id }
 end
 
-local replies = {}
-for i = 0, count - 1 do
-  replies[i + 1] = alone(count, relay, unpack(ARGV, 2 + 7 * i, 8 + 7 * i))
-end
-return count > 1 and replies or replies[1]
+return together(count, relay, 2, 7)

@@ -56,8 +56,4 @@ local function send(id, user, session, generation, request_key, message_id, payl
   return { "ok", epoch, seq, message_seq, order_key, at, message_id }
 end
 
-local replies = {}
-for i = 0, count - 1 do
-  replies[i + 1] = alone(count, send, unpack(ARGV, 6 + 7 * i, 12 + 7 * i))
-end
-return count > 1 and replies or replies[1]
+return together(count, send, 6, 7)

@@ -5,22 +5,26 @@
 -- What stands in place of a status, for the batcher (roomstore/batcher.go).
 local RAISED = "raised"
 
--- alone carries out one of count calls. If that fails it answers so, in a form that
--- no client takes for the end of the reply, and the others go on. Where nothing can be
--- written all fail, so that the client hears it. A full Redis refuses a script's first
--- write only: behind a call that frees memory the others find some.
-local function alone(count, one, ...)
+-- together carries out count calls and gives the list of what is answered to them, or the
+-- one answer. Each takes width arguments, the first of them those from ARGV[first] on. One
+-- that fails answers so, in a form that no client takes for the end of the list, and the
+-- others go on; but where nothing can be written all fail, so that the client hears it. A
+-- full Redis refuses a script's first write only: behind a call that frees memory the
+-- others find some.
+local function together(count, one, first, width)
   if count == 1 then
-    return one(...)
+    return one(unpack(ARGV, first, first + width - 1))
   end
-  local ok, reply = pcall(one, ...)
-  if ok then
-    return reply
+  local replies = {}
+  for i = 1, count do
+    local ok, reply = pcall(one, unpack(ARGV, first, first + width - 1))
+    if not ok and reply:find("READONLY ", 1, true) == 1 then
+      error({ err = reply })
+    end
+    replies[i] = ok and reply or { RAISED, reply }
+    first = first + width
   end
-  if reply:find("READONLY ", 1, true) == 1 then -- seldom
-    error({ err = reply })
-  end
-  return { RAISED, reply }
+  return replies
 end
 
 -- How many values one write has at most.
