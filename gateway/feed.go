@@ -306,10 +306,10 @@ func (f *feed) over(event protocol.RoomEvent) {
 	}
 	for _, m := range members {
 		f.hub.close(f)
-		if !m.leaving {
-			m.s.destroyed(f.room, event)
-		} else {
+		if m.leaving > 0 || m.doubted > 0 {
 			m.untold = event
+		} else {
+			m.s.destroyed(f.room, event)
 		}
 	}
 	f.ended = max(f.ended, f.at.Epoch)

@@ -16,11 +16,12 @@ type member struct {
 	s       *session
 	from    int64 // gets events after this seq
 	entered int64 // seq of the membership's entry event
-	leaving bool  // a request of its own will say that it has left
+	leaving int   // requests of its own that will say that it has left
+	doubted int   // such requests that could not, and are finding out whether it has
 	asking  int   // requests that change attributes and are not answered
 	exact   int   // queries that are not answered
 
-	untold protocol.RoomEvent // why it ended while it was leaving, if it did
+	untold protocol.RoomEvent // why it ended while it was leaving or doubted, if it did
 }
 
 // depart ends the local membership of a session whose departure e is.
@@ -35,7 +36,7 @@ func (f *feed) depart(id roomstore.SessionID, e roomstore.Event) {
 	switch {
 	case e.Kind == roomstore.KindMoved:
 		m.s.roomOver(f.room, protocol.RoomKickedOutByOtherDevice, "")
-	case m.leaving && e.Reason == roomstore.ReasonLeft:
+	case m.leaving > 0 && e.Reason == roomstore.ReasonLeft:
 		m.untold = protocol.RoomSuccess // its own request says so, in its answer
 	default:
 		m.s.roomOver(f.room, overEvent(e.Reason), e.Extended)
@@ -229,23 +230,45 @@ func (f *feed) leaving(id roomstore.SessionID) *member {
 	if i < 0 {
 		return nil
 	}
-	f.members[i].leaving = true
+	f.members[i].leaving++
 	return f.members[i]
+}
+
+// doubts notes that such a request has said that it does not know, and goes on to find
+// out. If it has left its event says so; how it ended if the room did is said when
+// more is known.
+func (f *feed) doubts(m *member) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m.leaving--
+	m.doubted++
+	if m.untold == protocol.RoomSuccess {
+		f.tellEnd(m)
+	}
 }
 
 // stays notes that the request will not say so after all. If the membership has
 // ended meanwhile the client hears of it now.
-func (f *feed) stays(m *member) {
-	if m == nil {
-		return
-	}
+func (f *feed) stays(m *member, doubted bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	m.leaving = false
-	if m.untold != "" {
-		m.s.destroyed(f.room, m.untold)
-		m.untold = ""
+	if doubted {
+		m.doubted--
+	} else {
+		m.leaving--
 	}
+	if m.leaving == 0 && m.doubted == 0 {
+		f.tellEnd(m)
+	}
+}
+
+// tellEnd tells a client how its membership has ended, unless it has heard so, or has
+// entered again since.
+func (f *feed) tellEnd(m *member) {
+	if m.untold != "" && m.s.in(f.room) == f && f.find(m.s.who.ID) < 0 {
+		m.s.destroyed(f.room, m.untold)
+	}
+	m.untold = ""
 }
 
 // standing runs say with the position up to which a member has had everything;
@@ -319,7 +342,8 @@ type departure struct {
 	s    *session
 	room roomstore.RoomID
 	f    *feed              // nil if it is not in the room, as far as is known here
-	m    *member            // likewise
+	m    *member            // likewise, or nothing is said of it any more
+	open bool               // see doubts
 	at   roomstore.Position // that the store has answered with
 	in   bool               // it is in the room all the same
 }
@@ -376,7 +400,17 @@ func (d *departure) tell() {
 
 // stays notes that the request will not say that its session is out of the room.
 func (d *departure) stays() {
-	if d.f != nil {
-		d.f.stays(d.m)
+	if d.m != nil {
+		d.f.stays(d.m, d.open)
+		d.m = nil
+	}
+}
+
+// doubts notes that the request is finding out whether it is; then it calls tell or
+// stays.
+func (d *departure) doubts() {
+	if d.m != nil {
+		d.f.doubts(d.m)
+		d.open = true
 	}
 }

@@ -341,16 +341,15 @@ func TestFeed_leaving(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			play(t, func(t *testing.T, st *stage) {
 				s, w := st.admit("ana", entry(1, 1))
-				m := st.f.leaving("s-ana")
+				d := s.departing(room)
 				st.deliver(tt.event)
 				if tt.answer == nil {
-					d := &departure{s: s, room: room, f: st.f, m: m}
 					if !d.agrees(t.Context(), at(1, 2)) {
 						t.Error("still in the room")
 					}
 					d.tell()
 				} else {
-					st.f.stays(m)
+					d.stays()
 				}
 				st.deliver(message(1, 3, "zoe", "nothing follows"))
 				synctest.Wait()
@@ -366,11 +365,99 @@ func TestFeed_leaving(t *testing.T) {
 // A request that did not end a membership after all leaves it as it was.
 func TestFeed_leaving_stays(t *testing.T) {
 	play(t, func(t *testing.T, st *stage) {
-		_, w := st.admit("ana", entry(1, 1))
-		st.f.stays(st.f.leaving("s-ana"))
-		st.f.stays(st.f.leaving("nobody"))
+		s, w := st.admit("ana", entry(1, 1))
+		s.departing(room).stays()
+		s.departing("another").stays()
 		st.deliver(message(1, 2, "zoe", "hi"), left(1, 3, "ana", 1, roomstore.ReasonLeft), message(1, 4, "zoe", "ho"))
 		expect(t, w, "R connected success 1.1", "R zoe: hi #2", "R disconnected success")
+	})
+}
+
+// While a request that has said that it does not know finds out whether it has ended a
+// membership, its event says so; but not how the membership ended if the room did. What
+// is said is said once, whoever knows it first.
+func TestFeed_leaving_doubted(t *testing.T) {
+	const over, out = "R disconnected roomNotExist", "R disconnected success"
+	for _, tt := range []struct {
+		name        string
+		event       roomstore.Event
+		found       bool // that it has left
+		first, last []string
+	}{
+		{"left", left(1, 2, "ana", 1, roomstore.ReasonLeft), true, []string{out}, nil},
+		{"kicked", left(1, 2, "ana", 1, roomstore.ReasonKicked), false, []string{"R disconnected kickedOut"}, nil},
+		{"room gone, left", destroyed(1, 2), true, nil, []string{out}},
+		{"room gone, not left", destroyed(1, 2), false, nil, []string{over}},
+	} {
+		for _, early := range []bool{false, true} {
+			t.Run(fmt.Sprint(tt.name, " ", early), func(t *testing.T) {
+				play(t, func(t *testing.T, st *stage) {
+					s, w := st.admit("ana", entry(1, 1))
+					expect(t, w, "R connected success 1.1")
+					d := s.departing(room)
+					if early {
+						st.deliver(tt.event)
+					}
+					d.doubts()
+					if !early {
+						st.deliver(tt.event)
+					}
+					again := s.departing(room)
+					synctest.Wait()
+					expect(t, w, tt.first...)
+					if tt.found {
+						if !d.agrees(t.Context(), at(1, 2)) {
+							t.Error("still in the room")
+						}
+						d.tell()
+					} else {
+						d.stays()
+					}
+					again.stays()
+					synctest.Wait()
+					expect(t, w, tt.last...)
+					if s.in(room) != nil {
+						t.Error("the session still has the room")
+					}
+				})
+			})
+		}
+	}
+}
+
+// Of two tries of a departure that are under way the one that gives up leaves it to the
+// other to say what has become of it.
+func TestFeed_leaving_twice(t *testing.T) {
+	play(t, func(t *testing.T, st *stage) {
+		s, w := st.admit("ana", entry(1, 1))
+		one, other := s.departing(room), s.departing(room)
+		one.doubts()
+		st.deliver(left(1, 2, "ana", 1, roomstore.ReasonLeft))
+		one.stays()
+		synctest.Wait()
+		expect(t, w, "R connected success 1.1")
+		other.tell()
+		synctest.Wait()
+		expect(t, w, "R disconnected success")
+	})
+}
+
+// How a membership ended is not said any more when its session has come again.
+func TestFeed_leaving_again(t *testing.T) {
+	play(t, func(t *testing.T, st *stage) {
+		s, w := st.admit("ana", entry(1, 1))
+		d := s.departing(room)
+		d.doubts()
+		st.deliver(destroyed(1, 2))
+		if !st.f.admitted(st, s, entry(2, 1)) {
+			t.Fatal("not admitted")
+		}
+		d.stays()
+		synctest.Wait()
+		expect(t, w, "R connected success 1.1", "R connected success 2.1")
+		if s.in(room) == nil {
+			t.Error("the session does not have the room")
+		}
 	})
 }
 

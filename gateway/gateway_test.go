@@ -31,6 +31,7 @@ type gate struct {
 	mu     sync.Mutex
 	script string        // hash
 	shut   chan struct{} // nil: open
+	loses  bool          // answers to the script do not come, though others do
 	away   string        // what the keys begin with of calls that fail; "" for none
 
 	note func(script, key string) // if not nil, is told of each call: the hash, and the first key
@@ -42,7 +43,7 @@ func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return ne
 func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		g.mu.Lock()
-		script, shut, away, note := g.script, g.shut, g.away, g.note
+		script, shut, loses, away, note := g.script, g.shut, g.loses, g.away, g.note
 		g.mu.Unlock()
 		through := make([]redis.Cmder, 0, len(cmds))
 		for _, cmd := range cmds {
@@ -63,8 +64,15 @@ func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 		if len(through) > 0 {
 			err = next(ctx, through)
 		}
-		if shut != nil && slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return slices.Contains(c.Args(), any(script)) }) {
-			<-shut
+		for _, cmd := range cmds {
+			switch {
+			case !slices.Contains(cmd.Args(), any(script)):
+			case loses:
+				cmd.SetErr(errAway)
+				err = errAway
+			case shut != nil:
+				<-shut
+			}
 		}
 		return err
 	}
@@ -75,6 +83,13 @@ func (g *gate) close(s lua.Script) {
 	defer g.mu.Unlock()
 	g.script = s.Hash()
 	g.shut = make(chan struct{})
+}
+
+// lose has a script carried out and the answers to it lost, or come again.
+func (g *gate) lose(s lua.Script, yes bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.script, g.loses = s.Hash(), yes
 }
 
 var errAway = errors.New("that slot is away")

@@ -80,11 +80,68 @@ func TestConn_departure_rolledBack(t *testing.T) {
 	}
 }
 
+// A departure that nobody knows of for a while, and that has ended its room, is a
+// departure: its client does not hear that the room is gone.
+func TestConn_departure_endsRoom(t *testing.T) {
+	t.Parallel()
+	over := "R disconnected success"
+	for _, tt := range []struct {
+		script         lua.Script
+		method, params string
+		first, last    []string
+	}{
+		{lua.Leave, protocol.MethodLeaveRoom, `{"roomID":"R"}`, nil, []string{over}},
+		{lua.LeaveAll, protocol.MethodLeaveAllRoom, `{}`, nil, []string{over}},
+		{lua.LeaveAll, protocol.MethodLogout, `{}`, nil, []string{over, "connectionStateChanged *"}},
+		{lua.Switch, protocol.MethodSwitchRoom, `{"fromRoomID":"R","toRoomInfo":{"roomID":"S"},"isCreateWhenRoomNotExisted":true}`,
+			[]string{"S connecting activeSwitch", "S disconnected switchFailed"}, []string{over, "S connecting *", "S connected success *"}},
+	} {
+		t.Run(tt.method, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			door := faultproxy.StartRedis(t, server.Addr())
+			s := serveOn(t, Config{RedisTimeout: time.Second}, server.Client(t), door.Addr())
+			ana := s.login("ana")
+			ana.send(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"R","roomName":"r"}}`)
+			ana.hears("R connecting activeEnter", "R connected success *", "answer 2")
+			door.Messages(func(channel, _ string) faultproxy.Fate {
+				if strings.HasSuffix(channel, "ch:R") {
+					return nil
+				}
+				return faultproxy.Pass
+			})
+			s.gate.lose(tt.script, true)
+			ana.send(tt.method, tt.params)
+			ana.hears(append(tt.first, "error 3 6000007")...)
+			s.feed("R").look()
+			s.until("the room is over", func() bool { return s.members("R") == 0 })
+			s.gate.lose(tt.script, false)
+			ana.hears(tt.last...)
+		})
+	}
+}
+
+// feed gives the feed of a room, nil if there is none.
+func (s *served) feed(room roomstore.RoomID) *feed {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	return s.hub.feeds[room]
+}
+
+// members gives how many are in a room here.
+func (s *served) members(room roomstore.RoomID) int {
+	f := s.feed(room)
+	if f == nil {
+		return 0
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.members)
+}
+
 // waitsIn says whether answers wait for events of a room.
 func (s *served) waitsIn(room roomstore.RoomID) bool {
-	s.hub.mu.Lock()
-	f := s.hub.feeds[room]
-	s.hub.mu.Unlock()
+	f := s.feed(room)
 	if f == nil {
 		return false
 	}

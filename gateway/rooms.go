@@ -282,7 +282,9 @@ type switched struct {
 // hears that it is in the other.
 func (c *conn) settle(s *session, from roomstore.RoomID, req roomstore.EntryRequest, cl *claim) {
 	var o switched
-	left := &departure{s: s, room: from, f: s.in(from)}
+	left := s.departing(from)
+	left.doubts()
+	defer left.stays()
 	came := pursued(c, func(ctx context.Context) (o switched, err error) {
 		o.entry, o.left, err = c.g.store.Switched(ctx, s.who, from, req)
 		return o, err
@@ -355,8 +357,11 @@ func (c *conn) leave(s *session, room roomstore.RoomID, cl *claim, answer reply)
 	defer cancel()
 	_, open, err := agreed(ctx, c, call, func(at roomstore.Position) bool { return d.agrees(ctx, at) })
 	if err != nil && !d.refused(err) {
-		d.stays()
-		cl.open = open
+		if cl.open = open; open {
+			d.doubts()
+		} else {
+			d.stays()
+		}
 		switch {
 		case errors.Is(err, roomstore.ErrFenced):
 			s.fenced()
@@ -372,6 +377,8 @@ func (c *conn) leave(s *session, room roomstore.RoomID, cl *claim, answer reply)
 			// Its event says so to the client, too, if that is not lost.
 			if pursued(c, call, func(at roomstore.Position) bool { return d.agrees(c.g.backing(), at) }, d.refused) {
 				d.tell()
+			} else {
+				d.stays()
 			}
 		}
 	}
@@ -433,13 +440,22 @@ func (c *conn) leaveEverything(s *session, key roomstore.RequestKey, end bool) (
 		for _, room := range rooms {
 			all[roomstore.RoomID(room)].tell()
 		}
+		for _, d := range all {
+			if d.at.Epoch == 0 {
+				d.stays() // its end has come, or is on its way
+			}
+		}
 	}
 	ctx, cancel := c.timeout()
 	defer cancel()
 	_, open, err := agreed(ctx, c, call, func(left []roomstore.Departure) bool { return agrees(ctx, left) })
 	if err != nil {
 		for _, d := range all {
-			d.stays()
+			if open {
+				d.doubts()
+			} else {
+				d.stays()
+			}
 		}
 		if errors.Is(err, roomstore.ErrFenced) {
 			s.fenced()
@@ -447,6 +463,9 @@ func (c *conn) leaveEverything(s *session, key roomstore.RequestKey, end bool) (
 		if open {
 			rest = func() bool {
 				if !pursued(c, call, func(left []roomstore.Departure) bool { return agrees(c.g.backing(), left) }, nil) {
+					for _, d := range all {
+						d.stays()
+					}
 					return false
 				}
 				tell()
@@ -457,11 +476,7 @@ func (c *conn) leaveEverything(s *session, key roomstore.RequestKey, end bool) (
 	}
 	tell()
 	for _, d := range all {
-		if d.at.Epoch != 0 {
-			continue
-		}
-		d.stays() // its end has come, or is on its way
-		if end && d.f.detach(s) {
+		if d.at.Epoch == 0 && end && d.f.detach(s) {
 			// It would come too late for this client.
 			s.roomOver(d.room, protocol.RoomSuccess, "")
 		}
