@@ -51,6 +51,7 @@ var allowed = map[string][]string{
 		"net/http", chi, websocket, rate, xsync,
 		module + "protocol", module + "pubsub", module + "roomstore",
 		module + "gateway/auth", module + "gateway/console", module + "gateway/serverapi", module + "gateway/webhook",
+		module + "internal/nonblock",
 	},
 	"gateway/auth":      {jwt},
 	"gateway/console":   {"net/http", chi, module + "protocol"},
@@ -66,13 +67,17 @@ var allowed = map[string][]string{
 	},
 	// Redis and the WebSocket library are for "roombench bare", the minimal server to
 	// compare with; what generates load knows neither.
-	"cmd/roombench": {"net/http", goredis, hdr, isatty, jwt, kong, websocket, xsync, module + "client", module + "protocol"},
-	"cmd/roomctl":   {"net/http", kong, tint, module + "client", module + "protocol"},
+	"cmd/roombench": {
+		"net/http", goredis, hdr, isatty, jwt, kong, websocket, xsync,
+		module + "client", module + "protocol", module + "internal/nonblock",
+	},
+	"cmd/roomctl": {"net/http", kong, tint, module + "client", module + "protocol"},
 
 	"internal/apitest":    {"net/http", openapi, openapiValidator},
 	"internal/faultproxy": {},
 	"internal/freeport":   {},
 	"internal/gatetest":   {"net/http", goleak, goredis, module + "internal/faultproxy", module + "internal/redistest"},
+	"internal/nonblock":   {},
 	"internal/redistest":  {goleak, goredis, miniredis, module + "internal/freeport"},
 }
 

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/roomgate/roomgate/internal/nonblock"
 )
 
 // A class says what may be done with a frame that a slow client has no room
@@ -249,9 +251,7 @@ func (s *socket) fetch() error {
 		// There is no buffer while there is nothing to read.
 		failed := s.raw.Read(func(fd uintptr) bool {
 			b := received.Get().(*[]byte)
-			for n, err = syscall.Read(int(fd), *b); err == syscall.EINTR; {
-				n, err = syscall.Read(int(fd), *b)
-			}
+			n, err = nonblock.Read(fd, *b)
 			if n <= 0 {
 				received.Put(b)
 				return err != syscall.EAGAIN

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/roomgate/roomgate/internal/nonblock"
 )
 
 // writers write to the sockets of a gateway. Sockets with something to write
@@ -135,12 +137,7 @@ type turn struct {
 
 func (t *turn) write(fd uintptr) bool {
 	var n int
-	for {
-		n, t.err = syscall.Write(int(fd), t.out)
-		if t.err != syscall.EINTR {
-			break
-		}
-	}
+	n, t.err = nonblock.Write(fd, t.out)
 	if n > 0 {
 		t.out = t.out[n:]
 	}

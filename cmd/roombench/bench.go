@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -368,8 +369,9 @@ func (c *crowd) fill(ctx context.Context, what string, seats []seat, hear func(i
 			return nil
 		})
 	}
+	// A lost connection ends what the others are at, and is why.
 	if err := g.Wait(); err != nil {
-		return nil, err
+		return nil, cmp.Or(context.Cause(ctx), err)
 	}
 	return clients, context.Cause(ctx)
 }

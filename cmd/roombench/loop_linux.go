@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/roomgate/roomgate/internal/nonblock"
 )
 
 // poll is what a loop has of the system: an epoll instance. Its sockets are
@@ -67,11 +69,11 @@ func (l *loop) run() {
 			if c == nil {
 				continue
 			}
-			n, err := syscall.Read(int(e.Fd), buf)
+			n, err := nonblock.Read(uintptr(e.Fd), buf)
 			switch {
 			case n > 0:
 				c.feed(buf[:n], time.Now())
-			case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EINTR):
+			case errors.Is(err, syscall.EAGAIN):
 			case err != nil:
 				c.fail(os.NewSyscallError("read", err))
 			default:
@@ -136,11 +138,10 @@ func (s *socket) write(b []byte) error {
 		if s.over.Load() {
 			return net.ErrClosed
 		}
-		n, err := syscall.Write(s.fd, b)
+		n, err := nonblock.Write(uintptr(s.fd), b)
 		switch {
 		case err == nil:
 			b = b[n:]
-		case errors.Is(err, syscall.EINTR):
 		case errors.Is(err, syscall.EAGAIN):
 			if deadline.IsZero() {
 				deadline = time.Now().Add(patience)
