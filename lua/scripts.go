@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -134,6 +135,19 @@ var All = []Script{
 // Commands gives every command that a script calls, in order: on one Redis, or on
 // Redis Cluster.
 func Commands(cluster bool) []string {
+	if cluster {
+		return slices.Clone(apart())
+	}
+	return slices.Clone(whole())
+}
+
+// Each master is asked about them, and all the scripts' text takes some time to read.
+var (
+	whole = sync.OnceValue(func() []string { return commands(false) })
+	apart = sync.OnceValue(func() []string { return commands(true) })
+)
+
+func commands(cluster bool) []string {
 	var all []string
 	for _, s := range All {
 		if cluster && s.Sharded == nil || !cluster && s.Step {
