@@ -252,14 +252,28 @@ func (f *feed) doubts(m *member) {
 func (f *feed) stays(m *member, doubted bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if m.over(doubted) {
+		f.tellEnd(m)
+	}
+}
+
+// yields notes that the request will not say so, as a repeat of it does.
+func (f *feed) yields(m *member, doubted bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m.over(doubted) {
+		m.untold = ""
+	}
+}
+
+// over notes that a request to leave is over, and says whether it was the last.
+func (m *member) over(doubted bool) bool {
 	if doubted {
 		m.doubted--
 	} else {
 		m.leaving--
 	}
-	if m.leaving == 0 && m.doubted == 0 {
-		f.tellEnd(m)
-	}
+	return m.leaving == 0 && m.doubted == 0
 }
 
 // tellEnd tells a client how its membership has ended, unless it has heard so, or has
@@ -402,6 +416,14 @@ func (d *departure) tell() {
 func (d *departure) stays() {
 	if d.m != nil {
 		d.f.stays(d.m, d.open)
+		d.m = nil
+	}
+}
+
+// yields notes that a repeat of the request says whether it is.
+func (d *departure) yields() {
+	if d.m != nil {
+		d.f.yields(d.m, d.open)
 		d.m = nil
 	}
 }

@@ -746,7 +746,7 @@ func TestConn_pursuit_fenced(t *testing.T) {
 			s.c.undo(s, roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "R", RequestKey: "1"}, &claim{})
 		},
 		"switch": func(s *session) {
-			s.c.settle(s, "Q", roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "R", RequestKey: "1"}, &claim{})
+			s.c.settle(s, s.departing("Q"), roomstore.EntryRequest{Mode: roomstore.ModeEnter, Room: "R", RequestKey: "1"}, &claim{})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -96,29 +96,64 @@ func TestConn_departure_endsRoom(t *testing.T) {
 		{lua.Switch, protocol.MethodSwitchRoom, `{"fromRoomID":"R","toRoomInfo":{"roomID":"S"},"isCreateWhenRoomNotExisted":true}`,
 			[]string{"S connecting activeSwitch", "S disconnected switchFailed"}, []string{over, "S connecting *", "S connected success *"}},
 	} {
-		t.Run(tt.method, func(t *testing.T) {
-			t.Parallel()
-			server := redistest.Start(t)
-			door := faultproxy.StartRedis(t, server.Addr())
-			s := serveOn(t, Config{RedisTimeout: time.Second}, server.Client(t), door.Addr())
-			ana := s.login("ana")
-			ana.send(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"R","roomName":"r"}}`)
-			ana.hears("R connecting activeEnter", "R connected success *", "answer 2")
-			door.Messages(func(channel, _ string) faultproxy.Fate {
-				if strings.HasSuffix(channel, "ch:R") {
-					return nil
+		for when, early := range map[string]bool{"while it is asked": true, "while it is found out": false} {
+			t.Run(tt.method+"/"+when, func(t *testing.T) {
+				t.Parallel()
+				s, ana := aloneAndUnheard(t)
+				s.gate.lose(tt.script, true)
+				ana.send(tt.method, tt.params)
+				if early {
+					s.untilOver("R")
 				}
-				return faultproxy.Pass
+				ana.hears(append(tt.first, "error 3 6000007")...)
+				s.untilOver("R")
+				s.gate.lose(tt.script, false)
+				ana.hears(tt.last...)
 			})
-			s.gate.lose(tt.script, true)
-			ana.send(tt.method, tt.params)
-			ana.hears(append(tt.first, "error 3 6000007")...)
-			s.feed("R").look()
-			s.until("the room is over", func() bool { return s.members("R") == 0 })
-			s.gate.lose(tt.script, false)
-			ana.hears(tt.last...)
-		})
+		}
 	}
+}
+
+// Who asks again meanwhile hears it once, too.
+func TestConn_departure_endsRoomAndRepeats(t *testing.T) {
+	t.Parallel()
+	s, ana := aloneAndUnheard(t)
+	s.gate.lose(lua.Switch, true)
+	to := `{"fromRoomID":"R","toRoomInfo":{"roomID":"S"},"isCreateWhenRoomNotExisted":true,"requestKey":7}`
+	ana.send(protocol.MethodSwitchRoom, to)
+	ana.hears("S connecting activeSwitch", "S disconnected switchFailed", "error 3 6000007")
+	s.untilOver("R")
+	ana.send(protocol.MethodSwitchRoom, to)
+	s.gate.lose(lua.Switch, false)
+	ana.hears("S connecting activeSwitch", "S connected success *", "R disconnected success", "answer 4")
+}
+
+// aloneAndUnheard has ana in room R, alone, of which no events come.
+func aloneAndUnheard(t *testing.T) (*served, *bare) {
+	t.Helper()
+	server := redistest.Start(t)
+	door := faultproxy.StartRedis(t, server.Addr())
+	s := serveOn(t, Config{RedisTimeout: time.Second}, server.Client(t), door.Addr())
+	ana := s.login("ana")
+	ana.send(protocol.MethodEnterRoom, `{"roomInfo":{"roomID":"R","roomName":"r"}}`)
+	ana.hears("R connecting activeEnter", "R connected success *", "answer 2")
+	door.Messages(func(channel, _ string) faultproxy.Fate {
+		if strings.HasSuffix(channel, "ch:R") {
+			return nil
+		}
+		return faultproxy.Pass
+	})
+	return s, ana
+}
+
+// untilOver waits until the feed of a room has found out that its life is over.
+func (s *served) untilOver(room roomstore.RoomID) {
+	s.until("the room is over", func() bool {
+		if f := s.feed(room); f != nil {
+			f.look()
+		}
+		return s.members(room) == 0
+	})
 }
 
 // feed gives the feed of a room, nil if there is none.

@@ -220,6 +220,7 @@ func (c *conn) switchRoom(s *session, from roomstore.RoomID, req roomstore.Entry
 	if told {
 		s.beginning(roomState(req.Room, protocol.RoomConnecting, protocol.RoomActiveSwitch))
 	}
+	var left *departure
 	unknown := func(err error, open bool) func() {
 		cl.open = open
 		if told {
@@ -236,7 +237,11 @@ func (c *conn) switchRoom(s *session, from roomstore.RoomID, req roomstore.Entry
 			}
 			return nil
 		}
-		return func() { c.settle(s, from, req, cl) }
+		if left == nil {
+			left = s.departing(from)
+		}
+		left.doubts()
+		return func() { c.settle(s, left, req, cl) }
 	}
 	if cl.late {
 		return unknown(errUnavailable, cl.repeat)
@@ -247,7 +252,7 @@ func (c *conn) switchRoom(s *session, from roomstore.RoomID, req roomstore.Entry
 	if err != nil {
 		return unknown(err, cl.repeat)
 	}
-	left := s.departing(from)
+	left = s.departing(from)
 	// Nothing of the room left may follow, and all that was before comes first.
 	o, open, err := agreed(ctx, c, func(ctx context.Context) (o switched, err error) {
 		o.entry, o.left, err = c.g.store.Switch(ctx, s.who, from, req)
@@ -255,18 +260,22 @@ func (c *conn) switchRoom(s *session, from roomstore.RoomID, req roomstore.Entry
 	}, func(o switched) bool { return left.agrees(ctx, o.left) })
 	if err != nil {
 		c.g.hub.close(f)
-		left.stays()
-		if errors.Is(err, roomstore.ErrFenced) {
+		open = open || cl.repeat && !roomstore.Refused(err)
+		fenced := errors.Is(err, roomstore.ErrFenced)
+		if fenced || !open {
+			left.stays()
+		}
+		if fenced {
 			s.fenced()
 			return nil
 		}
-		return unknown(err, open || cl.repeat && !roomstore.Refused(err))
+		return unknown(err, open)
 	}
 	result := roomResult(req.Room, o.entry)
 	return c.entered(s, f, o.entry, arrival{
 		room: req.Room, active: protocol.RoomActiveSwitch, was: both, told: told,
 		answer: func() { left.tell(); answer(result, nil) },
-		refuse: func(err error) func() { left.tell(); return unknown(err, true) },
+		refuse: func(err error) func() { left.tell(); left = nil; return unknown(err, true) },
 	})
 }
 
@@ -280,10 +289,9 @@ type switched struct {
 // failed. If it has not happened it never will. If it has, that stands: the
 // event of from has told the client that it is out of that room, and here it
 // hears that it is in the other.
-func (c *conn) settle(s *session, from roomstore.RoomID, req roomstore.EntryRequest, cl *claim) {
+func (c *conn) settle(s *session, left *departure, req roomstore.EntryRequest, cl *claim) {
 	var o switched
-	left := s.departing(from)
-	left.doubts()
+	from := left.room
 	defer left.stays()
 	came := pursued(c, func(ctx context.Context) (o switched, err error) {
 		o.entry, o.left, err = c.g.store.Switched(ctx, s.who, from, req)
@@ -292,10 +300,13 @@ func (c *conn) settle(s *session, from roomstore.RoomID, req roomstore.EntryRequ
 		o = got
 		return left.agrees(c.g.backing(), o.left)
 	}, s.strange)
-	if !came || cl.repeated() {
+	switch {
+	case !came:
 		return
-	}
-	if left.f != nil {
+	case cl.repeated():
+		left.yields()
+		return
+	case left.f != nil:
 		left.tell()
 	}
 	if s.in(req.Room) != nil {
