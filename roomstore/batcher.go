@@ -224,7 +224,8 @@ func (b *Batcher) Run(ctx context.Context) error {
 
 // Do calls a script and returns the strings that it returned. Calls with the
 // same lane key, such as a room's ID, take effect in the order in which they
-// were made.
+// were made; but those that were joined are made again behind all others of their
+// pipeline if Redis has refused them as a whole.
 //
 // If ctx ends before the answer Do returns at once with the cause: wrapped in
 // [ErrNotSent] if the call had not been sent and never will be, and otherwise

@@ -10,7 +10,7 @@ import (
 // Go's own calls let go of the processor that a goroutine has, since what they ask of
 // the kernel may take long: whoever takes that processor meanwhile wakes a thread for it,
 // and who comes back looks for another. A write to a socket on a busy machine takes long
-// enough for that, and is work all the time, as it does not wait.
+// enough for that, and is work all the time: it does not wait for the other side.
 //
 // They also tell the race detector that what was written before is read after. It knows
 // nothing of these, which is why it is given the others.
