@@ -102,7 +102,9 @@ func TestFeed_change(t *testing.T) {
 		Set:     []roomstore.Attribute{{Key: "k", Value: "3", Owner: "cy", Leaves: true}, {Key: "m", Value: "4", Owner: "cy"}},
 		Deleted: []string{"l", "n"},
 	})
-	f.at, f.ring = at(1, 5), []roomstore.Event{message(1, 4, "zoe", "hi"), changed}
+	f.at, f.ring = at(1, 5), nil
+	f.ring.add(message(1, 4, "zoe", "hi"))
+	f.ring.add(changed)
 	f.describe(early, 2) // an answer so late that the feed has let go of what came since
 	if f.described {
 		t.Errorf("knows %v of 2, and has only what came after 3", f.attributes)

@@ -11,8 +11,6 @@ import (
 )
 
 const (
-	// ringSize is how many events a feed keeps to serve resumes from.
-	ringSize = 256
 	// earlySize is how many events may wait for one that is missing. Beyond
 	// it they are let go, and come from the store.
 	earlySize = 1024
@@ -45,7 +43,7 @@ type feed struct {
 	seen     roomstore.Position // where the store was seen while at was not known
 	members  []*member
 	watchers []*watcher
-	ring     []roomstore.Event // the last ones handed on, oldest first
+	ring     ring              // the last ones handed on
 	early    []roomstore.Event // those that came before it was their turn
 	commands []string          // message IDs of the last commands, a ring
 	command  int
@@ -252,10 +250,7 @@ func (f *feed) pass(e roomstore.Event) {
 	} else {
 		f.deliver(e, classKept, e.Seq)
 	}
-	if len(f.ring) == 2*ringSize {
-		f.ring = append(f.ring[:0], f.ring[ringSize:]...)
-	}
-	f.ring = append(f.ring, e)
+	f.ring.add(e)
 	f.release(f.passed)
 }
 
@@ -378,7 +373,7 @@ func (f *feed) first(e roomstore.Event) bool {
 
 // has says whether the feed can still hand on all it has had after seq.
 func (f *feed) has(seq int64) bool {
-	return f.at.Seq <= seq || len(f.ring) > 0 && f.ring[0].Seq <= seq+1
+	return f.at.Seq <= seq || f.ring.reaches(seq)
 }
 
 // framed encodes an event for the members that hear of it, or gives nil if nobody

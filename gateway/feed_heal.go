@@ -70,8 +70,8 @@ func (f *feed) describe(attributes []roomstore.Attribute, at int64) {
 		return
 	}
 	f.attributes, f.described, f.describedAt = slices.Clone(attributes), true, at
-	for _, e := range f.ring {
-		if e.Seq > at && e.Kind == roomstore.KindAttributes {
+	for e := range f.ring.after(at) {
+		if e.Kind == roomstore.KindAttributes {
 			f.change(e)
 		}
 	}

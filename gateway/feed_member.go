@@ -157,10 +157,7 @@ func (f *feed) add(m *member) bool {
 // others have had already. The feed must have them.
 func (f *feed) since(m *member, seq int64) {
 	told := f.told()
-	for _, e := range f.ring {
-		if e.Seq <= seq {
-			continue
-		}
+	for e := range f.ring.after(seq) {
 		if f.ownDeparture(m, e) {
 			return
 		}

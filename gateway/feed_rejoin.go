@@ -91,11 +91,10 @@ func (f *feed) rejoinFromStore(s *session, back roomstore.Return, from roomstore
 func (f *feed) rejoinFromRing(s *session, back roomstore.Return, from roomstore.Position, seen *sight, say func()) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.at.Epoch != from.Epoch || f.at.Seq < back.Seq || f.filling {
+	if f.at.Epoch != from.Epoch || f.at.Seq < back.Seq || f.filling || !f.has(from.Seq) {
 		return false
 	}
-	i, _ := slices.BinarySearchFunc(f.ring, from.Seq, func(e roomstore.Event, seq int64) int { return int(e.Seq - seq - 1) })
-	events := f.ring[i:]
+	events := slices.Collect(f.ring.after(from.Seq))
 	if !whole(events, from.Seq, f.at.Seq) {
 		return false
 	}

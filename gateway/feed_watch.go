@@ -166,10 +166,8 @@ func (f *feed) watch(w *watcher, opened sighting, after roomstore.Position, h ro
 	}
 	w.lost(told, h.Seq)
 	w.from = h.Seq
-	for _, e := range f.ring {
-		if e.Seq > w.from {
-			w.push(sighting{event: e})
-		}
+	for e := range f.ring.after(w.from) {
+		w.push(sighting{event: e})
 	}
 	w.opened()
 	f.watchers = append(f.watchers, w)

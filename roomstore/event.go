@@ -72,6 +72,8 @@ type Event struct {
 
 	Data     string // opaque: what others see of the user, or a message's payload
 	Extended string // left: what a kicked user is told
+
+	Published string // what it was read from; "" if it was concluded from what else is known
 }
 
 // ErrBadEvent means that bytes are not an event of this version.
@@ -94,7 +96,11 @@ func DecodeEvent(s string) (Event, error) {
 		f[i], rest = field, after
 	}
 	f[envelopeFields-1] = rest
-	return eventOf(f)
+	e, err := eventOf(f)
+	if err == nil {
+		e.Published = s
+	}
+	return e, err
 }
 
 func eventOf(f [envelopeFields]string) (Event, error) {

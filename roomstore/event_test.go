@@ -101,6 +101,9 @@ func TestDecodeEvent(t *testing.T) {
 			if !errors.Is(err, tt.err) {
 				t.Fatalf("error %v, want %v", err, tt.err)
 			}
+			if tt.err == nil {
+				tt.want.Published = tt.in
+			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
