@@ -30,7 +30,8 @@ func (r *ring) add(e roomstore.Event) {
 	}
 	p := past{seq: e.Seq, text: e.Published}
 	if p.text == "" {
-		p.read = &e
+		read := e // so that only this is allocated
+		p.read = &read
 	}
 	*r = append(*r, p)
 }
