@@ -571,14 +571,18 @@ func (p *player) leave() {
 		d := s.departing(room)
 		w.pause()
 		w.mu.Lock()
-		in, heard := w.isIn(p.user, p.id), w.rand.IntN(4) > 0
+		in, heard, gaveUp := w.isIn(p.user, p.id), w.rand.IntN(4) > 0, w.rand.IntN(2) == 0
 		var at roomstore.Position
 		if in {
 			at = w.depart(p.user, roomstore.ReasonLeft)
 		}
 		w.mu.Unlock()
 		w.pause()
-		if !in || !heard {
+		if !heard {
+			d.doubts() // its outcome is not known at first
+			w.pause()
+		}
+		if !in || !heard && gaveUp {
 			d.stays() // it was refused, or its outcome is not known here
 			return
 		}
