@@ -9,7 +9,6 @@ package lua
 
 import (
 	"embed"
-	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -149,6 +148,19 @@ var (
 
 func commands(cluster bool) []string {
 	var all []string
+	seen := map[string]bool{} // most lines stand in many scripts
+	search := func(text string) {
+		for line := range strings.Lines(text) {
+			if seen[line] || !strings.Contains(line, `"`) {
+				continue
+			}
+			seen[line] = true
+			for _, m := range called.FindAllStringSubmatch(line, -1) {
+				all = append(all, m[1])
+			}
+		}
+	}
+	search(read("lib/guard.lua"))
 	for _, s := range All {
 		if cluster && s.Sharded == nil || !cluster && s.Step {
 			continue
@@ -157,9 +169,7 @@ func commands(cluster bool) []string {
 		if cluster {
 			text = sharded(text)
 		}
-		for _, m := range called.FindAllStringSubmatch(text+read("lib/guard.lua"), -1) {
-			all = append(all, m[1])
-		}
+		search(text)
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
@@ -215,7 +225,7 @@ func bare(name string) Script {
 // what it returns it then returns to the lines that add that.
 func (s *Script) setApart(guard string) {
 	text := assemble(s.Name, true)
-	if s.Lists = mentions(text, "LISTED"); s.Lists {
+	if s.Lists = slices.Contains(words(text), "LISTED"); s.Lists {
 		text = "local LISTED = {}\nlocal function answer()\n" + text + `end
 local reply = answer()
 for i = 1, #LISTED do
@@ -231,143 +241,4 @@ return reply
 // sharded has a script publish to sharded channels.
 func sharded(text string) string {
 	return strings.ReplaceAll(text, `call("PUBLISH"`, `call("SPUBLISH"`)
-}
-
-// assemble gives the code of a script with the definitions that it needs of what it
-// uses, each where Redis makes it anew only if it comes to that. Where slots lie
-// apart, lib/apart.lua stands for lib/place.lua.
-func assemble(name string, apart bool) string {
-	body := read(name + ".lua")
-	var definitions []string
-	for line := range strings.Lines(body) {
-		uses, ok := strings.CutPrefix(strings.TrimSpace(line), "-- Uses ")
-		if !ok {
-			continue
-		}
-		for _, lib := range strings.Fields(uses) {
-			if other := instead[lib]; apart && other != "" {
-				lib = other
-			}
-			for _, lib := range strings.Fields(lib) {
-				definitions = append(definitions, split(code(read("lib/"+lib+".lua")))...)
-			}
-		}
-	}
-	return place(code(here.ReplaceAllStringFunc(body, func(line string) string {
-		m := here.FindStringSubmatch(line)
-		return indented.ReplaceAllString(read("lib/"+m[2]+".lua"), m[1]+"$0")
-	})), definitions)
-}
-
-// instead gives the files of lib/ that stand for others where slots lie apart.
-var instead = map[string]string{"place": "apart", "limits": "admission", "auditplace": "apart auditapart"}
-
-// here finds the lines in whose place a file of lib/ stands as it is, and how far
-// they are indented.
-var here = regexp.MustCompile(`(?m)^( *)-- Here (\w+)\n`)
-
-// indented finds where a line begins that has something on it.
-var indented = regexp.MustCompile(`(?m)^.`)
-
-// place puts definitions before code, those that it needs. One that only seldom
-// blocks need is put into those.
-func place(code string, definitions []string) string {
-	var rest []string
-	outer := outside(code)
-	for _, d := range slices.Backward(definitions) {
-		if mentions(outer, defined.FindStringSubmatch(d)[1]) {
-			code, outer = d+code, outside(d)+outer
-		} else {
-			rest = append(rest, d)
-		}
-	}
-	slices.Reverse(rest)
-	var b strings.Builder
-	blocks(code, func(line string) { b.WriteString(line) }, func(block string) { b.WriteString(place(block, rest)) })
-	return b.String()
-}
-
-// outside gives code without its seldom blocks, and without what its strings say.
-func outside(code string) string {
-	var b strings.Builder
-	blocks(code, func(line string) { b.WriteString(quoted.ReplaceAllString(line, `""`)) }, func(string) {})
-	return b.String()
-}
-
-// quoted matches a string of Lua as the scripts write them, without escaped quotes.
-var quoted = regexp.MustCompile(`"[^"]*"`)
-
-// blocks goes through code: its lines, and what is in a block that begins with a
-// line that ends in "-- seldom". Such a block is what is indented deeper than
-// that line.
-func blocks(code string, line, block func(string)) {
-	indent := func(s string) int { return len(s) - len(strings.TrimLeft(s, " ")) }
-	in, deeper := "", -1
-	for s := range strings.Lines(code) {
-		if deeper >= 0 && indent(s) > deeper {
-			in += s
-			continue
-		}
-		if deeper >= 0 {
-			block(in)
-			in, deeper = "", -1
-		}
-		line(s)
-		if strings.HasSuffix(s, "-- seldom\n") {
-			deeper = indent(s)
-		}
-	}
-}
-
-// mentions says whether code has a name in it, as a word of its own.
-func mentions(code, name string) bool {
-	part := func(c byte) bool {
-		return c == '_' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
-	}
-	for at := 0; ; at++ {
-		i := strings.Index(code[at:], name)
-		if i < 0 {
-			return false
-		}
-		at += i
-		end := at + len(name)
-		if (at == 0 || !part(code[at-1])) && (end == len(code) || !part(code[end])) {
-			return true
-		}
-	}
-}
-
-// defined finds what a definition defines. A library has nothing else at its
-// outermost level, each beginning on a line of its own.
-var defined = regexp.MustCompile(`^local (?:function )?(\w+)`)
-
-// split cuts a library into its definitions.
-func split(text string) (definitions []string) {
-	for line := range strings.Lines(text) {
-		if defined.MatchString(line) {
-			definitions = append(definitions, "")
-		}
-		definitions[len(definitions)-1] += line
-	}
-	return definitions
-}
-
-func read(name string) string {
-	b, err := files.ReadFile(name)
-	if err != nil {
-		panic(fmt.Sprintf("lua: %v", err))
-	}
-	return string(b)
-}
-
-// code drops whole-line comments: they are for readers, and Redis keeps each
-// script's text.
-func code(text string) string {
-	var b strings.Builder
-	for line := range strings.Lines(text) {
-		if t := strings.TrimSpace(line); t != "" && !strings.HasPrefix(t, "--") {
-			b.WriteString(line)
-		}
-	}
-	return b.String()
 }

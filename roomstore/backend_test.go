@@ -214,7 +214,7 @@ func TestStore_Rooms(t *testing.T) {
 						w.must(err)
 					}
 					for _, r := range page.Rooms {
-						if r.Attributes != nil && len(r.Attributes) > 0 || r.Epoch == 0 || (r.ID == "b") != (r.Members == 0) || (r.ID == "b") == r.Deadline.IsZero() {
+						if len(r.Attributes) > 0 || r.Epoch == 0 || (r.ID == "b") != (r.Members == 0) || (r.ID == "b") == r.Deadline.IsZero() {
 							w.Errorf("%+v", r)
 						}
 						got = append(got, r.ID)
