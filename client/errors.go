@@ -77,6 +77,12 @@ func final(err error) bool {
 	return errors.Is(err, ErrLoggedOut)
 }
 
+// takenOver says whether err is that the session goes on over another connection.
+func takenOver(err error) bool {
+	ce, ok := errors.AsType[*CloseError](err)
+	return ok && ce.Code == protocol.CloseTakenOver
+}
+
 // endEvent is the connection event that tells of the end of a client.
 func endEvent(err error) protocol.ConnectionEvent {
 	if ce, ok := errors.AsType[*CloseError](err); ok {

@@ -25,7 +25,7 @@ const graceful = 5 * time.Second
 // A link is one connection to one gateway.
 type link struct {
 	// Owned by run.
-	loginID  int64
+	loginID  int64 // of the login while it is not answered; else 0
 	loggedIn bool
 	moveAt   time.Time   // set once the gateway drains
 	timer    *time.Timer // ends the link: to move, or after a logout
@@ -240,7 +240,7 @@ func (c *Client) handle(ctx context.Context, l *link, typ websocket.MessageType,
 	case m.method != nil:
 		c.handleEvent(ctx, l, m)
 		return nil
-	case m.id == l.loginID:
+	case l.loginID != 0 && m.id == l.loginID:
 		return c.handleLogin(ctx, l, m)
 	default:
 		c.handleAnswer(l, m)
@@ -257,6 +257,7 @@ func (c *Client) malformed(method string) {
 
 // handleLogin goes from logging in to being logged in.
 func (c *Client) handleLogin(ctx context.Context, l *link, m message) error {
+	l.loginID = 0 // it is answered once
 	if m.err != nil {
 		return decodeError(m.err)
 	}

@@ -667,3 +667,66 @@ func TestClient_Close_slowConsumer(t *testing.T) {
 		c.Close()
 	})
 }
+
+// A login that the client has given up may take effect after the next, which then hears
+// that the session goes on over another connection: the client's own, which it has closed.
+// It comes back, once; for whom else the session should go on, or much later, it does not.
+func TestClient_takenOverByItself(t *testing.T) {
+	for name, tt := range map[string]struct {
+		unanswered, refused bool
+		after               time.Duration
+		back                bool
+	}{
+		"a login was given up":          {true, false, time.Second, true},
+		"a login was given up long ago": {true, false, 31 * time.Second, false},
+		"a login was refused":           {true, true, time.Second, false},
+		"each login had its answer":     {false, false, time.Second, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newFabric(t).gateway("a")
+				cfg := g.config()
+				cfg.ConnectTimeout = 3 * time.Second
+				c, p := g.connect(cfg)
+				enter(t, c, p, "r", 3)
+				interrupted := []string{"connection reconnecting loginInterrupted", "room r connecting networkInterrupted"}
+				p.ws.CloseNow()
+				want(t, c, interrupted...)
+				if tt.unanswered {
+					p = g.accept()
+					req := p.request(protocol.MethodLogin)
+					if tt.refused {
+						p.refuse(req, protocol.Error{Code: protocol.CodeUnavailable, Data: &protocol.ErrorData{Retryable: true}})
+					}
+					<-p.gone
+				}
+				comeBack := func() {
+					t.Helper()
+					p = g.accept()
+					if got := p.login("s1", true).Resume; got == nil || got.SessionID != "s1" {
+						t.Errorf("got resume %+v, want s1", got)
+					}
+					p.connected("r", 7, 3)
+					want(t, c, "connection connected success", "room r connected success")
+				}
+				comeBack()
+				for range int(tt.after / time.Second) {
+					time.Sleep(time.Second)
+					p.event("tick", map[string]any{})
+					want(t, c, "raw tick")
+				}
+				if tt.back {
+					p.close(protocol.CloseTakenOver, "the session goes on over another connection")
+					want(t, c, interrupted...)
+					comeBack()
+				}
+				p.close(protocol.CloseTakenOver, "the session goes on over another connection")
+				want(t, c, "room r disconnected networkDisconnected", "connection disconnected kickedOut")
+				<-c.Done()
+				if e := as[*client.CloseError](t, c.Err()); e.Code != protocol.CloseTakenOver {
+					t.Errorf("got %v, want code 4510", e)
+				}
+			})
+		})
+	}
+}

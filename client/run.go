@@ -10,6 +10,10 @@ import (
 	"github.com/roomgate/roomgate/protocol"
 )
 
+// doubtful is for how long a login that was not answered may still take effect, and more
+// than that: a gateway that stands still for longer than two leases has lost its own.
+const doubtful = 30 * time.Second
+
 // settled is how long a link has to last for the waits to begin anew.
 const settled = 10 * time.Second
 
@@ -51,6 +55,7 @@ func (c *Client) run(ctx context.Context) {
 func (c *Client) loop(ctx context.Context) error {
 	c.emitConnection(ctx, protocol.ConnectionConnecting, protocol.ConnectionActiveLogin)
 	tries := 0
+	var doubt time.Time // when a login was given up that had been sent
 	for i := 0; ; i++ {
 		addr := c.urls[i%len(c.urls)]
 		l := &link{}
@@ -62,8 +67,15 @@ func (c *Client) loop(ctx context.Context) error {
 		if c.loggedOut || c.seenOff(err) {
 			return ErrLoggedOut
 		}
-		if final(err) {
+		taken := takenOver(err)
+		if final(err) && !(taken && time.Since(doubt) < doubtful) {
 			return err
+		}
+		switch {
+		case taken: // by that login: nobody is at the other end of its connection
+			doubt = time.Time{}
+		case l.loginID != 0:
+			doubt = time.Now()
 		}
 		c.log.Debug("disconnected", "addr", addr, "err", err)
 		if l.loggedIn {

@@ -270,6 +270,53 @@ func TestResume_takesOver(t *testing.T) {
 	})
 }
 
+// A login that its client has given up may take effect behind the next. Who is back by that
+// hears that the session goes on over another connection, which nobody is at, and comes
+// back once more. Nobody else sees anything of it.
+func TestResume_givenUp(t *testing.T) {
+	t.Parallel()
+	const people = 8 // some of whose logins do not wait behind a call of the gateway's own
+	server, _ := anyRedis(t)
+	link := linkTo(t, server)
+	flags := []string{"--session-ttl=60s", "--lease-ttl=10s", "--heartbeat-interval=10s", "--redis-timeout=5s", "--drain-window=25s"}
+	slow, b := startGateway(t, link.Addr(), flags...), startGateway(t, server.Addr(), flags...)
+	door := faultproxy.Start(t, b.Addr)
+	cy := enroll(b, t, "cy")
+	cy.enter("R")
+	var crowd []*person
+	for i := range people {
+		p := meetWithin(t, time.Second, fmt.Sprintf("p%d", i), "ws://"+door.Addr(), slow.URL(), b.URL())
+		p.enter("R")
+		crowd = append(crowd, p)
+	}
+	cy.until(fmt.Sprintf("R +p%d %d", people-1, people+1))
+
+	link.Hold(true)
+	door.Cut()
+	resumes := func() (n int) {
+		for _, p := range crowd {
+			n += int(p.Stats().Resumes)
+		}
+		return n
+	}
+	eventually(t, "all to be back", func() bool { return resumes() == people })
+	link.Hold(false)
+	taken := func() int { return int(b.Metric(`roomgate_gateway_closes_total{code="4510"}`)) }
+	eventually(t, "logins that were given up to take effect", func() bool { return taken() > 0 })
+	var want []string
+	for _, p := range crowd {
+		p.say("R", "still here")
+		want = append(want, fmt.Sprintf("R %s: still here", p.name))
+	}
+	cy.hears(want...)
+	eventually(t, "all to be back once more", func() bool { return resumes() == people+taken() })
+	for _, p := range crowd {
+		if err := p.Err(); err != nil {
+			t.Errorf("%s: %v", p.name, err)
+		}
+	}
+}
+
 // What a client that comes back hears of its room, by what has become of its
 // place there.
 func TestResume_outcomes(t *testing.T) {

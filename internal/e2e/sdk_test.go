@@ -35,13 +35,19 @@ type person struct {
 // meet logs a user in at the first of the URLs that answers.
 func meet(t testing.TB, user string, urls ...string) *person {
 	t.Helper()
+	return meetWithin(t, 0, user, urls...)
+}
+
+// meetWithin is meet for a user who waits for so long for an answer to each login.
+func meetWithin(t testing.TB, wait time.Duration, user string, urls ...string) *person {
+	t.Helper()
 	p := &person{t: t, name: user, arrived: make(chan struct{}, 1)}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var err error
 	p.Client, err = client.Dial(ctx, client.Config{
 		URLs: urls, User: protocol.UserInfo{UserID: user, UserName: user}, OnEvent: p.hear,
-		MinBackoff: 20 * time.Millisecond, MaxBackoff: 200 * time.Millisecond,
+		ConnectTimeout: wait, MinBackoff: 20 * time.Millisecond, MaxBackoff: 200 * time.Millisecond,
 	})
 	if err != nil {
 		t.Fatalf("%s: %v", user, err)

@@ -31,6 +31,12 @@ const settled = 10_000;
 /** One attempt to connect and log in may take this long. */
 const attemptTimeout = 10_000;
 
+/**
+ * For so long a login that was not answered may still take effect, and more than that: a
+ * gateway that stands still for longer than two leases has lost its own.
+ */
+const doubtful = 30_000;
+
 /** How long a logout may take; after it the session is left to its time. */
 const logoutTimeout = 5_000;
 
@@ -93,6 +99,7 @@ export class Session {
   private attempts = 0; // all of them: they take the servers in turn
   private tries = 0; // in a row
   private since = 0; // of the last login
+  private doubt = 0; // when a login was given up that had been sent
   private moving = false; // away from a gateway that drains, as soon as nothing is unanswered
   private lastAttempt = 'there was no answer';
 
@@ -331,6 +338,7 @@ export class Session {
   private lost(end: End): void {
     const was = this.online;
     const moving = this.moving;
+    const asked = this.loginID !== 0;
     this.dropLink();
     this.cfg.log.debug(`disconnected with code ${end.code}`);
     this.lastAttempt = attempt(end);
@@ -338,9 +346,15 @@ export class Session {
       this.end(bye);
       return;
     }
-    if (!comesBack(end.code)) {
+    const taken = end.code === close.takenOver;
+    if (!comesBack(end.code) && !(taken && Date.now() - this.doubt < doubtful)) {
       this.end(endingOf(end));
       return;
+    }
+    if (taken) {
+      this.doubt = 0; // it was that login: nobody is at the other end of its connection
+    } else if (asked) {
+      this.doubt = Date.now();
     }
     if (was) {
       if (Date.now() - this.since >= settled) {

@@ -854,6 +854,41 @@ test('a connection without an answer to its login is given up', async () => {
   expect(world.gateway.sockets).toHaveLength(3);
 });
 
+test.each([
+  ['a login was given up', true, 500, true],
+  ['a login was given up long ago', true, 30_000, false],
+  ['a login that was refused', 'refused', 500, false],
+  ['logins that each had their answer', false, 0, false],
+])('the session goes on over another connection, after %s', async (_, unanswered, after, own) => {
+  const world = await World.loggedIn();
+  await world.entered('r');
+  world.cut();
+  if (unanswered) {
+    await vi.advanceTimersByTimeAsync(500);
+    world.socket.open();
+    expect(world.socket.count('login')).toBe(1);
+    if (unanswered === 'refused') {
+      world.socket.refuse('login', 6000007, 'away', { retryable: true });
+    } else {
+      await vi.advanceTimersByTimeAsync(10_000);
+    }
+  }
+  await world.back();
+  for (let t = 0; t < after; t += 500) {
+    world.socket.event('tick', {}); // a sign of life
+    await vi.advanceTimersByTimeAsync(500);
+  }
+  world.said.length = 0;
+  if (own) {
+    world.socket.closed(4510);
+    expect(world.told()).toEqual(['connection (3, 3)']); // r is where it was, on its way back
+    await world.back();
+    world.said.length = 0;
+  }
+  world.socket.closed(4510);
+  expect(world.told()).toEqual(['r (0, 2)', 'connection (0, 4)']);
+});
+
 test('what an old connection still says is not heard', async () => {
   const world = await World.loggedIn();
   await world.entered('r');
