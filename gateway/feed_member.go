@@ -232,14 +232,14 @@ func (f *feed) leaving(id roomstore.SessionID) *member {
 }
 
 // doubts notes that such a request has said that it does not know, and goes on to find
-// out. If it has left its event says so; how it ended if the room did is said when
-// more is known.
+// out. If it has left its event says so, unless another request is about to; how it ended
+// if the room did is said when more is known.
 func (f *feed) doubts(m *member) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	m.leaving--
 	m.doubted++
-	if m.untold == protocol.RoomSuccess {
+	if m.leaving == 0 && m.untold == protocol.RoomSuccess {
 		f.tellEnd(m)
 	}
 }
@@ -425,8 +425,8 @@ func (d *departure) yields() {
 	}
 }
 
-// doubts notes that the request is finding out whether it is; then it calls tell or
-// stays.
+// doubts notes that the request is finding out whether it is; then it calls tell, stays
+// or yields.
 func (d *departure) doubts() {
 	if d.m != nil {
 		d.f.doubts(d.m)

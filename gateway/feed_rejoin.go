@@ -94,7 +94,7 @@ func (f *feed) rejoinFromRing(s *session, back roomstore.Return, from roomstore.
 	if f.at.Epoch != from.Epoch || f.at.Seq < back.Seq || f.filling || !f.has(from.Seq) {
 		return false
 	}
-	events := slices.Collect(f.ring.after(from.Seq))
+	events := slices.AppendSeq(make([]roomstore.Event, 0, max(0, f.at.Seq-from.Seq)), f.ring.after(from.Seq))
 	if !whole(events, from.Seq, f.at.Seq) {
 		return false
 	}

@@ -551,7 +551,7 @@ func (g *Gateway) sessionsHere() []roomstore.Session {
 // store did not say. That takes no longer than one call that is not answered: slots that
 // lie apart are asked at once, and one Redis no more after a failure.
 func (n *incarnation) compare(ctx context.Context, sessions []roomstore.Session) (unsure []roomstore.Session) {
-	groups := n.g.store.BySlot(sessions)
+	groups := n.g.store.Groups(sessions)
 	apart := [][][]roomstore.Session{groups}
 	if n.g.store.Apart() {
 		apart = apart[:0]
@@ -578,7 +578,7 @@ func (n *incarnation) compare(ctx context.Context, sessions []roomstore.Session)
 	return unsure
 }
 
-// compareGroup is compare for sessions in one slot.
+// compareGroup is compare for sessions that can be asked about in one call.
 func (n *incarnation) compareGroup(ctx context.Context, group []roomstore.Session) error {
 	g := n.g
 	call, cancel := context.WithTimeout(ctx, g.cfg.RedisTimeout)

@@ -12,7 +12,7 @@ import (
 const ringSize = 256
 
 // ring is the last events that a feed has handed on, oldest first, to serve resumes
-// from. It keeps them as they were published: a tenth of what they take when read.
+// from. It keeps them as they were published: a seventh of what they take when read.
 type ring []past
 
 type past struct {

@@ -3,11 +3,12 @@
 --
 -- Uses     value
 --
--- KEYS[1]  uslot  prefix  of the users' slot
+-- KEYS[1]  control  prefix  of clock
 --
 -- ARGV[1]  node
--- ARGV[2]  count  of the sessions; three arguments each follow
--- ARGV[3]  user, session, generation, …
+-- ARGV[2]  count  of the sessions; four arguments each follow
+-- ARGV[3]  user, user_slot, session, generation, …
+--            user_slot is where the user's hash lives
 --
 -- Returns  {"ok", session, what, …}  those that are not this node's any more
 --                                    under the generation given: "moved" to
@@ -15,11 +16,12 @@
 --                                    by its device, "kicked" as one too many,
 --                                    or "over"
 
-local uslot, node, count = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local control, node, count = KEYS[1], ARGV[1], tonumber(ARGV[2])
 
 local reply = { "ok" }
 for i = 0, count - 1 do
-  local user, session, generation = ARGV[3 + 3 * i], ARGV[4 + 3 * i], ARGV[5 + 3 * i]
+  local user, uslot = ARGV[3 + 4 * i], slot(control, ARGV[4 + 4 * i])
+  local session, generation = ARGV[5 + 4 * i], ARGV[6 + 4 * i]
   local s = session_record(call("HGET", key(uslot, "user", user), "s:" .. session))
   local what
   if not s then

@@ -679,7 +679,7 @@ func TestStore_Lost(t *testing.T) {
 		w.sweep("n1")
 		got := map[roomstore.SessionID]roomstore.Loss{}
 		n := 0
-		for _, group := range w.store.BySlot(all) {
+		for _, group := range w.store.Groups(all) {
 			n += len(group)
 			lost, err := w.store.Lost(w.ctx(), "n1", group)
 			w.must(err)
@@ -699,28 +699,33 @@ func TestStore_Lost(t *testing.T) {
 	})
 }
 
-// Groups of sessions are of one slot each, of at most 500, and nobody is lost.
-func TestStore_BySlot(t *testing.T) {
+// Groups of sessions are as few as they can be, of at most 500, where slots lie apart of
+// users in one; and nobody is lost.
+func TestStore_Groups(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, true, roomstore.Config{Partitions: 3})
 	var all []roomstore.Session
 	for i := range 3100 {
 		all = append(all, roomstore.Session{User: roomstore.UserID("u" + strconv.Itoa(i))})
 	}
-	seen := map[roomstore.UserID]bool{}
-	for _, group := range w.store.BySlot(all) {
-		if len(group) > 500 || len(group) == 0 {
-			t.Errorf("a group of %d", len(group))
-		}
-		for _, who := range group {
-			if w.hash(string(who.User)) != w.hash(string(group[0].User)) || seen[who.User] {
-				t.Errorf("%s is out of place", who.User)
+	w := newWorld(t, true, roomstore.Config{Partitions: 3})
+	for _, apart := range []bool{false, true} {
+		store := roomstore.New(roomstore.NewBatcher(nil, roomstore.BatcherConfig{}), roomstore.Config{Partitions: 3, Apart: apart})
+		seen := map[roomstore.UserID]bool{}
+		groups := store.Groups(all)
+		for _, group := range groups {
+			if len(group) > 500 || len(group) == 0 {
+				t.Errorf("a group of %d", len(group))
 			}
-			seen[who.User] = true
+			for _, who := range group {
+				if apart && w.hash(string(who.User)) != w.hash(string(group[0].User)) || seen[who.User] {
+					t.Errorf("%s is out of place", who.User)
+				}
+				seen[who.User] = true
+			}
 		}
-	}
-	if len(seen) != len(all) {
-		t.Errorf("%d of %d are in groups", len(seen), len(all))
+		if want := 7; len(seen) != len(all) || !apart && len(groups) != want || apart && len(groups) > want+2 {
+			t.Errorf("apart %t: %d of %d are in %d groups, want all in about %d", apart, len(seen), len(all), len(groups), want)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package roomstore
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -180,18 +181,18 @@ const (
 )
 
 // Lost says which of the sessions are not this node's any more under their
-// generation, and why. All sessions must be of users in one slot;
-// [Store.BySlot] sorts them. At most 500 a call.
+// generation, and why. [Store.Groups] groups them for it: at most 500 a call and, where
+// hash slots lie apart, of users in one.
 func (s *Store) Lost(ctx context.Context, node string, sessions []Session) (map[SessionID]Loss, error) {
 	if len(sessions) == 0 {
 		return nil, nil
 	}
 	args := []any{node, len(sessions)}
 	for _, who := range sessions {
-		args = append(args, string(who.User), string(who.ID), who.Generation)
+		args = append(args, string(who.User), s.keys.userSlot(who.User), string(who.ID), who.Generation)
 	}
-	slot := s.keys.userSlot(sessions[0].User)
-	r, err := s.run(ctx, node, node, lua.Generations, []string{s.keys.uslot(slot)}, args...)
+	uslot := s.keys.uslot(s.keys.userSlot(sessions[0].User))
+	r, err := s.run(ctx, node, node, lua.Generations, []string{s.keys.control(uslot)}, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -203,22 +204,21 @@ func (s *Store) Lost(ctx context.Context, node string, sessions []Session) (map[
 	return lost, opErr("generations", node, r.done())
 }
 
-// BySlot splits sessions into groups fit for [Store.Lost].
-func (s *Store) BySlot(sessions []Session) [][]Session {
+// maxAsked is how many sessions [Store.Lost] is asked about at a time.
+const maxAsked = 500
+
+// Groups splits sessions into groups fit for [Store.Lost].
+func (s *Store) Groups(sessions []Session) (groups [][]Session) {
 	slots := map[string][]Session{}
-	var groups [][]Session
 	for _, who := range sessions {
-		slot := s.keys.userSlot(who.User)
-		g := append(slots[slot], who)
-		if len(g) == 500 {
-			groups, g = append(groups, g), nil
+		slot := ""
+		if s.cfg.Apart {
+			slot = s.keys.userSlot(who.User)
 		}
-		slots[slot] = g
+		slots[slot] = append(slots[slot], who)
 	}
-	for _, g := range slots {
-		if len(g) > 0 {
-			groups = append(groups, g)
-		}
+	for _, of := range slots {
+		groups = slices.AppendSeq(groups, slices.Chunk(of, maxAsked))
 	}
 	return groups
 }

@@ -274,7 +274,7 @@ func TestIdle(t *testing.T) {
 	t.Parallel()
 	const people = 1000
 	server, rdb := redisServer(t) // TestCluster_idle is about a Cluster
-	g := startGateway(t, server.Addr(), "--partitions=16", "--session-ttl=60s", "--lease-ttl=10s", "--heartbeat-interval=10s",
+	g := startGateway(t, server.Addr(), "--partitions=64", "--session-ttl=60s", "--lease-ttl=10s", "--heartbeat-interval=10s",
 		"--drain-window=25s", "--redis-timeout=2s")
 	var here, away []*wire
 	for i := range people {
@@ -291,14 +291,14 @@ func TestIdle(t *testing.T) {
 	}
 	eventually(t, "those who are away to be parked", func() bool {
 		n := 0
-		for p := range 16 {
+		for p := range 64 {
 			n += int(rdb.ZCard(t.Context(), fmt.Sprintf("rg:{u%d}:parked", p)).Val())
 		}
 		return n == len(away)
 	})
 	began := redisTime(t, rdb)
 	before := commands(t, rdb)
-	during(t, rdb, 31*time.Second) // sessions are compared each 30 s, partition by partition: once in it, or twice
+	during(t, rdb, 31*time.Second) // sessions are compared each 30 s: once in it, or twice
 	after := commands(t, rdb)
 	window := float64(redisTime(t, rdb)-began) / 1000
 	n := 0
