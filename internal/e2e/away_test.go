@@ -78,7 +78,7 @@ func TestGatewayDies(t *testing.T) {
 	ana.hears("R cy: four")
 	cy.hears("R +fay 5", "R +dee 6", "R -eve 5", "R -fay 4", "R ana: still here")
 
-	at := book.eviction("bob") - paused(t, rdb, "R")
+	at := book.eviction("bob") - pausedFor(t, rdb, "bob", "R")
 	late := time.Duration(at-deadline) * time.Millisecond
 	t.Logf("bob was evicted %v after his deadline", late)
 	if late < 0 || late > lateness {

@@ -113,7 +113,7 @@ func TestRedisHeld(t *testing.T) {
 			}
 			ana.settled()
 
-			before := paused(t, rdb, "R")
+			before := map[string]int64{"few": pausedFor(t, rdb, "few", "R"), "full": pausedFor(t, rdb, "full", "R")}
 			server.Pause()
 			began := time.Now()
 			var slowest time.Duration
@@ -177,10 +177,10 @@ func TestRedisHeld(t *testing.T) {
 			again.until("R bo: bo is back")
 			for user, until := range map[string]int64{"few": fewUntil, "full": fullUntil} {
 				at := book.eviction(user)
-				if left := time.Duration(at-before-until) * time.Millisecond; hold >= lostFrom && left < held {
+				if left := time.Duration(at-before[user]-until) * time.Millisecond; hold >= lostFrom && left < held {
 					t.Errorf("%s was evicted %v after the deadline on Redis's clock, want %v more than in awake time", user, left, held)
 				}
-				late := time.Duration(at-paused(t, rdb, "R")-until) * time.Millisecond
+				late := time.Duration(at-pausedFor(t, rdb, user, "R")-until) * time.Millisecond
 				t.Logf("%s was evicted %v after the deadline, in awake time", user, late)
 				if late < 0 || late > lateness {
 					t.Errorf("%s was evicted %v after the deadline, want 0 to %v", user, late, lateness)

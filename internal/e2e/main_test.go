@@ -61,6 +61,7 @@ var (
 	subscribe    = gatetest.Subscribe
 	redisTime    = gatetest.RedisTime
 	paused       = gatetest.Paused
+	pausedFor    = gatetest.PausedFor
 )
 
 func startGateway(t testing.TB, redis string, flags ...string) *gateway {

@@ -289,7 +289,24 @@ func RedisTime(t testing.TB, rdb redis.UniversalClient) int64 {
 // Paused is how far Redis's clock is ahead of awake time where a room is, in ms.
 func Paused(t testing.TB, rdb redis.UniversalClient, room string) int64 {
 	t.Helper()
-	n, err := rdb.HGet(t.Context(), PartOf("rg", PartitionsOf(rdb), room)+"clock", "paused").Int64()
+	return pausedIn(t, rdb, PartOf("rg", PartitionsOf(rdb), room))
+}
+
+// PausedFor is how far Redis's clock is ahead, in ms, of the awake time that evicts a
+// user from a room. On a Cluster there are two, and the sooner decides: one ends the
+// session, the other its place in the room, and each is swept at its own time.
+func PausedFor(t testing.TB, rdb redis.UniversalClient, user, room string) int64 {
+	t.Helper()
+	place := Paused(t, rdb, room)
+	if _, is := rdb.(*redis.ClusterClient); !is {
+		return place
+	}
+	return min(place, pausedIn(t, rdb, strings.TrimSuffix(UserKey(rdb, user), "user:"+user)))
+}
+
+func pausedIn(t testing.TB, rdb redis.UniversalClient, slot string) int64 {
+	t.Helper()
+	n, err := rdb.HGet(t.Context(), slot+"clock", "paused").Int64()
 	if err != nil && !errors.Is(err, redis.Nil) {
 		t.Fatal(err)
 	}
