@@ -21,7 +21,7 @@
 -- ARGV[8]  count      of the entries; they follow
 -- ARGV[9]  entry, …
 --
--- Returns  {"ok", code, subject, detail, repaired, …}  as auditroom
+-- Returns  {"ok", code, subject, detail, repaired, of, …}  as auditroom
 --
 -- Publishes  nothing
 

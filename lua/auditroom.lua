@@ -24,8 +24,9 @@
 --                       slot: of the session that info has, its record or "over", and its
 --                       reservation of the room
 --
--- Returns  {"ok", code, subject, detail, repaired, …}  four values a finding;
---                                                      repaired is "1" or "0"
+-- Returns  {"ok", code, subject, detail, repaired, of, …}  five values a finding;
+--                                                          repaired is "1" or "0";
+--                                                          of is as findings has it
 --
 -- Publishes  "d" and "destroyed" for a room that had to be given up
 
@@ -103,15 +104,18 @@ for i = 0, count - 1 do
   local entry = user .. NUL .. id
   local value = call("HGET", info, user)
   local entered = call("ZSCORE", members, user)
+  local function about(code, detail, mend)
+    finding(code, who, detail, mend, value)
+  end
   local m = value and value:match("^[^%z]+%z%d+%z[^%z]*%z[^%z]+%z%d*%z") and membership(value)
   if entered and not m then
-    finding("noinfo", who, "is a member, and the info of the membership is " .. shown(value), function()
+    about("noinfo", "is a member, and the info of the membership is " .. shown(value), function()
       call("ZREM", members, user)
       call("HDEL", info, user)
       drop_place(part, user_key, id, user)
     end)
   elseif m and not entered then
-    finding("nomember", who, "has the info of a membership, and is no member", function()
+    about("nomember", "has the info of a membership, and is no member", function()
       call("HDEL", info, user)
       drop_place(part, user_key, id, user, m)
       call("ZREM", part .. "parked", m.session .. NUL .. entry)
@@ -120,13 +124,13 @@ for i = 0, count - 1 do
   elseif m then
     local agrees, r = place_of(user_key, id, epoch, f[7], partition, m, place)
     if not agrees then
-      finding("reservation", who, "is not in the user's list of rooms as it has to be, which has " .. shown(r), function()
+      about("reservation", "is not in the user's list of rooms as it has to be, which has " .. shown(r), function()
         mend_place(part, user_key, id, user, epoch, partition, m)
       end)
     end
     local home = m.user_slot:match("^[^#]*")
     if home ~= user_slot then
-      finding("slot", who, "has the user's slot " .. shown(home) .. ", it is " .. user_slot, function()
+      about("slot", "has the user's slot " .. shown(home) .. ", it is " .. user_slot, function()
         m.user_slot = user_slot .. m.user_slot:sub(#home + 1)
         call("HSET", info, user, membership_value(m))
       end)
@@ -134,7 +138,7 @@ for i = 0, count - 1 do
     local s, over = record_of(user_key, m.session, record)
     local till = tonumber(call("ZSCORE", part .. "parked", m.session .. NUL .. entry) or "")
     if s and s.node and (s.node ~= m.node or s.generation ~= m.generation) then
-      finding("apart", who, "is of generation " .. m.generation .. " on node " .. shown(m.node) ..
+      about("apart", "is of generation " .. m.generation .. " on node " .. shown(m.node) ..
         ", the session of " .. shown(s.generation) .. " on " .. shown(s.node), function()
         if m.node ~= "" then
           call("SREM", key(part, "node", m.node), entry)
@@ -152,23 +156,23 @@ for i = 0, count - 1 do
       end)
     elseif m.node == "" then
       if not till then
-        finding("forever", who, "is parked, and nothing will ever evict it", function() unparked(user, m) end)
+        about("forever", "is parked, and nothing will ever evict it", function() unparked(user, m) end)
       elseif till > awake_ms + session_ttl + lease_ttl + SLACK_MS then
-        finding("deadline", who, "is to be evicted in " .. number(till - awake_ms) .. " ms, which is too late",
+        about("deadline", "is to be evicted in " .. number(till - awake_ms) .. " ms, which is too late",
           function() unparked(user, m) end)
       end
     else
       if not leased(nodes, leases, m.node) then
-        finding("nonode", who, "is held by node " .. m.node .. ", which is not there", function() unparked(user, m) end)
+        about("nonode", "is held by node " .. m.node .. ", which is not there", function() unparked(user, m) end)
       elseif not s and not over then
-        finding("nosession", who, "has the session " .. m.session .. ", which is not there", function() unparked(user, m) end)
+        about("nosession", "has the session " .. m.session .. ", which is not there", function() unparked(user, m) end)
       elseif call("SISMEMBER", key(part, "node", m.node), entry) == 0 then
-        finding("unheld", who, "is on node " .. m.node .. ", which does not know it", function()
+        about("unheld", "is on node " .. m.node .. ", which does not know it", function()
           call("SADD", key(part, "node", m.node), entry)
         end)
       end
       if till then
-        finding("doubly", who, "is on node " .. m.node .. " and parked, too", function()
+        about("doubly", "is on node " .. m.node .. " and parked, too", function()
           call("ZREM", part .. "parked", m.session .. NUL .. entry)
         end)
       end

@@ -15,7 +15,7 @@
 -- ARGV[5]  partitions
 -- ARGV[6]  nodes        as auditroom has it
 --
--- Returns  {"ok", code, subject, detail, repaired, …}  as auditroom
+-- Returns  {"ok", code, subject, detail, repaired, of, …}  as auditroom
 --
 -- Publishes  nothing
 

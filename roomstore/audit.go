@@ -22,6 +22,9 @@ type Finding struct {
 	Subject  string // the room, member, session or key
 	Detail   string // a clause that goes on from the subject
 	Repaired bool
+
+	// of is what was stored of the subject, if what it is held against lies elsewhere.
+	of string
 }
 
 // An Audited is what the last audit left behind.
@@ -184,9 +187,11 @@ func (a *audit) lookAgain(ctx context.Context) error {
 	return nil
 }
 
-// among says whether a finding is one of some, but for its detail.
+// among says whether a finding is one of some, but for its detail. Where something else is
+// stored of the subject than was then, somebody has been at it: that it does not agree
+// again, or still, is no evidence.
 func (f Finding) among(list []Finding) bool {
-	return slices.ContainsFunc(list, func(g Finding) bool { return f.Code == g.Code && f.Subject == g.Subject })
+	return slices.ContainsFunc(list, func(g Finding) bool { return f.Code == g.Code && f.Subject == g.Subject && f.of == g.of })
 }
 
 // Audit holds everything that is stored against itself: counts against sets,
@@ -270,6 +275,7 @@ func (s *Store) Audited(ctx context.Context) (Audited, error) {
 }
 
 func (a *audit) found(f Finding) {
+	f.of = ""
 	if a.said[f] {
 		return
 	}
@@ -530,7 +536,7 @@ func (a *audit) void(ctx context.Context, user UserID, repair string) (found []F
 		if strings.HasPrefix(info, session+"\x00") {
 			continue
 		}
-		f := Finding{Code: "reservation", Subject: string(user) + "'s place in " + id, Detail: "is of session " + session + ", which is not in it"}
+		f := Finding{Code: "reservation", Subject: string(user) + "'s place in " + id, Detail: "is of session " + session + ", which is not in it", of: session + "\x00" + value}
 		if repair == "1" {
 			node := strings.SplitN(fields["s:"+session], "\x00", 3)[1]
 			f.Repaired, err = a.s.drop(ctx, todo{user: user, session: SessionID(session), room: RoomID(id), ticket: text, node: node})
@@ -703,7 +709,7 @@ func (a *audit) run(ctx context.Context, on string, script lua.Script, keys []st
 		return nil, err
 	}
 	for len(r.fields) > 0 && r.err == nil {
-		found = append(found, Finding{Code: r.text(), Subject: r.text(), Detail: r.text(), Repaired: r.text() == "1"})
+		found = append(found, Finding{Code: r.text(), Subject: r.text(), Detail: r.text(), Repaired: r.text() == "1", of: r.text()})
 	}
 	if err := opErr(script.Name, on, r.done()); err != nil {
 		return nil, err

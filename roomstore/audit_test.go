@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -408,6 +409,57 @@ func TestAudit_silent(t *testing.T) {
 		stop()
 		work.Wait()
 	})
+}
+
+// Where hash slots lie apart, a membership that is on its way each time an audit looks is
+// no finding: only what stays as it was, and does not agree, is.
+func TestAudit_moving(t *testing.T) {
+	admitting(t, roomstore.Config{}, func(w *world) {
+		w.lease("n1")
+		w.enter(w.login("ana", "a1"), "R")
+		key := w.part("R") + "info:R"
+		behind := func() {
+			f := strings.Split(w.rdb.HGet(w.ctx(), key, "ana").Val(), "\x00")
+			generation, err := strconv.ParseInt(f[1], 10, 64)
+			w.must(err)
+			f[1] = strconv.FormatInt(generation-1, 10)
+			w.must(w.rdb.HSet(w.ctx(), key, "ana", strings.Join(f, "\x00")).Err())
+		}
+		behind()
+		looks := 0
+		w.store = roomstore.New(runBatcher(w.T, w.hooked(before{func(cmd redis.Cmder) {
+			if args := cmd.Args(); cmd.Name() == "hget" && args[1] == key {
+				looks++
+				behind()
+			}
+		}}), w.batcher()), w.cfg)
+		w.store.LookAgainAfter(0)
+		if w.sound(); looks < 2 {
+			w.Errorf("looked %d times at what did not agree", looks)
+		}
+		w.store = roomstore.New(runBatcher(w.T, w.rdb, w.batcher()), w.cfg)
+		w.store.LookAgainAfter(0)
+		if found := w.audit(true); !slices.ContainsFunc(found, func(f roomstore.Finding) bool { return f.Code == "apart" }) {
+			w.Errorf("found %v of what stays as it is", found)
+		}
+		w.sound()
+	})
+}
+
+// before is called before each command that is not sent with others.
+type before struct{ do func(redis.Cmder) }
+
+func (b before) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (b before) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		b.do(cmd)
+		return next(ctx, cmd)
+	}
+}
+
+func (b before) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
 }
 
 // More attributes than are allowed, or longer ones, are found, and left: whose they are

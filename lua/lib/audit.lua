@@ -4,11 +4,13 @@
 local SLACK_MS = 60000
 
 -- findings adds what is wrong to a reply. mend repairs it, if the audit is to
--- and there is a repair.
+-- and there is a repair. of is what was stored of the subject, or nil: who looks twice
+-- tells by it whether it is still the same that is wrong.
 local function findings(reply, repair)
-  return function(code, subject, detail, mend)
+  return function(code, subject, detail, mend, of)
     local n, mending = #reply, mend and repair == "1"
     reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = code, subject, detail, mending and "1" or "0"
+    reply[n + 5] = of or ""
     if mending then
       mend()
     end
