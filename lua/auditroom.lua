@@ -18,11 +18,12 @@
 -- ARGV[8]   nodes        with a lease, each between NULs, if they are not in this slot
 -- ARGV[9]   max_keys     of attributes of the room
 -- ARGV[10]  max_bytes    of their keys and values
--- ARGV[11]  count        of users; four arguments each follow. Each is someone who
+-- ARGV[11]  count        of users; five arguments each follow. Each is someone who
 --                       is in members or in info
--- ARGV[12]  user, user_slot, record, place, …  the latter two if they are not in this
---                       slot: of the session that info has, its record or "over", and its
---                       reservation of the room
+-- ARGV[12]  user, user_slot, record, place, read, …  the latter three if users are not in
+--                       this slot: of the session that info has, its record or "over",
+--                       and its reservation of the room; and what info had before
+--                       these were read
 --
 -- Returns  {"ok", code, subject, detail, repaired, of, …}  five values a finding;
 --                                                          repaired is "1" or "0";
@@ -98,7 +99,7 @@ end
 
 -- The members given.
 for i = 0, count - 1 do
-  local user, user_slot, record, place = ARGV[12 + 4 * i], ARGV[13 + 4 * i], ARGV[14 + 4 * i], ARGV[15 + 4 * i]
+  local user, user_slot, record, place, read = unpack(ARGV, 12 + 5 * i, 16 + 5 * i)
   local who = user .. " in " .. id
   local user_key = key(slot(part, user_slot), "user", user)
   local entry = user .. NUL .. id
@@ -108,7 +109,9 @@ for i = 0, count - 1 do
     finding(code, who, detail, mend, value)
   end
   local m = value and value:match("^[^%z]+%z%d+%z[^%z]*%z[^%z]+%z%d*%z") and membership(value)
-  if entered and not m then
+  if moved(value, read) then
+    m = nil -- what was read elsewhere is not about this membership
+  elseif entered and not m then
     about("noinfo", "is a member, and the info of the membership is " .. shown(value), function()
       call("ZREM", members, user)
       call("HDEL", info, user)

@@ -177,7 +177,7 @@ func (a *audit) lookAgain(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			still = slices.DeleteFunc(repaired, func(f Finding) bool { return !f.among(still) })
+			still = slices.DeleteFunc(repaired, func(f Finding) bool { return !f.Repaired && !f.among(still) })
 		}
 		for _, f := range still {
 			a.found(f)
@@ -201,8 +201,9 @@ func (f Finding) among(list []Finding) bool {
 // what it can.
 //
 // It may run beside gateways at work: what it compares, it compares within one
-// script each; or, where hash slots lie apart, twice, some seconds after another. On a healthy deployment it finds nothing. It walks all keys, in
-// steps of some hundred.
+// script each; or, where hash slots lie apart, twice, some seconds after another: of a
+// membership only what nothing has happened to in between. On a healthy deployment it
+// finds nothing. It walks all keys, in steps of some hundred.
 func (s *Store) Audit(ctx context.Context, repair bool, report func(Finding)) error {
 	a := &audit{s: s, rdb: s.calls.rdb, repair: "0", report: report, rooms: map[RoomID]bool{}, said: map[Finding]bool{}}
 	if repair {
@@ -438,28 +439,29 @@ func (a *audit) room(room RoomID, users []string) look {
 		args := []any{string(room), repair, p, ms(a.s.cfg.SessionTTL), ms(a.s.cfg.LeaseTTL), ms(a.s.cfg.LogTTL), longestDelay, leases,
 			MaxAttributes, MaxAttributeBytes, len(users)}
 		for _, user := range users {
-			record, place, err := a.elsewhere(ctx, room, UserID(user))
+			record, place, info, err := a.elsewhere(ctx, room, UserID(user))
 			if err != nil {
 				return nil, err
 			}
-			args = append(args, user, a.s.keys.userSlot(UserID(user)), record, place)
+			args = append(args, user, a.s.keys.userSlot(UserID(user)), record, place, info)
 		}
 		return a.run(ctx, string(room), lua.AuditRoom, []string{part, a.s.keys.control(part), a.nodesFor(part)}, args...)
 	}
 }
 
 // elsewhere gives what another slot has of a member of a room: the record of the
-// session, "over" if its end is being seen to, and its reservation.
-func (a *audit) elsewhere(ctx context.Context, room RoomID, user UserID) (record, place string, err error) {
+// session, "over" if its end is being seen to, and its reservation; and info, the
+// membership whose session that is.
+func (a *audit) elsewhere(ctx context.Context, room RoomID, user UserID) (record, place, info string, err error) {
 	if !a.s.cfg.Apart {
-		return "", "", nil
+		return "", "", "", nil
 	}
-	info, err := a.rdb.HGet(ctx, a.s.keys.part(a.s.keys.partition(room))+"info:"+string(room), string(user)).Result()
+	info, err = a.rdb.HGet(ctx, a.s.keys.part(a.s.keys.partition(room))+"info:"+string(room), string(user)).Result()
 	if err != nil {
 		if errors.Is(err, redis.Nil) || strings.HasPrefix(err.Error(), "WRONGTYPE") {
 			err = nil
 		}
-		return "", "", opErr("audit", string(room), err)
+		return "", "", "", opErr("audit", string(room), err)
 	}
 	session, _, _ := strings.Cut(info, "\x00")
 	f, err := a.rdb.HMGet(ctx, a.s.keys.user(user), "s:"+session, "e:"+session, "r:"+string(room)+"\x00"+session).Result()
@@ -467,14 +469,14 @@ func (a *audit) elsewhere(ctx context.Context, room RoomID, user UserID) (record
 		if strings.HasPrefix(err.Error(), "WRONGTYPE") {
 			err = nil
 		}
-		return "", "", opErr("audit", string(user), err)
+		return "", "", info, opErr("audit", string(user), err)
 	}
 	record, _ = f[0].(string)
 	if f[0] == nil && f[1] != nil {
 		record = "over"
 	}
 	place, _ = f[2].(string)
-	return record, place, nil
+	return record, place, info, nil
 }
 
 // members looks at all who are in the members or the info of a room.

@@ -6,6 +6,10 @@ local function leased(_, nodes, node)
   return nodes:find(NUL .. node .. NUL, 1, true)
 end
 
+local function moved(value, read)
+  return (value or "") ~= read
+end
+
 local function record_of(_, _, record)
   return record ~= "over" and record ~= "" and session_record(record) or nil, record == "over"
 end

