@@ -99,7 +99,8 @@ end
 
 -- The members given.
 for i = 0, count - 1 do
-  local user, user_slot, record, place, read = unpack(ARGV, 12 + 5 * i, 16 + 5 * i)
+  local user, user_slot, record = ARGV[12 + 5 * i], ARGV[13 + 5 * i], ARGV[14 + 5 * i]
+  local place, read = ARGV[15 + 5 * i], ARGV[16 + 5 * i]
   local who = user .. " in " .. id
   local user_key = key(slot(part, user_slot), "user", user)
   local entry = user .. NUL .. id
@@ -109,7 +110,7 @@ for i = 0, count - 1 do
     finding(code, who, detail, mend, value)
   end
   local m = value and value:match("^[^%z]+%z%d+%z[^%z]*%z[^%z]+%z%d*%z") and membership(value)
-  if moved(value, read) then
+  if outdated(value, read) then
     m = nil -- what was read elsewhere is not about this membership
   elseif entered and not m then
     about("noinfo", "is a member, and the info of the membership is " .. shown(value), function()

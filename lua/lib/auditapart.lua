@@ -6,7 +6,7 @@ local function leased(_, nodes, node)
   return nodes:find(NUL .. node .. NUL, 1, true)
 end
 
-local function moved(value, read)
+local function outdated(value, read)
   return (value or "") ~= read
 end
 

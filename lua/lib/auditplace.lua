@@ -7,8 +7,8 @@ local function leased(nodes, _, node)
   return call("ZSCORE", nodes, node)
 end
 
--- moved says whether a membership is another than when its session was read.
-local function moved()
+-- outdated says whether a membership is another than when its session was read.
+local function outdated()
   return false
 end
 
