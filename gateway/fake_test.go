@@ -214,6 +214,10 @@ func brief(t testing.TB, text string) string {
 		var p protocol.HistoryLost
 		params(&p)
 		return fmt.Sprintf("%s lost %d-%d", p.RoomID, p.FromSeq, p.ToSeq)
+	case protocol.EventRoomModeChanged:
+		var p protocol.RoomModeChanged
+		params(&p)
+		return fmt.Sprintf("%s mode %s #%d", p.RoomID, p.Mode, p.Seq)
 	case "":
 		if m.Error != nil {
 			return fmt.Sprintf("error %s %d", m.ID, m.Error.Code)

@@ -96,10 +96,10 @@ func (f *feed) gather(e roomstore.Event) {
 	switch {
 	case !g.sampled && e.Count > sampledFrom:
 		f.tellMembers()
-		f.setMode(true)
+		f.setMode(true, nil)
 	case g.sampled && e.Count <= fullFrom && e.Count > 0:
 		f.tellMembers()
-		f.setMode(false)
+		f.setMode(false, nil)
 	case wait <= 0:
 		f.tellMembers()
 	case g.due.IsZero():
@@ -126,13 +126,14 @@ func (f *feed) large() *gathering {
 	return f.crowd
 }
 
-// setMode says to all members how they hear of others from now on.
-func (f *feed) setMode(sampled bool) {
+// setMode says to all members how they hear of others from now on. newcomer, if not nil,
+// is one that has not been handed anything yet.
+func (f *feed) setMode(sampled bool, newcomer *member) {
 	f.crowd.sampled = sampled
 	all := modeChanged(f.room, sampled, f.at.Seq)
 	for _, m := range f.members {
 		b := all
-		if m.from > f.at.Seq { // it entered behind what has been handed on
+		if m == newcomer || m.from > f.at.Seq { // the latter entered behind what has been handed on
 			b = modeChanged(f.room, sampled, m.from)
 		}
 		m.s.event(b, classKept, f.room)
@@ -140,16 +141,28 @@ func (f *feed) setMode(sampled bool) {
 }
 
 // tellMode says to a member that has just come how it hears of others, if that is not
-// the usual way. n is how many members there are, according to the store, at a
-// position.
-func (f *feed) tellMode(m *member, n int64, at roomstore.Position) {
+// the usual way. n is how many members there were, according to the store, at a seq; 0:
+// it is not known. A move and a return are no entries, by which the feed would count.
+func (f *feed) tellMode(m *member, n, at int64) {
 	switch {
 	case f.sampled():
 		m.s.event(modeChanged(f.room, true, m.from), classKept, f.room)
-	case n > sampledFrom && at == f.at:
+	case n > sampledFrom && !f.counted(at):
+		f.tellMembers()
 		f.large()
-		f.setMode(true)
+		f.setMode(true, m)
 	}
+}
+
+// counted says whether the feed has handed on entries or departures after a seq that it
+// has.
+func (f *feed) counted(after int64) bool {
+	for e := range f.ring.after(after) {
+		if e.Kind == roomstore.KindJoined || e.Kind == roomstore.KindLeft {
+			return true
+		}
+	}
+	return false
 }
 
 func modeChanged(room roomstore.RoomID, sampled bool, seq int64) []byte {

@@ -302,6 +302,40 @@ func TestFeed_gather_sampled(t *testing.T) {
 	})
 }
 
+// Who takes a place over in a very large room, or comes back to it, causes no entry by
+// which the feed would count: it is told the mode all the same, whatever the feed has had by
+// the time of its answer, and so is everybody else.
+func TestFeed_gather_sampledAsItComes(t *testing.T) {
+	crowd := int64(sampledFrom + 1)
+	for name, test := range map[string]struct {
+		before []roomstore.Event // delivered before the answer that it is in at seq 7
+		began  bool              // by then the feed is where its first event is
+		want   []string
+	}{
+		"nothing has come":       {nil, false, []string{"R mode sampled #7"}},
+		"its own event":          {[]roomstore.Event{moved(1, 7, "ana", "s-old", "s-ana", crowd)}, false, []string{"R mode sampled #7"}},
+		"a message that follows": {[]roomstore.Event{message(1, 8, "zoe", "hi")}, true, []string{"R mode sampled #7", "R zoe: hi #8"}},
+		"who left since":         {[]roomstore.Event{left(1, 8, "zoe", fullFrom, roomstore.ReasonLeft)}, true, []string{"R -zoe 900 #8"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			play(t, func(t *testing.T, st *stage) {
+				if test.began {
+					gone, _ := newSession("gone", "s-gone", 1)
+					gone.detach()
+					st.f.admitted(st, gone, entry(1, 7))
+				}
+				st.deliver(test.before...)
+				e := entry(1, 7)
+				e.Entered, e.Count = 2, crowd
+				_, w := st.admit("ana", e)
+				time.Sleep(time.Second)
+				synctest.Wait()
+				expect(t, w, append([]string{"R connected success 1.7"}, test.want...)...)
+			})
+		})
+	}
+}
+
 // Who asks about the room is told of each entry and departure by itself until it is
 // answered, so that no event is of before and after the answer; nobody else is.
 func TestFeed_gather_exactly(t *testing.T) {
