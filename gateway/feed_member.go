@@ -123,8 +123,11 @@ func (f *feed) admit(s *session, e roomstore.Entry, say func()) bool {
 }
 
 // gone ends the caller's use of the feed for a session whose room is gone
-// already.
+// already, and its membership from before, of whose end nothing has come here.
 func (f *feed) gone(s *session, say func()) {
+	if i := f.find(s.who.ID); i >= 0 && f.members[i].s == s {
+		f.remove(i)
+	}
 	if say != nil {
 		say()
 	}

@@ -560,6 +560,22 @@ func TestFeed_rejoin_gone(t *testing.T) {
 	}
 }
 
+// Of who was put out of the room unnoticed, entered again and hears that the room is gone
+// nothing is left: neither does an earlier membership bring it more.
+func TestFeed_rejoin_goneAgain(t *testing.T) {
+	play(t, func(t *testing.T, st *stage) {
+		s, w := st.admit("ana", entry(1, 4))
+		st.history = func(roomstore.Position) (roomstore.History, error) { return roomstore.History{}, roomstore.ErrNoRoom }
+		st.open()
+		back := roomstore.Return{Room: room, In: true, Position: at(1, 9), Entered: 9}
+		if err := st.f.rejoin(t.Context(), s, back, &sight{Position: back.Position}, func() { s.c.queue(answerFrame("a")) }); err != nil {
+			t.Fatal(err)
+		}
+		st.deliver(message(1, 5, "zoe", "hi"))
+		expect(t, w, "R connected success 1.4", `answer "a"`, "R disconnected roomNotExist")
+	})
+}
+
 // A member that moved to another device is out, also if other events around
 // its move are lost for good.
 func TestFeed_lost_moved(t *testing.T) {
