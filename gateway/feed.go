@@ -75,10 +75,11 @@ type feed struct {
 	sure     roomstore.Position
 }
 
-// waiter is an answer that must not overtake the events before it.
+// waiter is an answer that must not overtake the events before it, or what else is to be
+// done when they have been handed on.
 type waiter struct {
 	at    roomstore.Position
-	id    roomstore.SessionID // whose answer it is
+	id    roomstore.SessionID // whose answer it is, if it is one
 	since time.Time
 	do    func()
 	out   bool // at is where its session left

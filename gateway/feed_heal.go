@@ -152,7 +152,7 @@ func (f *feed) goOn(l roomstore.Life, event protocol.RoomEvent) bool {
 		m.from, m.entered = f.at.Seq, min(m.entered, f.at.Seq)
 		f.interrupt(m, f.at)
 		m.s.event(historyLost(f.room, 0, f.at.Seq), classKept, f.room)
-		f.tellMode(m, 0, 0)
+		f.tellMode(m, 0, f.at)
 	}
 	f.release(f.passed)
 	return true

@@ -116,7 +116,7 @@ func (f *feed) admit(s *session, e roomstore.Entry, say func()) bool {
 		return true
 	}
 	say()
-	f.tellMode(m, e.Count, e.Seq)
+	f.tellMode(m, e.Count, e.Position)
 	f.since(m, e.Seq)
 	f.catchEarly()
 	return true
@@ -296,7 +296,7 @@ func (f *feed) standing(id roomstore.SessionID, say func(roomstore.Position)) bo
 	}
 	f.upToDate()
 	say(f.at)
-	f.tellMode(f.members[f.find(id)], 0, 0)
+	f.tellMode(f.members[f.find(id)], 0, f.at)
 	return true
 }
 

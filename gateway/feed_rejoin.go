@@ -160,7 +160,7 @@ func (f *feed) welcome(s *session, back roomstore.Return, from roomstore.Positio
 		}
 	}
 	if end < 0 {
-		f.tellMode(m, count, head.Seq)
+		f.tellMode(m, count, head)
 	}
 	if end < 0 || !f.ownDeparture(m, events[end]) {
 		f.since(m, head.Seq)

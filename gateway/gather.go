@@ -95,8 +95,7 @@ func (f *feed) gather(e roomstore.Event) {
 	wait := window - time.Since(g.last)
 	switch {
 	case !g.sampled && e.Count > sampledFrom:
-		f.tellMembers()
-		f.setMode(true, nil)
+		f.becomeSampled(nil)
 	case g.sampled && e.Count <= fullFrom && e.Count > 0:
 		f.tellMembers()
 		f.setMode(false, nil)
@@ -141,17 +140,29 @@ func (f *feed) setMode(sampled bool, newcomer *member) {
 }
 
 // tellMode says to a member that has just come how it hears of others, if that is not
-// the usual way. n is how many members there were, according to the store, at a seq; 0:
-// it is not known. A move and a return are no entries, by which the feed would count.
-func (f *feed) tellMode(m *member, n, at int64) {
-	switch {
+// the usual way. n is how many members there were, according to the store, at a position;
+// 0: it is not known. A move and a return are no entries, by which the feed would count.
+func (f *feed) tellMode(m *member, n int64, at roomstore.Position) {
+	switch w := (waiter{at: at, since: time.Now()}); {
 	case f.sampled():
 		m.s.event(modeChanged(f.room, true, m.from), classKept, f.room)
-	case n > sampledFrom && !f.counted(at):
-		f.tellMembers()
-		f.large()
-		f.setMode(true, m)
+	case n <= sampledFrom:
+	case !f.passed(w):
+		w.do = func() {
+			if f.at == at && !f.sampled() {
+				f.becomeSampled(nil)
+			}
+		}
+		f.waiting = append(f.waiting, w)
+	case !f.counted(at.Seq):
+		f.becomeSampled(m)
 	}
+}
+
+func (f *feed) becomeSampled(newcomer *member) {
+	f.tellMembers()
+	f.large()
+	f.setMode(true, newcomer)
 }
 
 // counted says whether the feed has handed on entries or departures after a seq that it

@@ -304,36 +304,71 @@ func TestFeed_gather_sampled(t *testing.T) {
 
 // Who takes a place over in a very large room, or comes back to it, causes no entry by
 // which the feed would count: it is told the mode all the same, whatever the feed has had by
-// the time of its answer, and so is everybody else.
+// the time of its answer, and so is everybody else; but not before the room is that large.
 func TestFeed_gather_sampledAsItComes(t *testing.T) {
-	crowd := int64(sampledFrom + 1)
+	const crowd = sampledFrom + 1
+	moves := moved(1, 7, "ana", "s-old", "s-ana", crowd)
 	for name, test := range map[string]struct {
-		before []roomstore.Event // delivered before the answer that it is in at seq 7
-		began  bool              // by then the feed is where its first event is
+		bo     int64             // seq where somebody else came to the feed, when it was not known how many there are
+		before []roomstore.Event // delivered before the answer that ana is in at seq 7
+		after  []roomstore.Event
 		want   []string
+		heard  []string // by bo
 	}{
-		"nothing has come":       {nil, false, []string{"R mode sampled #7"}},
-		"its own event":          {[]roomstore.Event{moved(1, 7, "ana", "s-old", "s-ana", crowd)}, false, []string{"R mode sampled #7"}},
-		"a message that follows": {[]roomstore.Event{message(1, 8, "zoe", "hi")}, true, []string{"R mode sampled #7", "R zoe: hi #8"}},
-		"who left since":         {[]roomstore.Event{left(1, 8, "zoe", fullFrom, roomstore.ReasonLeft)}, true, []string{"R -zoe 900 #8"}},
+		"nothing has come": {0, nil, nil, []string{"R mode sampled #7"}, nil},
+		"its own event":    {0, []roomstore.Event{moves}, nil, []string{"R mode sampled #7"}, nil},
+		"not yet":          {6, nil, nil, nil, nil},
+		"its own event comes later": {6, nil, []roomstore.Event{moves},
+			[]string{"R mode sampled #7"}, []string{"R mode sampled #7"}},
+		"an entry comes before that": {5, nil, []roomstore.Event{joined(1, 6, "cy", 90), moves},
+			[]string{"R mode sampled #7"}, []string{"R +cy 90 #6", "R mode sampled #7"}},
+		"a message that follows": {7, []roomstore.Event{message(1, 8, "zoe", "hi")}, nil,
+			[]string{"R mode sampled #7", "R zoe: hi #8"}, []string{"R zoe: hi #8", "R mode sampled #8"}},
+		"who left since": {7, []roomstore.Event{left(1, 8, "zoe", 90, roomstore.ReasonLeft)}, nil,
+			[]string{"R -zoe 90 #8"}, []string{"R -zoe 90 #8"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			play(t, func(t *testing.T, st *stage) {
-				if test.began {
-					gone, _ := newSession("gone", "s-gone", 1)
-					gone.detach()
-					st.f.admitted(st, gone, entry(1, 7))
+				var bo *wire
+				if test.bo > 0 {
+					_, bo = st.admit("bo", entry(1, test.bo))
+					bo.briefs(t)
 				}
 				st.deliver(test.before...)
 				e := entry(1, 7)
 				e.Entered, e.Count = 2, crowd
-				_, w := st.admit("ana", e)
+				_, ana := st.admit("ana", e)
+				st.deliver(test.after...)
 				time.Sleep(time.Second)
 				synctest.Wait()
-				expect(t, w, append([]string{"R connected success 1.7"}, test.want...)...)
+				expect(t, ana, append([]string{"R connected success 1.7"}, test.want...)...)
+				if bo != nil {
+					expect(t, bo, test.heard...)
+				}
 			})
 		})
 	}
+}
+
+// How large a room is counts where that was so: once, and not in another life of the room.
+func TestFeed_gather_sampledThen(t *testing.T) {
+	crowded := entry(1, 7)
+	crowded.Count = sampledFrom + 1
+	play(t, func(t *testing.T, st *stage) {
+		st.admit("bo", entry(1, 6))
+		_, ana := st.admit("ana", crowded)
+		st.admit("cy", crowded)
+		st.deliver(message(1, 7, "zoe", "hi"))
+		expect(t, ana, "R connected success 1.7", "R mode sampled #7")
+	})
+	play(t, func(t *testing.T, st *stage) {
+		st.admit("bo", entry(1, 6))
+		_, ana := st.admit("ana", crowded)
+		st.deliver(joined(2, 1, "zoe", 1))
+		expect(t, ana, "R connected success 1.7", "R disconnected roomNotExist")
+		_, cy := st.admit("cy", entry(2, 2))
+		expect(t, cy, "R connected success 2.2")
+	})
 }
 
 // Who asks about the room is told of each entry and departure by itself until it is
